@@ -1,0 +1,27 @@
+"""Gradient-flow dynamics behind neural collapse, in pure JAX.
+
+The names here are the core: problems, losses, clocks, flow and descent. `nc_jax.storage` and
+`nc_jax.plotting` are imported on their own, since they bring xarray, Zarr and Matplotlib.
+"""
+
+from . import exact as exact, geometry as geometry, metrics as metrics
+from .dynamics import (
+    LogTime as LogTime,
+    RealTime as RealTime,
+    Trajectory as Trajectory,
+    gradient_descent as gradient_descent,
+    gradient_flow as gradient_flow,
+    log_steps as log_steps,
+    log_times as log_times,
+)
+from .losses import CrossEntropy as CrossEntropy, SquaredError as SquaredError
+from .problems import (
+    UnconstrainedFeatures as UnconstrainedFeatures,
+    WeightDecay as WeightDecay,
+    mixon as mixon,
+    ulpm as ulpm,
+    zhu as zhu,
+)
+from .state import LastLayer as LastLayer
+
+__version__ = "0.1.0"

@@ -1,0 +1,20 @@
+"""Argument checks that know what a trace hides."""
+
+import jax
+import jax.core
+import numpy as np
+from jaxtyping import ArrayLike
+
+
+def is_traced(value: object) -> bool:
+    """Whether the value is unknown now, being an argument of a jit, vmap or grad in progress."""
+    return isinstance(value, jax.core.Tracer)
+
+
+def check_number(name: str, value: ArrayLike, above_zero: bool = False) -> None:
+    """Raise ValueError unless `value` is finite and >= 0 (or > 0); a traced value passes."""
+    if is_traced(value):
+        return
+    number = np.asarray(value)
+    if not (np.all(np.isfinite(number)) and np.all(number > 0 if above_zero else number >= 0)):
+        raise ValueError(f"{name} = {value}: give a finite number {'>' if above_zero else '>='} 0.")

@@ -1,0 +1,11 @@
+"""Dynamics: integrate a problem's flow, or descend its objective, and record observables."""
+
+from .clock import (
+    AbstractClock as AbstractClock,
+    LogTime as LogTime,
+    RealTime as RealTime,
+    log_times as log_times,
+)
+from .descent import gradient_descent as gradient_descent, log_steps as log_steps
+from .flow import gradient_flow as gradient_flow
+from .trajectory import Trajectory as Trajectory

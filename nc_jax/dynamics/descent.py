@@ -1,0 +1,130 @@
+"""Gradient descent by Optax, as one scan."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, ArrayLike, Int, PyTree
+
+from ..problems import AbstractProblem
+from .trajectory import (
+    Observe,
+    Trajectory,
+    check_start,
+    drifts,
+    finish,
+    is_nonfinite,
+    mark_nonfinite,
+)
+
+
+def log_steps(num_steps: int, num: int = 101) -> Int[np.ndarray, " T"]:
+    """Up to `num` steps from 0 to num_steps, evenly spaced in log(1 + step), without repeats."""
+    spaced = np.expm1(np.linspace(0, np.log1p(num_steps), num))
+    return np.unique(np.rint(spaced).astype(np.int64))
+
+
+def gradient_descent(
+    problem: AbstractProblem,
+    state: PyTree,
+    optimizer: optax.GradientTransformation,
+    num_steps: int,
+    save_steps: Int[ArrayLike, " T"] | None = None,
+    observe: Observe | None = None,
+    save_states: bool = False,
+    throw: bool = True,
+) -> Trajectory:
+    """Descend the objective with an Optax transformation and record observables.
+
+    Args:
+        problem: gives the gradient, the objective and the observables.
+        state: start, at step 0.
+        optimizer: any Optax transformation, used as it is; those with a line search, such as
+            `optax.lbfgs()`, get the objective they ask for.
+        num_steps: updates to make.
+        save_steps: (T,) increasing steps in 0..num_steps to record; None means `log_steps`.
+        observe, save_states, throw: as for `gradient_flow`. Descent keeps no invariant: the
+            `{name}_drift` of those that the flow conserves tells how far from the flow it is.
+
+    Returns: a `Trajectory` with `log_time` = log(1 + step). k steps at rate η on a mean loss over
+    N samples are time ηk/N of the flow of the summed loss.
+
+    Raises: ValueError for save steps that do not increase or leave 0..num_steps, or a non-finite
+    start; RuntimeError if the state becomes non-finite and `throw` is set.
+
+    Example: `gradient_descent(ulpm(5, 20, 10, "mean"), start, optax.sgd(5.0), 100_000)`.
+    """
+    check_start(state)
+    steps = log_steps(num_steps) if save_steps is None else np.asarray(save_steps)
+    _check_save_steps(steps, num_steps)
+    trajectory = _descend(
+        problem, state, optimizer, jnp.asarray(steps), jnp.asarray(num_steps),
+        problem.observe if observe is None else observe, save_states,
+    )  # fmt: skip
+    return finish(trajectory, throw)
+
+
+@eqx.filter_jit
+def _descend(
+    problem: AbstractProblem,
+    state: PyTree,
+    optimizer: optax.GradientTransformation,
+    save_steps: Int[Array, " T"],
+    num_steps: Int[Array, ""],
+    observe: Observe,
+    save_states: bool,
+) -> Trajectory:
+    update = optax.with_extra_args_support(optimizer).update
+    conserved_at_start = _conserved(problem, state)
+    dtype = jnp.result_type(*jax.tree.leaves(state))
+    log_time = jnp.log1p(save_steps.astype(dtype))
+
+    def step(carry):
+        state, memory = carry
+        gradient = problem.gradient(state)
+        # Optax's own arithmetic mixes integer widths, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            # Line searches read the objective; where none does, the compiler drops it.
+            updates, memory = update(
+                gradient, memory, state,
+                value=problem.objective(state), grad=gradient, value_fn=problem.objective,
+            )  # fmt: skip
+            return optax.apply_updates(state, updates), memory
+
+    def advance(carry, length):
+        return jax.lax.fori_loop(0, length, lambda _, carry: step(carry), carry)
+
+    def to_next_save(carry, save):
+        length, log_time = save
+        carry = advance(carry, length)
+        state = carry[0]
+        kept = drifts(conserved_at_start, _conserved(problem, state), log_time)
+        return carry, ({**observe(state), **kept}, state if save_states else None)
+
+    lengths = jnp.diff(save_steps, prepend=0)
+    carry = (state, optimizer.init(state))
+    carry, (observables, states) = jax.lax.scan(to_next_save, carry, (lengths, log_time))
+    final, _ = advance(carry, num_steps - save_steps[-1])
+    result = mark_nonfinite(
+        is_nonfinite(final), diffrax.RESULTS.promote(diffrax.RESULTS.successful)
+    )
+    return Trajectory(log_time, observables, final, states, result, num_steps)
+
+
+def _conserved(problem, state):
+    """The flow's invariants that do not decay; descent has no time to decay them by."""
+    kept = problem.invariants(state)
+    return {name: x for name, x in kept.items() if isinstance(x.rate, float) and x.rate == 0}
+
+
+def _check_save_steps(save_steps: Int[np.ndarray, " T"], num_steps: int) -> None:
+    if num_steps < 1:
+        raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
+    if save_steps.ndim != 1 or save_steps.size == 0:
+        raise ValueError(f"save_steps has shape {save_steps.shape}: give one dimension of steps.")
+    if save_steps[0] < 0 or save_steps[-1] > num_steps or np.any(np.diff(save_steps) <= 0):
+        raise ValueError(
+            f"save_steps = {save_steps}: give strictly increasing steps in 0..{num_steps}."
+        )

@@ -1,0 +1,214 @@
+"""Exact gradient flow by Diffrax, in any clock."""
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optimistix
+from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
+
+from ..checks import check_number, is_traced
+from ..problems import AbstractProblem
+from .clock import AbstractClock, LogTime
+from .trajectory import (
+    Observe,
+    Trajectory,
+    check_start,
+    drifts,
+    finish,
+    is_nonfinite,
+    mark_nonfinite,
+)
+
+# Defaults of (rtol, atol). Float32 holds 7 digits: a tolerance below 1e-5 spends its steps on
+# rounding errors.
+DEFAULT_TOLERANCES = {"float64": (1e-8, 1e-10), "float32": (1e-5, 1e-7)}
+
+
+def gradient_flow(
+    problem: AbstractProblem,
+    state: PyTree,
+    save_at: Float[ArrayLike, " T"],
+    clock: AbstractClock = LogTime(),
+    solver: diffrax.AbstractSolver = diffrax.Tsit5(),
+    rtol: float | None = None,
+    atol: float | None = None,
+    observe: Observe | None = None,
+    save_states: bool = False,
+    throw: bool = True,
+    max_steps: int = 1_000_000,
+    progress_meter: diffrax.AbstractProgressMeter = diffrax.NoProgressMeter(),
+) -> Trajectory:
+    """Integrate x' = −∇L(x) from t = 0 and record observables.
+
+    In a clock u the field is (dt/du)(−∇L), formed in log space where the loss allows it; with
+    cross-entropy t = 10^1000 and beyond is an ordinary input. Only observables are kept unless
+    states are asked for, so memory grows with what is saved. Computation follows the state's
+    dtype.
+
+    Args:
+        problem: gives the field, the observables and the invariants.
+        state: start at t = 0.
+        save_at: (T,) increasing values >= 0 of the clock's coordinate; the last ends the run.
+        clock: `LogTime()` (save_at in log(1+t)) or `RealTime()` (save_at in t).
+        solver: any adaptive Diffrax ODE solver, explicit or implicit.
+        rtol, atol: of the PID step control; None gives 1e-8, 1e-10 in float64 and 1e-5, 1e-7 in
+            float32.
+        observe: state -> dict of scalars; None means `problem.observe`. The drift of each
+            invariant is added as `{name}_drift`. A function defined once compiles once.
+        save_states: keep the states at the save times too.
+        throw: raise if the run stops early. Inside jit or vmap nothing is raised: the outcome is
+            in `result`.
+        max_steps: steps after which the run is given up.
+        progress_meter: such as `diffrax.TqdmProgressMeter()`.
+
+    Returns: a `Trajectory` with `log_time` in log(1 + t).
+
+    Raises: ValueError for save times that do not increase, a tolerance below what the dtype can
+    hold, a non-finite start, or a clock that scales this problem's field past the largest float;
+    RuntimeError if the run stops early and `throw` is set.
+
+    Example:
+
+        problem = ulpm(5, 20, 10)
+        start = problem.init(jax.random.key(0))
+        traj = gradient_flow(problem, start, log_times(1000, 201))
+        traj.observables["ji_self_duality"]
+    """
+    dtype = jnp.result_type(*jax.tree.leaves(state))
+    if dtype.name not in DEFAULT_TOLERANCES:
+        raise ValueError(f"start: dtype {dtype.name}; give float32 or float64 (jax_enable_x64).")
+    default_rtol, default_atol = DEFAULT_TOLERANCES[dtype.name]
+    rtol = default_rtol if rtol is None else rtol
+    atol = default_atol if atol is None else atol
+    check_start(state)
+    _check_tolerances(rtol, atol, dtype)
+    _check_save_at(problem, save_at, clock, dtype)
+    trajectory = _integrate(
+        problem, state, jnp.asarray(save_at, dtype), clock, solver,
+        diffrax.PIDController(
+            jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), norm=_finite_rms_norm
+        ),
+        problem.observe if observe is None else observe,
+        save_states, max_steps, progress_meter,
+    )  # fmt: skip
+    return finish(trajectory, throw)
+
+
+@eqx.filter_jit
+def _integrate(
+    problem: AbstractProblem,
+    state: PyTree,
+    save_at: Float[Array, " T"],
+    clock: AbstractClock,
+    solver: diffrax.AbstractSolver,
+    controller: diffrax.AbstractStepSizeController,
+    observe: Observe,
+    save_states: bool,
+    max_steps: int,
+    progress_meter: diffrax.AbstractProgressMeter,
+) -> Trajectory:
+    kept_at_start = problem.invariants(state)
+
+    def field(u, state, args):
+        del args
+        return problem.scaled_descent(state, clock.log_rate(u))
+
+    def record(u, state, args):
+        del args
+        kept = drifts(kept_at_start, problem.invariants(state), clock.log_time(u))
+        return {**observe(state), **kept}, state if save_states else None
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field),
+        solver,
+        t0=jnp.zeros((), save_at.dtype),
+        t1=save_at[-1],
+        dt0=None,
+        y0=state,
+        saveat=diffrax.SaveAt(
+            subs=[diffrax.SubSaveAt(ts=save_at, fn=record), diffrax.SubSaveAt(t1=True)]
+        ),
+        stepsize_controller=controller,
+        event=diffrax.Event(_has_left_the_numbers),
+        max_steps=max_steps,
+        throw=False,
+        adjoint=diffrax.ForwardMode(),
+        progress_meter=progress_meter,
+    )
+    assert solution.ys is not None
+    assert solution.ts is not None
+    (observables, states), final = solution.ys
+    # Diffrax leaves infinity where a run that stopped early has not saved.
+    reached = jnp.isfinite(solution.ts[0])
+
+    def mask(saved: Array) -> Array:
+        return jnp.where(reached.reshape(-1, *[1] * (saved.ndim - 1)), saved, jnp.nan)
+
+    return Trajectory(
+        log_time=clock.log_time(save_at),
+        observables=jax.tree.map(mask, observables),
+        final=jax.tree.map(lambda leaf: leaf[0], final),
+        states=jax.tree.map(mask, states),
+        # The only event there is ends a run at a non-finite state.
+        result=mark_nonfinite(solution.result == diffrax.RESULTS.event_occurred, solution.result),
+        num_steps=jnp.asarray(solution.stats["num_steps"]),
+    )
+
+
+def _has_left_the_numbers(u, state, args, **kwargs) -> Bool[Array, ""]:
+    """Ends a lane at its first non-finite state, which would otherwise run to `max_steps`."""
+    del u, args, kwargs
+    return is_nonfinite(state)
+
+
+def _finite_rms_norm(error: PyTree) -> Float[Array, ""]:
+    """RMS norm with NaN read as infinity: a step into overflow is then retried at a fifth.
+
+    Diffrax's controller turns a NaN error into a NaN step, from which it never returns.
+    """
+    norm = optimistix.rms_norm(error)
+    return jnp.where(jnp.isnan(norm), jnp.inf, norm)
+
+
+def _check_tolerances(rtol: float, atol: float, dtype: np.dtype) -> None:
+    smallest = 10 * np.finfo(dtype).eps
+    if not (np.isfinite(rtol) and rtol >= smallest):
+        raise ValueError(
+            f"rtol = {rtol:g}: {dtype.name} holds {smallest:.1e} or more; raise rtol"
+            + (" or use float64." if dtype == np.float32 else ".")
+        )
+    check_number("atol", atol)
+
+
+def _check_save_at(
+    problem: AbstractProblem, save_at: ArrayLike, clock: AbstractClock, dtype: np.dtype
+) -> None:
+    shape = np.shape(save_at)
+    if len(shape) != 1 or shape[0] == 0:
+        raise ValueError(f"save_at has shape {shape}: give a one-dimensional array of times.")
+    if is_traced(save_at):
+        return
+    # Judged in the state's dtype, in which close times may coincide.
+    times = np.asarray(save_at).astype(dtype)
+    if not np.all(np.isfinite(times)):
+        raise ValueError("save_at holds NaN or infinity: give finite times.")
+    if times[0] < 0 or times[-1] <= 0:
+        raise ValueError(
+            f"save_at runs from {times[0]:g} to {times[-1]:g}: start at 0 or later and end after 0."
+        )
+    steps = np.diff(times)
+    if np.any(steps <= 0):
+        at = int(np.argmax(steps <= 0))
+        raise ValueError(
+            f"save_at does not increase at index {at + 1}: {times[at]:g} then {times[at + 1]:g} "
+            f"in {dtype.name}; give strictly increasing times."
+        )
+    log_scale = float(clock.log_rate(jnp.asarray(times[-1])))
+    if log_scale > problem.largest_log_scale(dtype):
+        raise ValueError(
+            f"save_at ends at log(dt/du) = {log_scale:g}, beyond the "
+            f"{problem.largest_log_scale(dtype):.0f} that this loss or its weight decay can be "
+            f"scaled by in {dtype.name}; end earlier, or drop the decay and use CrossEntropy."
+        )

@@ -1,0 +1,105 @@
+"""What a run leaves behind: observables over time, the final state, how it ended."""
+
+from collections.abc import Callable
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree
+
+from ..checks import is_traced
+from ..metrics import Invariant, drift
+
+Observe = Callable[[PyTree], dict[str, Float[Array, ""]]]
+
+
+class Trajectory(eqx.Module):
+    """A recorded run.
+
+    Attributes:
+        log_time: (T,) log(1 + t) of the saves; for descent log(1 + step).
+        observables: dict of (T,) arrays, NaN from where a run stopped early.
+        final: state at the end of the run.
+        states: states at the saves, leaves with leading axis T, if they were asked for.
+        result: one of `diffrax.RESULTS`; `diffrax.RESULTS[traj.result]` is its message, empty for
+            success. `nonfinite` marks a state that became NaN or infinite.
+        num_steps: steps taken, rejected ones included.
+
+    Under vmap every array gains leading axes, `log_time` too.
+    """
+
+    log_time: Float[Array, "*batch T"]
+    observables: dict[str, Float[Array, "*batch T"]]
+    final: PyTree
+    states: PyTree | None
+    result: diffrax.RESULTS
+    num_steps: Int[Array, "*batch"]
+
+    @property
+    def succeeded(self) -> Bool[Array, "*batch"]:
+        """Whether the run reached its end."""
+        return self.result == diffrax.RESULTS.successful
+
+    def decay_exponent(self, name: str, from_log_time: float) -> Float[Array, "*batch"]:
+        """Slope of log(observable) against log(log(1+t)) by least squares, from a time on.
+
+        An observable that falls as (log t)^p gives p. Saves at `log_time >= from_log_time` count.
+
+        Raises: KeyError for an unknown observable.
+
+        Example: `traj.decay_exponent("ji_self_duality", 100 * math.log(10))`.
+        """
+        used = (self.log_time >= from_log_time).astype(self.log_time.dtype)
+        x = jnp.log(jnp.where(used > 0, self.log_time, 1))
+        y = jnp.log(jnp.where(used > 0, self.observables[name], 1))
+        deviation = used * (
+            x - jnp.sum(x, axis=-1, keepdims=True) / jnp.sum(used, -1, keepdims=True)
+        )
+        return jnp.sum(deviation * y, axis=-1) / jnp.sum(deviation**2, axis=-1)
+
+
+def drifts(
+    start: dict[str, Invariant], now: dict[str, Invariant], log_time: Float[Array, ""]
+) -> dict[str, Float[Array, ""]]:
+    """`{name}_drift` of every invariant, relative to its scale at the start."""
+    return {f"{name}_drift": drift(start[name], now[name], log_time) for name in now}
+
+
+def is_nonfinite(state: PyTree) -> Bool[Array, ""]:
+    """Whether any entry of the state is NaN or infinite."""
+    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]
+    return ~jnp.all(jnp.stack(finite))
+
+
+def mark_nonfinite(occurred: Bool[Array, ""], result: diffrax.RESULTS) -> diffrax.RESULTS:
+    """`nonfinite` where that occurred, else the given result."""
+    nonfinite = diffrax.RESULTS.nonfinite
+    return diffrax.RESULTS.where(occurred, nonfinite, result)  # pyright: ignore[reportArgumentType]
+
+
+def check_start(state: PyTree) -> None:
+    """Refuse a start that is known to hold NaN or infinity; a traced one ends in `result`."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+        if not is_traced(leaf) and not np.all(np.isfinite(leaf)):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise ValueError(
+                f"start: {name} has {np.sum(~np.isfinite(leaf))} of {np.size(leaf)} entries NaN "
+                "or infinite; pass a finite state, such as problem.init(key)."
+            )
+
+
+def finish(trajectory: Trajectory, throw: bool) -> Trajectory:
+    """Raise what ended a concrete run early, if `throw`; a traced run keeps it in `result`.
+
+    Raised here, outside the compiled function, since Equinox's runtime errors inside it would take
+    a whole batch down with one lane and bury the message under a traceback of the runtime.
+    """
+    succeeded = trajectory.succeeded
+    if not throw or is_traced(succeeded) or bool(np.all(succeeded)):
+        return trajectory
+    raise RuntimeError(
+        f"run stopped after {trajectory.num_steps} steps: {diffrax.RESULTS[trajectory.result]} "
+        "Pass throw=False to get the part that was computed."
+    )

@@ -1,0 +1,158 @@
+"""Losses of logits, with gradients that stay finite when probabilities underflow.
+
+A gradient flow in a transformed time needs e^s ∇L with s as large as 10^6: every loss therefore
+gives its gradient twice, plain (`gradient`, for descent) and scaled (`scaled_gradient`, in log
+space where the loss allows it).
+"""
+
+from typing import ClassVar, Protocol, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Bool, Float, Int
+
+from .geometry import membership
+
+
+@runtime_checkable
+class Loss(Protocol):
+    """What a problem asks of a loss; any Equinox module with these members will do.
+
+    All take logits (N, K) and labels (N,) and work sample by sample. `finite_at_any_scale` says
+    that `scaled_gradient` is of order 1 along the flow however large its scale.
+    """
+
+    finite_at_any_scale: ClassVar[bool]
+
+    def value(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, " N"]:
+        """ℓ(z_i, y_i)."""
+        ...
+
+    def log_value(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, " N"]:
+        """log ℓ(z_i, y_i)."""
+        ...
+
+    def gradient(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, "N K"]:
+        """∂ℓ/∂z at (z_i, y_i)."""
+        ...
+
+    def scaled_gradient(
+        self,
+        logits: Float[Array, "N K"],
+        labels: Int[ArrayLike, " N"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N K"]:
+        """e^log_scale ∂ℓ/∂z."""
+        ...
+
+
+class CrossEntropy(eqx.Module):
+    """Softmax cross-entropy ℓ(z, y) = −log softmax(z)_y (Ji, eqs. 2.3 and 3.2), unscaled.
+
+    P − Y is never formed by subtraction: its entry at the label is minus the sum of the others,
+    so it keeps full relative precision however small it is.
+
+    Example: `CrossEntropy().value(jnp.zeros((1, 3)), jnp.array([0]))` gives log 3.
+    """
+
+    finite_at_any_scale: ClassVar[bool] = True
+
+    def value(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, " N"]:
+        """ℓ_i = log(1 + Σ_{j≠y} e^(z_j − z_y)) (Ji, eq. 3.2), shape (N,)."""
+        return jax.nn.softplus(_log_odds_against(logits, labels))
+
+    def log_value(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, " N"]:
+        """log ℓ_i, finite long after ℓ_i has underflowed, shape (N,)."""
+        odds = _log_odds_against(logits, labels)
+        # Below log(eps), log(log(1 + e^x)) = x to rounding, and e^x may be zero.
+        floor = np.log(np.finfo(odds.dtype).eps).item()
+        return jnp.where(odds < floor, odds, jnp.log(jax.nn.softplus(jnp.maximum(odds, floor))))
+
+    def gradient(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, "N K"]:
+        """∂ℓ_i/∂z_i = softmax(z_i) − onehot(y_i), shape (N, K)."""
+        at_label = membership(labels, logits.shape[1])
+        weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
+        normalizer = jnp.sum(weights, axis=1, keepdims=True)
+        return _balance_label(jnp.where(at_label, 0, weights) / normalizer, at_label)
+
+    def scaled_gradient(
+        self,
+        logits: Float[Array, "N K"],
+        labels: Int[ArrayLike, " N"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N K"]:
+        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape (N, K)."""
+        at_label = membership(labels, logits.shape[1])
+        log_normalizer = jax.nn.logsumexp(logits, axis=1, keepdims=True)
+        exponents = log_scale + (logits - log_normalizer)
+        # A trial step far too long sends the exponent past overflow. Capped at √max the step is
+        # still rejected, and the error estimate stays a number that the step control can use.
+        cap = np.log(np.finfo(logits.dtype).max).item() / 2
+        others = jnp.where(at_label, 0, jnp.exp(jnp.minimum(exponents, cap)))
+        return _balance_label(others, at_label)
+
+
+class SquaredError(eqx.Module):
+    """Half squared error ℓ(z, y) = ½‖z − onehot(y)‖² (Mixon, section 2; Zhu's MSE runs).
+
+    Example: `SquaredError().value(jnp.zeros((1, 3)), jnp.array([0]))` gives ½.
+    """
+
+    finite_at_any_scale: ClassVar[bool] = False
+
+    def value(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, " N"]:
+        """ℓ_i, shape (N,)."""
+        return jnp.sum(self.gradient(logits, labels) ** 2, axis=1) / 2
+
+    def log_value(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, " N"]:
+        """log ℓ_i, shape (N,); −inf at an exact fit."""
+        return jnp.log(self.value(logits, labels))
+
+    def gradient(
+        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    ) -> Float[Array, "N K"]:
+        """∂ℓ_i/∂z_i = z_i − onehot(y_i), shape (N, K)."""
+        return logits - membership(labels, logits.shape[1]).astype(logits.dtype)
+
+    def scaled_gradient(
+        self,
+        logits: Float[Array, "N K"],
+        labels: Int[ArrayLike, " N"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N K"]:
+        """e^log_scale ∂ℓ_i/∂z_i, shape (N, K); overflows with the scale, unlike cross-entropy."""
+        return jnp.exp(log_scale) * self.gradient(logits, labels)
+
+
+def _log_odds_against(
+    logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+) -> Float[Array, " N"]:
+    """log Σ_{j≠y} e^(z_j − z_y), shape (N,)."""
+    at_label = membership(labels, logits.shape[1])
+    own = jnp.sum(jnp.where(at_label, logits, 0), axis=1)
+    return jax.nn.logsumexp(jnp.where(at_label, -jnp.inf, logits), axis=1) - own
+
+
+def _balance_label(
+    others: Float[Array, "N K"], at_label: Bool[Array, "N K"]
+) -> Float[Array, "N K"]:
+    """Put minus the row sum at the label of a residual that is zero there."""
+    return others - jnp.where(at_label, jnp.sum(others, axis=1, keepdims=True), 0)

@@ -1,0 +1,63 @@
+"""Margins of the last layer (Ji, section 3.1 and appendix B)."""
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, Float, Int
+
+from ..geometry import membership
+from ..state import LastLayer
+
+
+def sample_margins(state: LastLayer, labels: Int[ArrayLike, " N"]) -> Float[Array, " N"]:
+    """q_i = z_{i,y_i} − max_{j≠y_i} z_{i,j} (Ji, before theorem 3.1), shape (N,); bias included."""
+    logits = state.logits()
+    at_label = membership(labels, logits.shape[1])
+    own = jnp.sum(jnp.where(at_label, logits, 0), axis=1)
+    return own - jnp.max(jnp.where(at_label, -jnp.inf, logits), axis=1)
+
+
+def margin_metrics(state: LastLayer, labels: Int[ArrayLike, " N"]) -> dict[str, Float[Array, ""]]:
+    """Margins over the samples.
+
+    `margin_min` is Ji's q_min and `margin_mean` the average; `squared_norm` is ρ² = ‖W‖² + ‖H‖²
+    and `normalized_margin` is q_min/ρ², which the flow of homogeneous models drives up.
+    """
+    margins = sample_margins(state, labels)
+    smallest, squared_norm = jnp.min(margins), state.squared_norm()
+    return {
+        "margin_min": smallest,
+        "margin_mean": jnp.mean(margins),
+        "squared_norm": squared_norm,
+        "normalized_margin": smallest / squared_norm,
+    }
+
+
+def max_margin(
+    squared_norm: Float[ArrayLike, "*batch"], num_classes: int, samples_per_class: int
+) -> Float[Array, "*batch"]:
+    """Largest q_min at this ρ² = ‖W‖² + ‖H‖²: ρ²/(2(K−1)√n) (Ji, theorem 3.1), bias-free.
+
+    Attained exactly at collapse with ‖W‖_F = ‖H‖_F, for balanced classes and d >= K−1.
+    """
+    divisor = 2 * (num_classes - 1) * np.sqrt(samples_per_class)
+    return jnp.asarray(squared_norm) / divisor.item()
+
+
+def gamma_tilde(
+    log_summed_loss: Float[ArrayLike, "*batch"], squared_norm: Float[ArrayLike, "*batch"]
+) -> Float[Array, "*batch"]:
+    """γ̃ = −log(e^L − 1)/ρ², the smoothed normalised margin of the summed loss L (Ji, app. B).
+
+    Takes log L, so it holds long after L has underflowed. γ̃ <= q_min/ρ² (B.8), and γ̃ never falls
+    along the flow once L < log 2 (lemma B.2). It tends to 1/(2(K−1)√n).
+    """
+    log_loss = jnp.asarray(log_summed_loss)
+    # log(e^L − 1) = log L + log((e^L − 1)/L), and for large L it is L + log(1 − e^−L).
+    # Below eps the second term is under rounding; clamping there avoids 0/0.
+    loss = jnp.exp(jnp.maximum(log_loss, np.log(np.finfo(log_loss.dtype).eps).item()))
+    log_expm1 = jnp.where(
+        log_loss < 0,
+        log_loss + jnp.log(jnp.expm1(jnp.minimum(loss, 1)) / jnp.minimum(loss, 1)),
+        loss + jnp.log1p(-jnp.exp(-jnp.maximum(loss, 1))),
+    )
+    return -log_expm1 / jnp.asarray(squared_norm)

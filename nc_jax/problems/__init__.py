@@ -1,0 +1,10 @@
+"""Problems: what a model is. Each gives a vector field and reads its own state."""
+
+from .base import AbstractProblem as AbstractProblem
+from .unconstrained import (
+    UnconstrainedFeatures as UnconstrainedFeatures,
+    WeightDecay as WeightDecay,
+    mixon as mixon,
+    ulpm as ulpm,
+    zhu as zhu,
+)

@@ -1,0 +1,49 @@
+"""What dynamics asks of a problem."""
+
+import abc
+
+import equinox as eqx
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
+
+from ..metrics import Invariant
+
+
+class AbstractProblem(eqx.Module):
+    """A model with a start, an objective and the gradient flow x' = −∇L(x) on its state.
+
+    To add a model, write these six methods in one file; dynamics, observables, storage and
+    plotting then work unchanged.
+    """
+
+    @abc.abstractmethod
+    def init(self, key: Key[Array, ""]) -> PyTree:
+        """Random start."""
+
+    @abc.abstractmethod
+    def objective(self, state: PyTree) -> Float[Array, ""]:
+        """L at a state."""
+
+    @abc.abstractmethod
+    def gradient(self, state: PyTree) -> PyTree:
+        """∇L, in the state's structure."""
+
+    @abc.abstractmethod
+    def scaled_descent(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
+        """e^log_scale · (−∇L): the flow in a clock with dt/du = e^log_scale."""
+
+    @abc.abstractmethod
+    def observe(self, state: PyTree) -> dict[str, Float[Array, ""]]:
+        """Scalars worth recording along a trajectory."""
+
+    @abc.abstractmethod
+    def invariants(self, state: PyTree) -> dict[str, Invariant]:
+        """Quantities the exact flow keeps, or lets decay at a known rate."""
+
+    @abc.abstractmethod
+    def largest_log_scale(self, dtype: DTypeLike) -> float:
+        """The log_scale up to which `scaled_descent` stays finite along the flow; may be inf."""
+
+    def vector_field(self, t: object, state: PyTree, args: object) -> PyTree:
+        """−∇L in real time, with the signature of a `diffrax.ODETerm`; `t`, `args` are unused."""
+        del t, args
+        return self.scaled_descent(state, 0.0)

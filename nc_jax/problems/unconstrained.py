@@ -1,0 +1,311 @@
+"""Unconstrained-features models: last-layer features move as freely as the classifier."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
+
+from ..checks import check_number
+from ..losses import CrossEntropy, Loss, SquaredError
+from ..metrics import (
+    Invariant,
+    balance,
+    classifier_sum,
+    collapse_metrics,
+    gamma_tilde,
+    margin_metrics,
+    max_margin,
+)
+from ..state import LastLayer
+from .base import AbstractProblem
+
+
+def _weak_scalar(value: float | Float[Array, ""]) -> float | Float[Array, ""]:
+    """NumPy's scalars are Python numbers to us: they must not promote a float32 state."""
+    return value if isinstance(value, jax.Array) else float(value)
+
+
+class WeightDecay(eqx.Module):
+    """Penalty λ_W/2 ‖W‖_F² + λ_H/2 ‖H‖_F² + λ_b/2 ‖b‖² (Zhu, eq. 3); never divided by N.
+
+    Raises: ValueError for a negative or non-finite λ.
+
+    Example: `WeightDecay(classifier=5e-4, features=5e-4)`.
+    """
+
+    classifier: float | Float[Array, ""] = eqx.field(default=0.0, converter=_weak_scalar)
+    features: float | Float[Array, ""] = eqx.field(default=0.0, converter=_weak_scalar)
+    bias: float | Float[Array, ""] = eqx.field(default=0.0, converter=_weak_scalar)
+
+    def __check_init__(self):
+        for name, value in vars(self).items():
+            check_number(f"weight decay {name}", value)
+
+    @property
+    def absent(self) -> bool:
+        """Whether every λ is known to be 0 before tracing."""
+        return all(isinstance(x, float) and x == 0 for x in vars(self).values())
+
+    @property
+    def balanced(self) -> bool:
+        """Whether λ_W = λ_H is known before tracing."""
+        if isinstance(self.classifier, float) and isinstance(self.features, float):
+            return self.classifier == self.features
+        return self.classifier is self.features
+
+
+class UnconstrainedFeatures(AbstractProblem):
+    """Loss of WH + b 1ᵀ over free features H, classifier W and bias b (Ji 2.3; Mixon 2; Zhu 3).
+
+    L(W, H, b) = s Σ_i ℓ(z_i, y_i) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖² with s = 1/N for
+    reduction "mean" and 1 for "sum". Samples are in class-major order.
+
+    Args:
+        class_sizes: samples of each class; unequal sizes are allowed.
+        feature_dim: d.
+        loss: `CrossEntropy()` or `SquaredError()`.
+        reduction: "mean" or "sum". k descent steps at rate η on the mean are time ηk/N of the sum.
+        bias: whether the state has one.
+        weight_decay: λ's of the penalty.
+
+    Raises: ValueError for fewer than 2 classes, an empty class, feature_dim < 1, or an unknown
+    reduction.
+
+    Example:
+
+        problem = UnconstrainedFeatures(class_sizes=(10, 10, 10), feature_dim=4)
+        state = problem.init(jax.random.key(0))
+        problem.objective(state)
+    """
+
+    class_sizes: tuple[int, ...] = eqx.field(static=True)
+    feature_dim: int = eqx.field(static=True)
+    loss: Loss
+    reduction: Literal["mean", "sum"] = eqx.field(static=True)
+    bias: bool = eqx.field(static=True)
+    weight_decay: WeightDecay
+
+    def __init__(
+        self,
+        class_sizes: Sequence[int],
+        feature_dim: int,
+        loss: Loss = CrossEntropy(),
+        reduction: Literal["mean", "sum"] = "mean",
+        bias: bool = False,
+        weight_decay: WeightDecay = WeightDecay(),
+    ):
+        self.class_sizes = tuple(int(size) for size in class_sizes)
+        self.feature_dim = int(feature_dim)
+        self.loss = loss
+        self.reduction = reduction
+        self.bias = bias
+        self.weight_decay = weight_decay
+
+    def __check_init__(self):
+        if len(self.class_sizes) < 2:
+            raise ValueError(
+                f"num_classes = {len(self.class_sizes)}: collapse needs 2 or more classes."
+            )
+        if min(self.class_sizes) < 1:
+            raise ValueError(
+                f"class_sizes = {self.class_sizes}: every class needs 1 or more samples."
+            )
+        if self.feature_dim < 1:
+            raise ValueError(f"feature_dim = {self.feature_dim}: give an integer >= 1.")
+        if self.reduction not in ("mean", "sum"):
+            raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
+
+    @property
+    def num_classes(self) -> int:
+        """K."""
+        return len(self.class_sizes)
+
+    @property
+    def num_samples(self) -> int:
+        """N, over all classes."""
+        return sum(self.class_sizes)
+
+    @property
+    def samples_per_class(self) -> int | None:
+        """n if all classes have one size, else None."""
+        return self.class_sizes[0] if len(set(self.class_sizes)) == 1 else None
+
+    @property
+    def labels(self) -> Int[np.ndarray, " N"]:
+        """Class of each row of the features, (N,) int32; a NumPy array, concrete under jit."""
+        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_sizes)
+
+    @property
+    def loss_scale(self) -> float:
+        """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
+        return 1 / self.num_samples if self.reduction == "mean" else 1.0
+
+    def init(
+        self,
+        key: Key[Array, ""],
+        norm: Float[ArrayLike, ""] = 1.0,
+        dtype: DTypeLike = float,
+    ) -> LastLayer:
+        """Gaussian directions scaled to ‖W‖_F = ‖H‖_F = norm, bias 0.
+
+        Args: `key` from `jax.random.key`; `dtype` defaults to JAX's default float. Run i of a
+        series uses `jax.random.fold_in(key, i)`.
+
+        Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
+        """
+        if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
+            raise ValueError(
+                f"key has dtype {jnp.asarray(key).dtype}: give a typed key, jax.random.key(seed)."
+            )
+        check_number("norm", norm)
+        feature_key, classifier_key = jax.random.split(key)
+        scale = jnp.asarray(norm, dtype)
+
+        def direction(key: Key[Array, ""], rows: int) -> Float[Array, "rows d"]:
+            gaussian = jax.random.normal(key, (rows, self.feature_dim), scale.dtype)
+            return scale * gaussian / jnp.linalg.norm(gaussian)
+
+        return LastLayer(
+            features=direction(feature_key, self.num_samples),
+            classifier=direction(classifier_key, self.num_classes),
+            bias=jnp.zeros(self.num_classes, scale.dtype) if self.bias else None,
+        )
+
+    def objective(self, state: LastLayer) -> Float[Array, ""]:
+        """L(W, H, b), scalar."""
+        data = self.loss_scale * jnp.sum(self.loss.value(state.logits(), self.labels))
+        return data + self._penalty(state)
+
+    def log_summed_loss(self, state: LastLayer) -> Float[Array, ""]:
+        """log Σ_i ℓ_i, finite long after the loss has underflowed; no 1/N, no penalty."""
+        return jax.nn.logsumexp(self.loss.log_value(state.logits(), self.labels))
+
+    def log_objective(self, state: LastLayer) -> Float[Array, ""]:
+        """log L(W, H, b), finite long after L has underflowed; −inf where L is 0."""
+        data = np.log(self.loss_scale).item() + self.log_summed_loss(state)
+        if self.weight_decay.absent:
+            return data
+        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
+
+    def gradient(self, state: LastLayer) -> LastLayer:
+        """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, K).
+
+        Written out, since reverse-mode autodiff costs more kernels than the products themselves;
+        the tests hold it against autodiff.
+        """
+        residual = self.loss_scale * self.loss.gradient(state.logits(), self.labels)
+        return self._pull_back(state, residual, 1.0)
+
+    def scaled_descent(self, state: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
+        """e^log_scale · (−∇L), formed in log space: of order 1 however small ∇L is."""
+        total_scale = log_scale + np.log(self.loss_scale).item()
+        residual = self.loss.scaled_gradient(state.logits(), self.labels, total_scale)
+        scale = 1.0 if self.weight_decay.absent else jnp.exp(log_scale)
+        return jax.tree.map(jnp.negative, self._pull_back(state, residual, scale))
+
+    def observe(self, state: LastLayer) -> dict[str, Float[Array, ""]]:
+        """Scalars of a state: objective, every collapse metric, margins, norms of the invariants.
+
+        Keys: `objective`, `log_objective`; those of `metrics.collapse_metrics` and
+        `metrics.margin_metrics`; `balance_norm` = ‖WᵀW − HHᵀ‖_F where that is an invariant, and
+        `classifier_sum_norm` likewise. Cross-entropy without bias adds `gamma_tilde`, and with
+        balanced classes `max_margin_ratio` = q_min over its bound of Ji's theorem 3.1, at most 1.
+        """
+        observed = {
+            "objective": self.objective(state),
+            "log_objective": self.log_objective(state),
+            **collapse_metrics(state, self.labels),
+            **margin_metrics(state, self.labels),
+        }
+        for name, invariant in self.invariants(state).items():
+            observed[f"{name}_norm"] = jnp.linalg.norm(invariant.value)
+        if isinstance(self.loss, CrossEntropy) and not self.bias:
+            squared_norm = observed["squared_norm"]
+            observed["gamma_tilde"] = gamma_tilde(self.log_summed_loss(state), squared_norm)
+            if self.samples_per_class is not None:
+                bound = max_margin(squared_norm, self.num_classes, self.samples_per_class)
+                observed["max_margin_ratio"] = observed["margin_min"] / bound
+        return observed
+
+    def invariants(self, state: LastLayer) -> dict[str, Invariant]:
+        """What the flow keeps: `balance` if λ_W = λ_H, `classifier_sum` for cross-entropy."""
+        decay = self.weight_decay
+        kept = {}
+        if decay.balanced:
+            kept["balance"] = balance(state, 2 * decay.classifier)
+        if isinstance(self.loss, CrossEntropy):
+            kept["classifier_sum"] = classifier_sum(state, decay.classifier)
+        return kept
+
+    def largest_log_scale(self, dtype: DTypeLike) -> float:
+        """Infinite for pure cross-entropy; else log of the dtype's largest number."""
+        if self.loss.finite_at_any_scale and self.weight_decay.absent:
+            return np.inf
+        return np.log(np.finfo(dtype).max).item()
+
+    def _penalty(self, state: LastLayer) -> Float[Array, ""]:
+        decay = self.weight_decay
+        penalty = decay.classifier * jnp.sum(state.classifier**2)
+        penalty += decay.features * jnp.sum(state.features**2)
+        if state.bias is not None:
+            penalty += decay.bias * jnp.sum(state.bias**2)
+        return penalty / 2
+
+    def _pull_back(
+        self, state: LastLayer, residual: Float[Array, "N K"], scale: Float[ArrayLike, ""]
+    ) -> LastLayer:
+        """Gradient in the state of a residual in the logits, plus `scale` times the decay."""
+        decay = self.weight_decay
+        features, classifier = residual @ state.classifier, residual.T @ state.features
+        bias = None if state.bias is None else jnp.sum(residual, axis=0)
+        if not decay.absent:
+            features += scale * decay.features * state.features
+            classifier += scale * decay.classifier * state.classifier
+            if bias is not None and state.bias is not None:
+                bias += scale * decay.bias * state.bias
+        return LastLayer(features=features, classifier=classifier, bias=bias)
+
+
+def ulpm(
+    num_classes: int,
+    feature_dim: int,
+    samples_per_class: int,
+    reduction: Literal["mean", "sum"] = "sum",
+) -> UnconstrainedFeatures:
+    """The unconstrained layer-peeled model of Ji (eq. 2.3): cross-entropy, no bias, no decay.
+
+    Example: `ulpm(5, 20, 10)` is the model of the paper's figure 2.
+    """
+    sizes = (samples_per_class,) * num_classes
+    return UnconstrainedFeatures(sizes, feature_dim, CrossEntropy(), reduction)
+
+
+def mixon(num_classes: int, feature_dim: int, samples_per_class: int) -> UnconstrainedFeatures:
+    """Mixon's model (section 2): R(H, W, b) = ½‖WH + b1ᵀ − I⊗1ᵀ‖_F², summed, with bias.
+
+    Example: `mixon(3, 15, 3)` is the model of the paper's figures.
+    """
+    sizes = (samples_per_class,) * num_classes
+    return UnconstrainedFeatures(sizes, feature_dim, SquaredError(), "sum", bias=True)
+
+
+def zhu(
+    num_classes: int,
+    feature_dim: int,
+    samples_per_class: int,
+    weight_decay: WeightDecay | float,
+) -> UnconstrainedFeatures:
+    """Zhu's regularised model (eq. 3): mean cross-entropy, bias, weight decay.
+
+    A float is taken as one λ for classifier, features and bias.
+
+    Example: `zhu(10, 64, 100, WeightDecay(classifier=5e-4, features=5e-4, bias=0.0))`.
+    """
+    if not isinstance(weight_decay, WeightDecay):
+        weight_decay = WeightDecay(weight_decay, weight_decay, weight_decay)
+    sizes = (samples_per_class,) * num_classes
+    return UnconstrainedFeatures(sizes, feature_dim, CrossEntropy(), "mean", True, weight_decay)

@@ -1,0 +1,96 @@
+"""Labelled results on disk: xarray data sets in Zarr stores, written whole or not at all."""
+
+import os
+import platform
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import diffrax
+import jax
+import numpy as np
+import xarray as xr
+
+from .dynamics import Trajectory
+
+_PACKAGES = ("nc_jax", "jax", "jaxlib", "equinox", "diffrax", "optax", "numpy")
+
+
+def provenance() -> dict[str, str]:
+    """Versions of the packages that decide the numbers, and the device they ran on."""
+    versions = {f"version_{name}": version(name) for name in _PACKAGES}
+    return {**versions, "python": platform.python_version(), "device": str(jax.devices()[0])}
+
+
+def to_dataset(
+    trajectory: Trajectory, attributes: Mapping[str, str | int | float] | None = None
+) -> xr.Dataset:
+    """Observables of a run as an `xarray.Dataset` with dims (time) or (seed, time).
+
+    `log_time` = log(1 + t) is a coordinate. `result` is 0 for success, and each code that occurs
+    has its message among the attributes of `result`. `attributes` (the configuration, say) and `provenance()` become attributes.
+
+    Raises: ValueError for a trajectory with more than one batch axis.
+
+    Example: `to_dataset(traj, {"K": 5, "d": 20})["ji_self_duality"].plot()`.
+    """
+    log_time = np.asarray(trajectory.log_time)
+    if log_time.ndim > 2:
+        raise ValueError(
+            f"trajectory has batch shape {log_time.shape[:-1]}: give a single run or one vmap axis."
+        )
+    runs = ("seed",) * (log_time.ndim - 1)
+    return xr.Dataset(
+        {
+            **{k: ((*runs, "time"), np.asarray(v)) for k, v in trajectory.observables.items()},
+            "result": (runs, *_meanings(trajectory.result)),
+            "num_steps": (runs, np.asarray(trajectory.num_steps)),
+        },
+        coords={"log_time": ("time", log_time.reshape(-1, log_time.shape[-1])[0])},
+        attrs={**(attributes or {}), **provenance()},
+    )
+
+
+def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+    """Write a Zarr store at `path`, whole or not at all, replacing an earlier store there.
+
+    Raises: FileExistsError if `path` holds something that is not a Zarr store; OSError if it
+    cannot be written.
+
+    Example: `save(to_dataset(traj), "results/flow.zarr")`.
+    """
+    path = Path(path)
+    if path.exists() and not (path / "zarr.json").is_file():
+        raise FileExistsError(f"{path} exists and is not a Zarr store: give another path.")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # A store is a folder, and only a rename is atomic: write beside it, then move into place.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
+        fresh, stale = Path(scratch) / "fresh", Path(scratch) / "stale"
+        dataset.to_zarr(fresh, mode="w-", consolidated=False)
+        if path.exists():
+            path.rename(stale)
+        fresh.rename(path)
+
+
+def load(path: str | os.PathLike[str]) -> xr.Dataset:
+    """Read a store written by `save` into memory.
+
+    Raises: FileNotFoundError if there is none.
+
+    Example: `load("results/flow.zarr")["zhu_nc1"]`.
+    """
+    if not (Path(path) / "zarr.json").is_file():
+        raise FileNotFoundError(f"{path}: no Zarr store there; give the path passed to save().")
+    return xr.open_zarr(path, consolidated=False).load()
+
+
+def _meanings(result: diffrax.RESULTS) -> tuple[np.ndarray, dict[str, str]]:
+    """Codes of the runs' results and, per code that occurs, its message.
+
+    Codes, since Zarr's format for strings is not settled.
+    """
+    [leaf] = jax.tree.leaves(result)
+    codes = np.asarray(leaf)
+    items = {int(code): jax.tree.map(lambda _, c=code: c, result) for code in np.unique(codes)}
+    return codes, {str(code): diffrax.RESULTS[item] for code, item in items.items()}
