@@ -1,6 +1,5 @@
 """Gradient descent by Optax, as one scan."""
 
-import diffrax
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -107,9 +106,7 @@ def _descend(
     carry = (state, optimizer.init(state))
     carry, (observables, states) = jax.lax.scan(to_next_save, carry, (lengths, log_time))
     final, _ = advance(carry, num_steps - save_steps[-1])
-    result = mark_nonfinite(
-        is_nonfinite(final), diffrax.RESULTS.promote(diffrax.RESULTS.successful)
-    )
+    result = mark_nonfinite(is_nonfinite(final))
     return Trajectory(log_time, observables, final, states, result, num_steps)
 
 

@@ -73,7 +73,10 @@ def is_nonfinite(state: PyTree) -> Bool[Array, ""]:
     return ~jnp.all(jnp.stack(finite))
 
 
-def mark_nonfinite(occurred: Bool[Array, ""], result: diffrax.RESULTS) -> diffrax.RESULTS:
+def mark_nonfinite(
+    occurred: Bool[Array, ""],
+    result: diffrax.RESULTS = diffrax.RESULTS.successful,  # pyright: ignore[reportArgumentType]
+) -> diffrax.RESULTS:
     """`nonfinite` where that occurred, else the given result."""
     nonfinite = diffrax.RESULTS.nonfinite
     return diffrax.RESULTS.where(occurred, nonfinite, result)  # pyright: ignore[reportArgumentType]
