@@ -29,7 +29,8 @@ def to_dataset(
     """Observables of a run as an `xarray.Dataset` with dims (time) or (seed, time).
 
     `log_time` = log(1 + t) is a coordinate. `result` is 0 for success, and each code that occurs
-    has its message among the attributes of `result`. `attributes` (the configuration, say) and `provenance()` become attributes.
+    has its message among the attributes of `result`. `attributes` (the configuration, say) and
+    `provenance()` become attributes.
 
     Raises: ValueError for a trajectory with more than one batch axis.
 

@@ -205,7 +205,8 @@ def _check_save_at(
             f"save_at does not increase at index {at + 1}: {times[at]:g} then {times[at + 1]:g} "
             f"in {dtype.name}; give strictly increasing times."
         )
-    log_scale = float(clock.log_rate(jnp.asarray(times[-1])))
+    with jax.ensure_compile_time_eval():  # a jit in progress would trace even constants
+        log_scale = float(clock.log_rate(jnp.asarray(times[-1])))
     if log_scale > problem.largest_log_scale(dtype):
         raise ValueError(
             f"save_at ends at log(dt/du) = {log_scale:g}, beyond the "

@@ -42,6 +42,17 @@ class Trajectory(eqx.Module):
         """Whether the run reached its end."""
         return self.result == diffrax.RESULTS.successful
 
+    def with_time_scaled(self, factor: float) -> "Trajectory":
+        """The same run with its time t multiplied, as log(1 + factor·t).
+
+        Puts descent on the flow's axis: k steps at rate η on a mean loss are time ηk/N of the
+        summed loss. For times within the dtype's range.
+
+        Example: `gradient_descent(...).with_time_scaled(rate / problem.num_samples)`.
+        """
+        scaled = jnp.log1p(factor * jnp.expm1(self.log_time))
+        return eqx.tree_at(lambda run: run.log_time, self, scaled)
+
     def decay_exponent(self, name: str, from_log_time: float) -> Float[Array, "*batch"]:
         """Slope of log(observable) against log(log(1+t)) by least squares, from a time on.
 

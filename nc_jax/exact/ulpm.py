@@ -13,7 +13,6 @@ import math
 
 import jax
 import jax.numpy as jnp
-import optimistix
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_number
@@ -87,19 +86,20 @@ def collapsed_gap(
         # log t = u + log(1 − e^−u) for u = log(1 + t).
         log_target = rate + log_time + jnp.log(-jnp.expm1(-log_time))
 
-        def excess(gap: Float[Array, ""], _: None) -> Float[Array, ""]:
-            return _log_elapsed(gap, start, classes) - log_target
-
         # e^q/q outgrows the target at the upper end, since (e^q − e^q₀)/q bounds Ei from below.
         reach = jnp.logaddexp(log_target, 0.0)
         upper = start + reach + 2 * jnp.log(2 + start + reach)
-        # Bisection, not Newton: log elapsed runs to −∞ at q₀, where Newton overshoots.
-        solver = optimistix.Bisection(rtol=0.0, atol=0.0, expand_if_necessary=False)
-        root = optimistix.root_find(
-            excess, solver, (start + upper) / 2, max_steps=200, throw=False,
-            options={"lower": start, "upper": upper},
-        )  # fmt: skip
-        return root.value
+
+        def halve(_: ArrayLike, ends: tuple[Array, Array]) -> tuple[Array, Array]:
+            lower, upper = ends
+            middle = (lower + upper) / 2
+            # NaN, from a rounding error below 0 under the log, is on the low side.
+            beyond = _log_elapsed(middle, start, classes) > log_target
+            return jnp.where(beyond, lower, middle), jnp.where(beyond, middle, upper)
+
+        # Newton overshoots, as log elapsed runs to −∞ at q₀; optimistix.Bisection refuses a
+        # bracket whose lower end is that −∞, or NaN. 80 halvings reach rounding from any bracket.
+        return jax.lax.fori_loop(0, 80, halve, (start, upper))[1]
 
     return jnp.vectorize(solve)(log_time)
 
