@@ -394,7 +394,7 @@ def fastest_threads(setup: Setup) -> dict[str, dict[int, float]]:
         import torch
     except ImportError:
         return {}
-    steps = min(PROBE_STEPS, setup.num_steps)
+    steps = min(PROBE_STEPS, 1 + setup.num_steps // 4)
     choices = sorted({1, torch.get_num_threads()})
     probed = {}
     for dtype in ("float32", "float64"):

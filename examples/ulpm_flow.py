@@ -7,7 +7,7 @@ start to t = 10^DECADES, prints a table by decades of t, and saves the figure an
 import math
 import sys
 import time
-from argparse import ArgumentDefaultsHelpFormatter, Namespace
+from argparse import Namespace
 
 import diffrax
 import jax
@@ -33,20 +33,30 @@ MEASURES = (
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags, with the paper's setting as defaults."""
-    parser = Parser(description=__doc__, formatter_class=ArgumentDefaultsHelpFormatter)
+    parser = Parser(description=__doc__, allow_abbrev=False)
     add = parser.add_argument
-    add("--K", type=int, default=5, help="classes")
-    add("--d", type=int, default=20, help="feature dimension")
-    add("--n", type=int, default=10, help="samples of each class")
-    add("--seed", type=int, default=0, help="the start's seed; the first one with --seeds")
-    add("--seeds", type=int, default=1, help="runs, under one jit and vmap; draws bands")
-    add("--norm", type=float, default=1.0, help="Frobenius norm of W and of H at the start")
-    add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES")
+    add("--K", type=int, default=5, help="classes (%(default)s)")
+    add("--d", type=int, default=20, help="feature dimension (%(default)s)")
+    add("--n", type=int, default=10, help="samples of each class (%(default)s)")
+    add("--norm", type=float, default=1.0, help="start's ||W||_F = ||H||_F (%(default)s)")
+    add(
+        "--seed",
+        type=int,
+        default=0,
+        help="seed of the start, the first with --seeds (%(default)s)",
+    )
+    add(
+        "--seeds",
+        type=int,
+        default=1,
+        help="runs, under one jit and vmap; draws bands (%(default)s)",
+    )
+    add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--gd", action="store_true", help="add the paper's run: descent on the mean loss at rate 5")
-    add("--dtype", choices=("float64", "float32"), default="float64", help="precision")
-    add("--solver", choices=SOLVERS, default="Tsit5", help="Diffrax solver")
-    add("--rtol", type=float, help="relative tolerance; default 1e-8, in float32 1e-5")
-    add("--out", type=writable_folder, default="results/ulpm_flow", help="folder for the results")
+    add("--dtype", choices=("float64", "float32"), default="float64", help="(%(default)s)")
+    add("--solver", choices=SOLVERS, default="Tsit5", help="Diffrax solver (%(default)s)")
+    add("--rtol", type=float, help="relative tolerance (1e-8; for float32 1e-5)")
+    add("--out", type=writable_folder, default="results/ulpm_flow", help="folder (%(default)s)")
     add("--no-plot", action="store_true", help="save no figure")
     return parser, parser.parse_args(arguments)
 

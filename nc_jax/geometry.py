@@ -3,10 +3,19 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Integer, Key
 
 
-def membership(labels: Int[ArrayLike, " N"], num_classes: int) -> Bool[Array, "N K"]:
+def matmul(left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
+    """Matrix product at the full precision of its dtype.
+
+    Accelerators round float32 operands to 10 or even 7 bits by default, which would undo both the
+    tolerance of an integration and the centring of deep collapse.
+    """
+    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def membership(labels: Integer[ArrayLike, " N"], num_classes: int) -> Bool[Array, "N K"]:
     """One-hot labels as booleans, shape (N, K); a label outside 0..K−1 gives a row of False."""
     labels = jnp.asarray(labels)
     return labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)
@@ -56,7 +65,8 @@ def simplex_etf(
     basis = jnp.asarray(scale * contrasts.T, dtype=dtype)
     if key is None:
         return jnp.pad(basis, ((0, 0), (0, feature_dim - num_classes + 1)))
-    return basis @ jax.random.orthogonal(key, feature_dim, dtype=dtype)[: num_classes - 1]
+    rotation = jax.random.orthogonal(key, feature_dim, dtype=dtype)
+    return matmul(basis, rotation[: num_classes - 1])
 
 
 def off_diagonal_mean(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
@@ -69,4 +79,4 @@ def off_diagonal_mean(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
 def cosines(vectors: Float[Array, "K d"]) -> Float[Array, "K K"]:
     """Cosines between all pairs of rows, shape (K, K); NaN where a row is zero."""
     unit = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
-    return unit @ unit.T
+    return matmul(unit, unit.T)

@@ -11,7 +11,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Bool, Float, Int
+from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from .geometry import membership
 
@@ -27,19 +27,19 @@ class Loss(Protocol):
     finite_at_any_scale: ClassVar[bool]
 
     def value(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """ℓ(z_i, y_i)."""
         ...
 
     def log_value(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """log ℓ(z_i, y_i)."""
         ...
 
     def gradient(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, "N K"]:
         """∂ℓ/∂z at (z_i, y_i)."""
         ...
@@ -47,7 +47,7 @@ class Loss(Protocol):
     def scaled_gradient(
         self,
         logits: Float[Array, "N K"],
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
     ) -> Float[Array, "N K"]:
         """e^log_scale ∂ℓ/∂z."""
@@ -66,13 +66,13 @@ class CrossEntropy(eqx.Module):
     finite_at_any_scale: ClassVar[bool] = True
 
     def value(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """ℓ_i = log(1 + Σ_{j≠y} e^(z_j − z_y)) (Ji, eq. 3.2), shape (N,)."""
         return jax.nn.softplus(_log_odds_against(logits, labels))
 
     def log_value(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """log ℓ_i, finite long after ℓ_i has underflowed, shape (N,)."""
         odds = _log_odds_against(logits, labels)
@@ -81,7 +81,7 @@ class CrossEntropy(eqx.Module):
         return jnp.where(odds < floor, odds, jnp.log(jax.nn.softplus(jnp.maximum(odds, floor))))
 
     def gradient(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, "N K"]:
         """∂ℓ_i/∂z_i = softmax(z_i) − onehot(y_i), shape (N, K)."""
         at_label = membership(labels, logits.shape[1])
@@ -92,10 +92,13 @@ class CrossEntropy(eqx.Module):
     def scaled_gradient(
         self,
         logits: Float[Array, "N K"],
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
     ) -> Float[Array, "N K"]:
-        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape (N, K)."""
+        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape (N, K).
+
+        Entries are capped at the square root of the dtype's largest number.
+        """
         at_label = membership(labels, logits.shape[1])
         log_normalizer = jax.nn.logsumexp(logits, axis=1, keepdims=True)
         exponents = log_scale + (logits - log_normalizer)
@@ -115,19 +118,19 @@ class SquaredError(eqx.Module):
     finite_at_any_scale: ClassVar[bool] = False
 
     def value(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """ℓ_i, shape (N,)."""
         return jnp.sum(self.gradient(logits, labels) ** 2, axis=1) / 2
 
     def log_value(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """log ℓ_i, shape (N,); −inf at an exact fit."""
         return jnp.log(self.value(logits, labels))
 
     def gradient(
-        self, logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, "N K"]:
         """∂ℓ_i/∂z_i = z_i − onehot(y_i), shape (N, K)."""
         return logits - membership(labels, logits.shape[1]).astype(logits.dtype)
@@ -135,7 +138,7 @@ class SquaredError(eqx.Module):
     def scaled_gradient(
         self,
         logits: Float[Array, "N K"],
-        labels: Int[ArrayLike, " N"],
+        labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
     ) -> Float[Array, "N K"]:
         """e^log_scale ∂ℓ_i/∂z_i, shape (N, K); overflows with the scale, unlike cross-entropy."""
@@ -143,7 +146,7 @@ class SquaredError(eqx.Module):
 
 
 def _log_odds_against(
-    logits: Float[Array, "N K"], labels: Int[ArrayLike, " N"]
+    logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
 ) -> Float[Array, " N"]:
     """log Σ_{j≠y} e^(z_j − z_y), shape (N,)."""
     at_label = membership(labels, logits.shape[1])

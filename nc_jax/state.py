@@ -4,6 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from .geometry import matmul
+
 
 class LastLayer(eqx.Module):
     """Last-layer features with the linear classifier that reads them.
@@ -23,7 +25,7 @@ class LastLayer(eqx.Module):
 
     def logits(self) -> Float[Array, "N K"]:
         """Class scores z = H Wᵀ + b, shape (N, K): the transpose of the papers' WH + b 1ᵀ."""
-        scores = self.features @ self.classifier.T
+        scores = matmul(self.features, self.classifier.T)
         return scores if self.bias is None else scores + self.bias
 
     def squared_norm(self) -> Float[Array, ""]:

@@ -93,5 +93,8 @@ def _meanings(result: diffrax.RESULTS) -> tuple[np.ndarray, dict[str, str]]:
     """
     [leaf] = jax.tree.leaves(result)
     codes = np.asarray(leaf)
-    items = {int(code): jax.tree.map(lambda _, c=code: c, result) for code in np.unique(codes)}
+    items = {
+        int(code): jax.tree.map(lambda _, c=code: np.asarray(c), result)
+        for code in np.unique(codes)
+    }
     return codes, {str(code): diffrax.RESULTS[item] for code, item in items.items()}

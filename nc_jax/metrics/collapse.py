@@ -5,17 +5,20 @@ so a key starts with the paper that defines it. M_c = μ_c − μ_G are class me
 own mean, w̃_c = w_c − mean_c w_c, E = (I − 11ᵀ/K)/√(K−1).
 """
 
+import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from ..checks import is_traced
-from ..geometry import center, cosines, off_diagonal_mean, simplex_gram
+from ..geometry import center, cosines, matmul, off_diagonal_mean, simplex_gram
 from ..state import LastLayer
 from .streaming import ClassMoments, Spread, class_moments, spread
 
 
-def collapse_metrics(state: LastLayer, labels: Int[ArrayLike, " N"]) -> dict[str, Float[Array, ""]]:
+def collapse_metrics(
+    state: LastLayer, labels: Integer[ArrayLike, " N"]
+) -> dict[str, Float[Array, ""]]:
     """Every collapse metric of a state, as scalars in its dtype.
 
     | key | definition |
@@ -103,15 +106,16 @@ def _zhu_and_papyan(
     mean_norms = jnp.linalg.norm(means, axis=1)
     weight_norms = jnp.linalg.norm(classifier, axis=1)
     nc1 = sums.whitened / sums.count
-    offset = classifier @ jnp.mean(moments.means, axis=0)
+    offset = matmul(classifier, jnp.mean(moments.means, axis=0))
     duality_gap = classifier / jnp.linalg.norm(classifier) - means / jnp.linalg.norm(means)
     variances = moments.scatter / moments.counts
-    gram = means @ means.T
-    squared_distances = jnp.diag(gram)[:, None] + jnp.diag(gram) - 2 * gram
+    # By differences, a class at a time: from the Gram matrix close means would cancel, and all
+    # differences at once would take K²d numbers.
+    squared_distances = jax.lax.map(lambda mean: jnp.sum((means - mean) ** 2, axis=1), means)
     return {
         "zhu_nc1": nc1 / num_classes,
-        "zhu_nc2": _distance_to_simplex(classifier @ classifier.T),
-        "zhu_nc3": _distance_to_simplex(classifier @ means.T),
+        "zhu_nc2": _distance_to_simplex(matmul(classifier, classifier.T)),
+        "zhu_nc3": _distance_to_simplex(matmul(classifier, means.T)),
         "zhu_nc4": jnp.linalg.norm(offset if bias is None else offset + bias),
         "papyan_nc1": nc1,
         "papyan_feature_equinorm": jnp.std(mean_norms, ddof=1) / jnp.mean(mean_norms),
@@ -137,7 +141,7 @@ def _mixon(
         """‖H − (W⊗1_n)ᵀ/√n‖_F² for this W."""
         return scatter + size * jnp.sum((moments.means - classifier / jnp.sqrt(size)) ** 2)
 
-    gram = classifier @ classifier.T
+    gram = matmul(classifier, classifier.T)
     target = jnp.sqrt(size) * (jnp.eye(num_classes, dtype=gram.dtype) - 1 / num_classes)
     # Π_S keeps the centred average of W and of the classifier that H stands for on S.
     on_s = center(classifier + jnp.sqrt(size) * moments.means) / 2
@@ -161,8 +165,8 @@ def _distance_to_simplex(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
     return jnp.linalg.norm(matrix / jnp.linalg.norm(matrix) - target)
 
 
-def _is_balanced(labels: Int[ArrayLike, " N"], num_classes: int) -> bool:
+def _is_balanced(labels: Integer[ArrayLike, " N"], num_classes: int) -> bool:
     if is_traced(labels):
         return False
-    counts = np.bincount(np.asarray(labels), minlength=num_classes)
-    return len(set(counts.tolist())) == 1
+    counts = (np.asarray(labels)[:, None] == np.arange(num_classes)).sum(axis=0)
+    return bool(counts.min() == counts.max())

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
+from ..geometry import matmul
 from ..state import LastLayer
 
 
@@ -27,7 +28,7 @@ def balance(state: LastLayer, rate: Float[ArrayLike, ""] = 0.0) -> Invariant:
     """
     classifier, features = state.classifier, state.features
     return Invariant(
-        value=classifier.T @ classifier - features.T @ features,
+        value=matmul(classifier.T, classifier) - matmul(features.T, features),
         scale=state.squared_norm(),
         rate=rate,
     )

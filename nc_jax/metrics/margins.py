@@ -2,13 +2,13 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
 from ..geometry import membership
 from ..state import LastLayer
 
 
-def sample_margins(state: LastLayer, labels: Int[ArrayLike, " N"]) -> Float[Array, " N"]:
+def sample_margins(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[Array, " N"]:
     """q_i = z_{i,y_i} − max_{j≠y_i} z_{i,j} (Ji, before theorem 3.1), shape (N,); bias included."""
     logits = state.logits()
     at_label = membership(labels, logits.shape[1])
@@ -16,7 +16,9 @@ def sample_margins(state: LastLayer, labels: Int[ArrayLike, " N"]) -> Float[Arra
     return own - jnp.max(jnp.where(at_label, -jnp.inf, logits), axis=1)
 
 
-def margin_metrics(state: LastLayer, labels: Int[ArrayLike, " N"]) -> dict[str, Float[Array, ""]]:
+def margin_metrics(
+    state: LastLayer, labels: Integer[ArrayLike, " N"]
+) -> dict[str, Float[Array, ""]]:
     """Margins over the samples.
 
     `margin_min` is Ji's q_min and `margin_mean` the average; `squared_norm` is ρ² = ‖W‖² + ‖H‖²

@@ -11,9 +11,9 @@ A row whose label is outside 0..K−1 is left out, so a last batch may be padded
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, ArrayLike, Float, Int
+from jaxtyping import Array, ArrayLike, Float, Integer
 
-from ..geometry import center, membership
+from ..geometry import center, matmul, membership
 
 
 class ClassMoments(eqx.Module):
@@ -42,15 +42,16 @@ class Spread(eqx.Module):
 
 
 def class_moments(
-    features: Float[Array, "B d"], labels: Int[ArrayLike, " B"], num_classes: int
+    features: Float[Array, "B d"], labels: Integer[ArrayLike, " B"], num_classes: int
 ) -> ClassMoments:
     """Moments of one batch; centred before they are squared."""
     members = membership(labels, num_classes).astype(features.dtype)
     counts = jnp.sum(members, axis=0)
     # An empty class has no mean; zero stands in, with weight zero in every merge.
-    means = members.T @ features / jnp.maximum(counts, 1)[:, None]
-    deviations = features - members @ means
-    return ClassMoments(counts, means, members.T @ jnp.sum(deviations**2, axis=1))
+    means = matmul(members.T, features) / jnp.maximum(counts, 1)[:, None]
+    deviations = features - matmul(members, means)
+    scatter = matmul(members.T, jnp.sum(deviations**2, axis=1))
+    return ClassMoments(counts, means, scatter)
 
 
 def merge_moments(left: ClassMoments, right: ClassMoments) -> ClassMoments:
@@ -65,7 +66,7 @@ def merge_moments(left: ClassMoments, right: ClassMoments) -> ClassMoments:
 
 def spread(
     features: Float[Array, "B d"],
-    labels: Int[ArrayLike, " B"],
+    labels: Integer[ArrayLike, " B"],
     moments: ClassMoments,
     classifier: Float[Array, "K d"],
     bias: Float[Array, " K"] | None = None,
@@ -76,16 +77,16 @@ def spread(
     counted = jnp.sum(members, axis=1)
     global_mean = jnp.mean(moments.means, axis=0)
     centered_means = center(moments.means)
-    deviations = features - members @ moments.means
+    deviations = features - matmul(members, moments.means)
     from_global = features - global_mean
 
     # ‖h − μ_c‖² less the part every class shares, centred so that far-off means cancel nothing.
-    distances = jnp.sum(centered_means**2, axis=1) - 2 * from_global @ centered_means.T
-    scores = features @ classifier.T
+    distances = jnp.sum(centered_means**2, axis=1) - 2 * matmul(from_global, centered_means.T)
+    scores = matmul(features, classifier.T)
     scores = scores if bias is None else scores + bias
     mismatch = jnp.argmin(distances, axis=1) != jnp.argmax(scores, axis=1)
 
-    whitened = deviations @ _whitening(centered_means)
+    whitened = matmul(deviations, _whitening(centered_means))
     return Spread(
         within=jnp.sum(counted * jnp.linalg.norm(deviations, axis=1)),
         around_global=jnp.sum(counted * jnp.linalg.norm(from_global, axis=1)),
@@ -107,9 +108,12 @@ def merge_spreads(left: Spread, right: Spread) -> Spread:
 
 
 def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
-    """Σ_B^{+½} up to a rotation: Σ_B = MᵀM/K for the (K, d) centred means M, rank at most K−1."""
+    """Σ_B^{+½} up to a rotation: Σ_B = MᵀM/K for the (K, d) centred means M."""
     num_classes = centered_means.shape[0]
     _, singular, right = jnp.linalg.svd(centered_means, full_matrices=False)
+    # The rank is at most K−1. What is left of a K-th value is the rounding of the global mean,
+    # which no threshold relative to M can tell from signal when features sit far from 0.
+    singular, right = singular[: num_classes - 1], right[: num_classes - 1]
     rounding = jnp.finfo(singular.dtype).eps * max(centered_means.shape)
     kept = singular > rounding * singular[0]
     inverse = jnp.where(kept, 1 / jnp.where(kept, singular, 1), 0)

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
 from ..checks import check_number
+from ..geometry import matmul
 from ..losses import CrossEntropy, Loss, SquaredError
 from ..metrics import (
     Invariant,
@@ -260,7 +261,10 @@ class UnconstrainedFeatures(AbstractProblem):
     ) -> LastLayer:
         """Gradient in the state of a residual in the logits, plus `scale` times the decay."""
         decay = self.weight_decay
-        features, classifier = residual @ state.classifier, residual.T @ state.features
+        features, classifier = (
+            matmul(residual, state.classifier),
+            matmul(residual.T, state.features),
+        )
         bias = None if state.bias is None else jnp.sum(residual, axis=0)
         if not decay.absent:
             features += scale * decay.features * state.features

@@ -1,0 +1,186 @@
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tolerances import rounding
+
+import nc_jax as nc
+
+
+def start_of(problem, seed=0, norm=1.0):
+    return problem.init(jax.random.fold_in(jax.random.key(0), seed), norm)
+
+
+def no_observables(state):
+    return {}
+
+
+def squared_norm(state):
+    return {"squared_norm": state.squared_norm()}
+
+
+def heavy_ball(problem, state, rate, momentum, steps):
+    """Softmax descent with momentum on the mean loss, written anew in NumPy."""
+    h, w = np.array(state.features), np.array(state.classifier)
+    labels = np.eye(problem.num_classes)[problem.labels]
+    velocity_h, velocity_w = np.zeros_like(h), np.zeros_like(w)
+    for _ in range(steps):
+        weights = np.exp(h @ w.T)
+        g = (weights / weights.sum(axis=1, keepdims=True) - labels) / len(h)
+        velocity_h = momentum * velocity_h + g @ w
+        velocity_w = momentum * velocity_w + g.T @ h
+        h, w = h - rate * velocity_h, w - rate * velocity_w
+    return h, w
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_descent_is_the_textbook_loop(momentum):
+    problem = nc.ulpm(3, 4, 2, "mean")
+    start = start_of(problem)
+    optimizer = optax.sgd(0.5, momentum=momentum)
+    traj = nc.gradient_descent(problem, start, optimizer, 200, observe=no_observables)
+    h, w = heavy_ball(problem, start, 0.5, momentum, 200)
+    tolerance = rounding(operations=1000)
+    np.testing.assert_allclose(traj.final.features, h, rtol=0, atol=tolerance * np.abs(h).max())
+    np.testing.assert_allclose(traj.final.classifier, w, rtol=0, atol=tolerance * np.abs(w).max())
+
+
+def test_saves_are_at_their_steps():
+    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(0.5)
+    saves = np.array([0, 1, 7, 30])
+    traj = nc.gradient_descent(
+        problem, start_of(problem), optimizer, 40, saves, observe=squared_norm, save_states=True
+    )
+    np.testing.assert_allclose(traj.log_time, np.log1p(saves), rtol=rounding())
+    assert traj.num_steps == 40
+    for i, step in enumerate(saves):
+        h, w = heavy_ball(problem, start_of(problem), 0.5, 0.0, step)
+        expected = np.sum(h**2) + np.sum(w**2)
+        np.testing.assert_allclose(
+            traj.observables["squared_norm"][i], expected, rtol=rounding(operations=1000)
+        )
+        np.testing.assert_allclose(traj.states.classifier[i], w, atol=rounding(operations=1000))
+
+
+def test_small_steps_follow_the_flow_to_first_order():
+    # k steps at rate η on the mean loss are time ηk/N of the summed loss; the error is O(η).
+    problem = nc.ulpm(3, 4, 2)
+    start = start_of(problem, norm=2.0)
+    flow = nc.gradient_flow(problem, start, np.log1p([2.0]), rtol=1e-10, observe=no_observables)
+
+    def error(steps):
+        optimizer = optax.sgd(2.0 * problem.num_samples / steps)
+        mean = nc.ulpm(3, 4, 2, "mean")
+        descent = nc.gradient_descent(mean, start, optimizer, steps, observe=no_observables)
+        scaled = descent.with_time_scaled(2.0 / steps)
+        np.testing.assert_allclose(scaled.log_time[-1], math.log(3), rtol=rounding())
+        return jnp.linalg.norm(descent.final.features - flow.final.features)
+
+    steps = np.array([200, 400, 800, 1600])
+    slope = np.polyfit(np.log(steps), np.log([error(int(k)) for k in steps]), 1)[0]
+    assert abs(slope + 1) < 0.05
+
+
+def test_lbfgs_with_line_search_reaches_the_regularised_minimum():
+    # Zhu, theorem 3.1 in closed form: with c = √(n λ_W λ_H) and gap a = log(1/c - (K-1)),
+    # f* = log(1 + (K-1) e^-a) + (K-1) c a.
+    classes, size, decay = 4, 3, nc.WeightDecay(classifier=5e-3, features=2e-3, bias=1e-2)
+    problem = nc.zhu(classes, 6, size, decay)
+    c = math.sqrt(size * 5e-3 * 2e-3)
+    gap = math.log(1 / c - (classes - 1))
+    minimum = math.log1p((classes - 1) * math.exp(-gap)) + (classes - 1) * c * gap
+    traj = nc.gradient_descent(
+        problem, start_of(problem), optax.lbfgs(), 200, np.array([200]),
+        observe=lambda state: {"objective": problem.objective(state)},
+    )  # fmt: skip
+    np.testing.assert_allclose(traj.observables["objective"][-1], minimum, rtol=1e-12)
+
+
+def test_descent_leaves_the_invariant_of_the_flow_and_says_so():
+    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(2.0)
+    start = start_of(problem)
+    traj = nc.gradient_descent(
+        problem, start, optimizer, 50, np.array([50]), observe=no_observables, save_states=True
+    )
+    final = jax.tree.map(lambda leaf: np.asarray(leaf[-1]), traj.states)
+    before = np.asarray(start.classifier).T @ start.classifier
+    before -= np.asarray(start.features).T @ start.features
+    after = final.classifier.T @ final.classifier - final.features.T @ final.features
+    expected = np.linalg.norm(after - before) / start.squared_norm()
+    assert expected > 1e-3
+    np.testing.assert_allclose(traj.observables["balance_drift"][-1], expected, rtol=1e-9)
+
+
+def test_divergence_ends_in_the_result_or_raises_one_line():
+    problem = nc.mixon(3, 4, 2)
+    setting = {"optimizer": optax.sgd(50.0), "num_steps": 200, "observe": squared_norm}
+    with pytest.raises(RuntimeError, match="Nonfinite"):
+        nc.gradient_descent(problem, start_of(problem), **setting)
+    traj = nc.gradient_descent(problem, start_of(problem), throw=False, **setting)
+    assert not traj.succeeded
+
+
+def test_batch_equals_single_runs():
+    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(0.5)
+
+    def run(seed):
+        start = problem.init(jax.random.fold_in(jax.random.key(0), seed))
+        return nc.gradient_descent(problem, start, optimizer, 100, observe=squared_norm)
+
+    batch = jax.vmap(run)(np.arange(3))
+    for seed in range(3):
+        np.testing.assert_allclose(
+            batch.observables["squared_norm"][seed],
+            run(seed).observables["squared_norm"],
+            rtol=rounding(operations=1000),
+        )
+
+
+def test_second_call_of_the_same_shapes_does_not_retrace():
+    traces = []
+
+    def observe(state):
+        traces.append(state)
+        return {}
+
+    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(0.5)
+    saves = np.array([0, 10])
+    nc.gradient_descent(problem, start_of(problem), optimizer, 10, saves, observe=observe)
+    first = len(traces)
+    assert first > 0
+    nc.gradient_descent(problem, start_of(problem, 1), optimizer, 30, saves + 5, observe=observe)
+    assert len(traces) == first
+
+
+def test_default_saves_are_spread_over_the_logarithm():
+    steps = nc.log_steps(100_000)
+    assert steps[0] == 0
+    assert steps[-1] == 100_000
+    assert np.all(np.diff(steps) > 0)
+    assert np.max(np.diff(np.log1p(steps))) <= math.log(2)
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "save_steps", "message"),
+    [
+        (0, None, "num_steps = 0"),
+        (5, np.array([1, 1]), "strictly increasing"),
+        (5, np.array([0, 6]), r"in 0\.\.5"),
+        (5, np.array([-1, 3]), r"in 0\.\.5"),
+        (5, np.array([], int), r"shape \(0,\)"),
+    ],
+)
+def test_bad_steps_are_one_line_that_names_the_value(num_steps, save_steps, message):
+    problem = nc.ulpm(3, 4, 2)
+    with pytest.raises(ValueError, match=message):
+        nc.gradient_descent(problem, start_of(problem), optax.sgd(0.1), num_steps, save_steps)
+
+
+def test_nan_in_the_start_is_refused():
+    problem = nc.ulpm(3, 4, 2)
+    bad = jax.tree.map(lambda leaf: leaf * np.nan, start_of(problem))
+    with pytest.raises(ValueError, match="features has 24 of 24 entries NaN"):
+        nc.gradient_descent(problem, bad, optax.sgd(0.1), 5)

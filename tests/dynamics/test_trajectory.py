@@ -1,0 +1,38 @@
+import diffrax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import rounding
+
+import nc_jax as nc
+
+
+def trajectory(log_time, **observables):
+    return nc.Trajectory(
+        log_time=jnp.asarray(log_time),
+        observables={name: jnp.asarray(values) for name, values in observables.items()},
+        final=None,
+        states=None,
+        result=diffrax.RESULTS.successful,  # pyright: ignore[reportArgumentType]
+        num_steps=jnp.ones(np.shape(log_time)[:-1], int),
+    )
+
+
+@pytest.mark.parametrize("power", [-1.0, -0.5, 2.0])
+def test_exponent_of_a_pure_power_is_exact(power):
+    # A different power before the window must not count.
+    log_time = np.linspace(0, 2000, 50)
+    values = np.where(log_time < 100, 7.0, 3 * np.maximum(log_time, 1) ** power)
+    run = trajectory(log_time, measure=values)
+    np.testing.assert_allclose(run.decay_exponent("measure", 100), power, rtol=rounding())
+
+
+def test_exponents_of_a_batch():
+    log_time = np.tile(np.linspace(1, 9, 20), (2, 1))
+    run = trajectory(log_time, measure=np.stack([log_time[0] ** -1.0, log_time[0] ** -2.0]))
+    np.testing.assert_allclose(run.decay_exponent("measure", 2.0), [-1, -2], rtol=rounding())
+
+
+def test_scaled_time():
+    run = trajectory(np.log1p([0.0, 3.0, 10.0])).with_time_scaled(0.5)
+    np.testing.assert_allclose(np.expm1(run.log_time), [0, 1.5, 5], rtol=rounding())

@@ -1,0 +1,91 @@
+import os
+
+import jax
+import numpy as np
+import pytest
+
+import nc_jax as nc
+from nc_jax import storage
+
+PROBLEM = nc.ulpm(3, 4, 2)
+TIMES = np.array([0.0, 1.0, 2.0])
+
+
+def observe(state):
+    return {"squared_norm": state.squared_norm()}
+
+
+def run(norm=1.0, max_steps=1000):
+    start = PROBLEM.init(jax.random.key(0), norm)
+    return nc.gradient_flow(
+        PROBLEM, start, TIMES, observe=observe, throw=False, max_steps=max_steps
+    )
+
+
+def test_a_store_gives_back_what_was_saved(tmp_path):
+    traj = run()
+    dataset = storage.to_dataset(traj, {"K": 3, "seed": 0})
+    storage.save(dataset, tmp_path / "flow.zarr")
+    loaded = storage.load(tmp_path / "flow.zarr")
+    assert loaded.identical(dataset)
+    np.testing.assert_array_equal(loaded["squared_norm"], traj.observables["squared_norm"])
+    np.testing.assert_array_equal(loaded["log_time"], TIMES)
+    assert loaded.attrs["K"] == 3
+    assert {"version_jax", "version_nc_jax", "device"} <= set(loaded.attrs)
+
+
+def test_a_batch_is_labelled_by_seed_and_failures_by_message():
+    batch = jax.vmap(run)(np.array([1.0, np.nan]))
+    dataset = storage.to_dataset(batch)
+    assert dataset["squared_norm"].dims == ("seed", "time")
+    ended = [dataset["result"].attrs[str(code)] for code in dataset["result"].values]
+    assert ended[0] == ""
+    assert "Nonfinite" in ended[1]
+
+
+def test_the_step_limit_is_kept():
+    dataset = storage.to_dataset(run(max_steps=2))
+    assert "maximum number" in dataset["result"].attrs[str(dataset["result"].item())]
+
+
+def test_saving_again_replaces_the_store_and_leaves_nothing_beside_it(tmp_path):
+    for norm in (1.0, 2.0):
+        storage.save(storage.to_dataset(run(norm)), tmp_path / "flow.zarr")
+    loaded = storage.load(tmp_path / "flow.zarr")
+    np.testing.assert_allclose(loaded["squared_norm"][0], 8.0)
+    assert os.listdir(tmp_path) == ["flow.zarr"]
+
+
+def test_a_failed_write_leaves_the_old_store_whole(tmp_path, monkeypatch):
+    path = tmp_path / "flow.zarr"
+    old = storage.to_dataset(run())
+    storage.save(old, path)
+
+    def fail(self, store, **options):
+        os.makedirs(store)
+        raise OSError("disk full")
+
+    monkeypatch.setattr(type(old), "to_zarr", fail)
+    with pytest.raises(OSError, match="disk full"):
+        storage.save(storage.to_dataset(run(2.0)), path)
+    assert os.listdir(tmp_path) == ["flow.zarr"]
+    assert storage.load(path).identical(old)
+
+
+def test_what_is_not_a_store_is_never_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("years of work")
+    with pytest.raises(FileExistsError, match="not a Zarr store"):
+        storage.save(storage.to_dataset(run()), tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter.txt").exists()
+
+
+def test_loading_nothing_says_so(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no Zarr store there"):
+        storage.load(tmp_path / "absent.zarr")
+
+
+def test_two_batch_axes_are_refused():
+    batch = jax.vmap(jax.vmap(run))(np.ones((2, 2)))
+    with pytest.raises(ValueError, match=r"batch shape \(2, 2\)"):
+        storage.to_dataset(batch)
