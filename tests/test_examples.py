@@ -72,7 +72,8 @@ def test_a_bad_flag_is_one_line_and_exit_2(flags, message, capsys, tmp_path, mon
 def test_help_names_every_default():
     result = subprocess.run(
         [sys.executable, "ulpm_flow.py", "--help"],
-        cwd=EXAMPLES, capture_output=True, text=True, check=True, env={**os.environ, "COLUMNS": "100"},
+        cwd=EXAMPLES, capture_output=True, text=True, check=True,
+        env={**os.environ, "COLUMNS": "100"},
     )  # fmt: skip
     for flag in ("--K", "--decades", "--gd", "--seeds", "--norm", "--rtol", "--no-plot"):
         assert flag in result.stdout

@@ -32,7 +32,9 @@ def test_panels_show_the_four_measures_on_log_log_time(single):
     ):
         assert (axes.get_xscale(), axes.get_yscale()) == ("log", "log")
         line = axes.lines[0]
-        np.testing.assert_allclose(line.get_xdata(), single.log_time[shown] / math.log(10))
+        np.testing.assert_allclose(
+            np.asarray(line.get_xdata()), single.log_time[shown] / math.log(10)
+        )
         np.testing.assert_array_equal(line.get_ydata(), single.observables[f"ji_{name}"][shown])
     guide = figure.axes[3].lines[-1]
     slope = np.diff(np.log(guide.get_ydata())) / np.diff(np.log(guide.get_xdata()))
@@ -54,7 +56,9 @@ def test_a_batch_is_drawn_as_its_median_in_a_band():
     axes = figure.axes[1]
     values = np.asarray(batch.observables["ji_within_class_variation"])
     shown = TIMES / math.log(10) >= math.log10(2)
-    np.testing.assert_allclose(axes.lines[0].get_ydata(), np.median(values, axis=0)[shown])
+    np.testing.assert_allclose(
+        np.asarray(axes.lines[0].get_ydata()), np.median(values, axis=0)[shown]
+    )
     assert len(axes.collections) == 1
 
 

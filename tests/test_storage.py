@@ -1,6 +1,7 @@
 import os
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -15,7 +16,7 @@ def observe(state):
     return {"squared_norm": state.squared_norm()}
 
 
-def run(norm=1.0, max_steps=1000):
+def run(norm: jax.Array | float = 1.0, max_steps=1000):
     start = PROBLEM.init(jax.random.key(0), norm)
     return nc.gradient_flow(
         PROBLEM, start, TIMES, observe=observe, throw=False, max_steps=max_steps
@@ -35,7 +36,7 @@ def test_a_store_gives_back_what_was_saved(tmp_path):
 
 
 def test_a_batch_is_labelled_by_seed_and_failures_by_message():
-    batch = jax.vmap(run)(np.array([1.0, np.nan]))
+    batch = jax.vmap(run)(jnp.array([1.0, jnp.nan]))
     dataset = storage.to_dataset(batch)
     assert dataset["squared_norm"].dims == ("seed", "time")
     ended = [dataset["result"].attrs[str(code)] for code in dataset["result"].values]
@@ -86,6 +87,6 @@ def test_loading_nothing_says_so(tmp_path):
 
 
 def test_two_batch_axes_are_refused():
-    batch = jax.vmap(jax.vmap(run))(np.ones((2, 2)))
+    batch = jax.vmap(jax.vmap(run))(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"batch shape \(2, 2\)"):
         storage.to_dataset(batch)

@@ -18,6 +18,8 @@ from .trajectory import (
     mark_nonfinite,
 )
 
+_UNROLL = 4
+
 
 def log_steps(num_steps: int, num: int = 101) -> Int[np.ndarray, " T"]:
     """Up to `num` steps from 0 to num_steps, evenly spaced in log(1 + step), without repeats."""
@@ -93,7 +95,14 @@ def _descend(
             return optax.apply_updates(state, updates), memory
 
     def advance(carry, length):
-        return jax.lax.fori_loop(0, length, lambda _, carry: step(carry), carry)
+        # Unrolled by hand, since `fori_loop` unrolls known lengths only: a tenth off small models.
+        def several(_, carry):
+            for _ in range(_UNROLL):
+                carry = step(carry)
+            return carry
+
+        carry = jax.lax.fori_loop(0, length // _UNROLL, several, carry)
+        return jax.lax.fori_loop(0, length % _UNROLL, lambda _, carry: step(carry), carry)
 
     def to_next_save(carry, save):
         length, log_time = save

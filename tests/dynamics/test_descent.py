@@ -56,6 +56,7 @@ def test_saves_are_at_their_steps():
     )
     np.testing.assert_allclose(traj.log_time, np.log1p(saves), rtol=rounding())
     assert traj.num_steps == 40
+    assert traj.states is not None
     for i, step in enumerate(saves):
         h, w = heavy_ball(problem, start_of(problem), 0.5, 0.0, step)
         expected = np.sum(h**2) + np.sum(w**2)
