@@ -1,5 +1,6 @@
 import math
 
+import hypothesis
 import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
@@ -192,3 +193,48 @@ def test_weight_decay_can_be_swept_under_vmap():
     state = random_state(nc.mixon(3, 4, 2), 0)
     swept = jax.vmap(objective)(jnp.array([0.0, 2.0]))
     np.testing.assert_allclose(swept[1] - swept[0], state.squared_norm(), rtol=rounding())
+
+
+SEPARABLE = nc.ulpm(3, 4, 2)
+
+
+def along_the_flow(state):
+    """Loss, q_min, ρ² and γ̃ of a state with their time derivatives along the exact flow."""
+
+    def quantities(state):
+        log_loss, squared_norm = SEPARABLE.log_objective(state), state.squared_norm()
+        gamma = nc.metrics.gamma_tilde(log_loss, squared_norm)
+        return {"loss": jnp.exp(log_loss), "squared_norm": squared_norm, "gamma": gamma}
+
+    return jax.jvp(quantities, (state,), (SEPARABLE.vector_field(0.0, state, None),))
+
+
+ALONG_THE_FLOW = jax.jit(along_the_flow)
+
+
+@given(seed=st.integers(0, 10_000), gap=st.floats(3, 40), noise=st.floats(0.01, 1))
+def test_rates_of_lemma_b2_and_b3(seed, gap, noise):
+    collapsed = nc.exact.collapsed_state(SEPARABLE, gap)
+    direction = SEPARABLE.init(jax.random.key(seed), norm=noise)
+    state = jax.tree.map(jnp.add, collapsed, direction)
+    value, rate = ALONG_THE_FLOW(state)
+    hypothesis.assume(value["loss"] < math.log(2))
+    theta, descent = flat(state), flat(SEPARABLE.vector_field(0.0, state, None))
+    logits = np.asarray(state.logits())
+    slack = logits[np.arange(6), SEPARABLE.labels][:, None] - logits
+    # Remark 3.2: L < log 2 separates every sample.
+    assert np.all(np.sort(slack, axis=1)[:, 1] > 0)
+    # (B.13): ½ dρ²/dt = <θ, g> = 2 Σ w s with w = e^-s/(1 + Σ e^-s); here Σ e^0 at the label is 1.
+    weights = np.exp(-slack) / np.exp(-slack).sum(axis=1, keepdims=True)
+    radial = 2 * np.sum(weights * slack)
+    np.testing.assert_allclose(rate["squared_norm"] / 2, radial, rtol=rounding(operations=1000))
+    # Lemma B.3 with the 1/ρ² that the print lost: -dL/dt = ‖g‖² >= (½ dρ²/dt)²/ρ².
+    speed = np.sum(descent**2)
+    np.testing.assert_allclose(-rate["loss"], speed, rtol=rounding(operations=1000))
+    assert speed >= radial**2 / value["squared_norm"] * (1 - rounding(operations=1000))
+    # Lemma B.2: ρ² and γ̃ rise, the latter by (B.25) at 2(β^-2 - 1) dlog ρ/dt or more.
+    assert rate["squared_norm"] > 0
+    cosine_squared = (theta @ descent) ** 2 / (theta @ theta) / speed
+    bound = (1 / cosine_squared - 1) * rate["squared_norm"] / value["squared_norm"]
+    growth = rate["gamma"] / value["gamma"]
+    assert growth >= bound - rounding(operations=1000) * rate["squared_norm"]

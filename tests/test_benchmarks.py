@@ -1,0 +1,23 @@
+"""The benchmarks run, and what they time agrees."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.mark.slow
+def test_the_ulpm_benchmark_measures_what_agrees(tmp_path):
+    pytest.importorskip("torch")
+    target = tmp_path / "ulpm.json"
+    command = [sys.executable, str(BENCHMARKS / "ulpm.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(target.read_text())["rows"]
+    errors = {(row["name"], row["dtype"]): row["error"] for row in rows if row["error"] is not None}
+    assert errors["nc_jax descent", "float64"] < 1e-9
+    assert errors["nc_jax flow, log time", "float64"] < 1e-5
+    assert errors["torchdiffeq dopri5, real time", "float64"] < 1e-5
