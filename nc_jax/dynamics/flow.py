@@ -65,9 +65,9 @@ def gradient_flow(
 
     Returns: a `Trajectory` with `log_time` in log(1 + t).
 
-    Raises: ValueError for save times that do not increase, a tolerance below what the dtype can
-    hold, a non-finite start, or a clock that scales this problem's field past the largest float;
-    RuntimeError if the run stops early and `throw` is set.
+    Raises: ValueError for what is no solver or clock, save times that do not increase, a tolerance
+    below what the dtype can hold, a non-finite start, or a clock that scales this problem's field
+    past the largest float; RuntimeError if the run stops early and `throw` is set.
 
     Example:
 
@@ -82,6 +82,8 @@ def gradient_flow(
     default_rtol, default_atol = DEFAULT_TOLERANCES[dtype.name]
     rtol = default_rtol if rtol is None else rtol
     atol = default_atol if atol is None else atol
+    _check_kind("solver", solver, diffrax.AbstractSolver, "diffrax.Tsit5()")
+    _check_kind("clock", clock, AbstractClock, "nc_jax.LogTime()")
     check_start(state)
     _check_tolerances(rtol, atol, dtype)
     _check_save_at(problem, save_at, clock, dtype)
@@ -170,6 +172,13 @@ def _finite_rms_norm(error: PyTree) -> Float[Array, ""]:
     """
     norm = optimistix.rms_norm(error)
     return jnp.where(jnp.isnan(norm), jnp.inf, norm)
+
+
+def _check_kind(name: str, value: object, kind: type, example: str) -> None:
+    if not isinstance(value, kind):
+        raise ValueError(
+            f"{name} = {value!r}: give an instance of {kind.__name__}, such as {example}."
+        )
 
 
 def _check_tolerances(rtol: float, atol: float, dtype: np.dtype) -> None:

@@ -1,0 +1,43 @@
+"""Errors that a user sees whose annotations nobody checks: in a process without the checker."""
+
+import json
+import subprocess
+import sys
+
+CALLS = {
+    "raw key": ("nc.ulpm(3, 4, 2).init(jax.random.PRNGKey(0))", "jax.random.key"),
+    "reduction": ("nc.UnconstrainedFeatures((2, 2), 4, reduction='max')", "reduction = 'max'"),
+    "solver by name": (
+        "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), solver='Tsit5')",
+        "solver = 'Tsit5': give an instance of AbstractSolver, such as diffrax.Tsit5()",
+    ),
+    "solver class": (
+        "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), solver=diffrax.Tsit5)",
+        "diffrax.Tsit5()",
+    ),
+    "clock class": (
+        "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), clock=nc.RealTime)",
+        "nc_jax.LogTime()",
+    ),
+}
+PROGRAM = """
+import json, sys, diffrax, jax, numpy as np, nc_jax as nc
+p, messages = nc.ulpm(3, 4, 2), []
+for call in json.loads(sys.argv[1]):
+    try:
+        eval(call)
+        messages.append("no error")
+    except ValueError as error:
+        messages.append(str(error))
+print(json.dumps(messages))
+"""
+
+
+def test_mistakes_that_no_type_checker_sees_are_one_line_each():
+    calls = json.dumps([call for call, _ in CALLS.values()])
+    result = subprocess.run(
+        [sys.executable, "-c", PROGRAM, calls], capture_output=True, text=True, check=True
+    )
+    for message, (_, expected) in zip(json.loads(result.stdout), CALLS.values(), strict=True):
+        assert expected in message
+        assert "\n" not in message
