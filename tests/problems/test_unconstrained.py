@@ -238,3 +238,17 @@ def test_rates_of_lemma_b2_and_b3(seed, gap, noise):
     bound = (1 / cosine_squared - 1) * rate["squared_norm"] / value["squared_norm"]
     growth = rate["gamma"] / value["gamma"]
     assert growth >= bound - rounding(operations=1000) * rate["squared_norm"]
+
+
+def test_products_keep_the_precision_of_their_dtype_on_accelerators():
+    # By default those round float32 operands to 10 bits or fewer; a CPU cannot show it.
+    problem = PROBLEMS["mixon"]
+    state = problem.init(jax.random.key(0), dtype="float32")
+
+    def everything(state):
+        return problem.observe(state), problem.gradient(state), problem.scaled_descent(state, 1.0)
+
+    program = str(jax.make_jaxpr(everything)(state))
+    products = program.count("dot_general[")
+    assert products > 10
+    assert program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
