@@ -29,6 +29,7 @@ MEASURES = (
     ("ji_classifier_cosine_gap", "cos W", -1.0),
     ("ji_self_duality", "duality", -1.0),
 )
+DRIFTS = ("balance", "classifier_sum")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
@@ -81,6 +82,13 @@ def table_times(decades: float) -> np.ndarray:
 def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.Trajectory:
     """The flow of one start, or of a batch of them under one jit and vmap."""
     times = save_times(flags.decades, flags.dtype)
+    last = f" to {flags.seed + flags.seeds - 1}" if flags.seeds > 1 else ""
+    print(
+        f"ULPM (Ji eq. 2.3): K={flags.K} d={flags.d} n={flags.n}, start norm {flags.norm:g}, "
+        f"seed {flags.seed}{last}, {flags.solver}, {flags.dtype}. "
+        "The first run compiles for a few seconds.",
+        flush=True,
+    )
 
     def run(state: nc.LastLayer) -> nc.Trajectory:
         return nc.gradient_flow(
@@ -89,7 +97,11 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.T
             progress_meter=diffrax.TqdmProgressMeter(),
         )  # fmt: skip
 
-    return run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start)
+    began = time.perf_counter()
+    flow = jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
+    seconds, steps = time.perf_counter() - began, np.max(flow.num_steps)
+    print(f"flow to t = 10^{flags.decades:g}: {steps} steps, {seconds:.1f} s with compilation")
+    return flow
 
 
 def run_descent(flags: Namespace, start) -> nc.Trajectory:
@@ -101,7 +113,14 @@ def run_descent(flags: Namespace, start) -> nc.Trajectory:
         descent = nc.gradient_descent(problem, state, optimizer, DESCENT_STEPS)
         return descent.with_time_scaled(LEARNING_RATE / problem.num_samples)
 
-    return run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start)
+    began = time.perf_counter()
+    runs = jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
+    print(
+        f"\ndescent on the mean loss at rate {LEARNING_RATE:g}: {DESCENT_STEPS} steps, "
+        f"{time.perf_counter() - began:.1f} s with compilation. On the flow's clock, "
+        "t = rate * step / N; losses are sums as above."
+    )
+    return runs
 
 
 def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str:
@@ -109,10 +128,10 @@ def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str
 
     `samples` is the N that a mean loss is multiplied by, so that all tables show summed losses.
     """
-    times = np.asarray(trajectory.log_time).reshape(-1, trajectory.log_time.shape[-1])[0]
+    times = trajectory.common_log_time()
     seen = {k: np.atleast_2d(np.asarray(v)) for k, v in trajectory.observables.items()}
     median = {name: np.nanmedian(values, axis=0) for name, values in seen.items()}
-    drift = np.max([seen[name].max(axis=0) for name in seen if name.endswith("_drift")], axis=0)
+    drift = np.max([np.nanmax(seen[name], axis=0) for name in seen if "_drift" in name], axis=0)
     header = ["t", "loss", "margin", "of bound", *(title for _, title, _ in MEASURES), "drift"]
     rows = []
     for i in nearest(times, wanted):
@@ -131,13 +150,22 @@ def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str
     return table(header, rows)
 
 
-def show_exponents(trajectory: nc.Trajectory, decades: float) -> str:
+def expected_exponents(flags: Namespace) -> dict[str, float]:
+    """What theory says of each measure; nothing where d <= K-1, or where K = 2 makes it 0."""
+    if flags.d <= flags.K - 1 or flags.K == 2:
+        return {}
+    return {name: exponent for name, _, exponent in MEASURES}
+
+
+def show_exponents(trajectory: nc.Trajectory, flags: Namespace) -> str:
     """Fitted exponents of log t over the last decade of log t beside the expected ones."""
-    rows = []
-    for name, title, expected in MEASURES:
-        fitted = np.atleast_1d(trajectory.decay_exponent(name, decades / 10 * math.log(10)))
+    expected, rows = expected_exponents(flags), []
+    for name, title, _ in MEASURES:
+        fitted = np.atleast_1d(trajectory.decay_exponent(name, flags.decades / 10 * math.log(10)))
+        fitted = fitted[np.isfinite(fitted)]
         spread = f"{fitted.min():.3f} to {fitted.max():.3f}" if fitted.size > 1 else ""
-        rows.append([title, f"{np.median(fitted):.3f}", spread, f"{expected:g}"])
+        middle = f"{np.median(fitted):.3f}" if fitted.size else "-"
+        rows.append([title, middle, spread, f"{expected[name]:g}" if expected else "-"])
     return table(["measure", "exponent of log t", "over seeds", "expected"], rows)
 
 
@@ -145,78 +173,77 @@ def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
     jax.config.update("jax_enable_x64", True)
-    if flags.seeds < 1:
-        parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
-    if not (math.isfinite(flags.decades) and flags.decades > 0):
-        parser.error(f"--decades {flags.decades:g}: give a finite number > 0.")
+    check(parser, flags)
     try:
-        simulate(flags)
+        problem, start = draw(flags)
+        runs = {"flow": run_flow(flags, problem, start)}
     except ValueError as error:
         parser.error(str(error))
     except RuntimeError as error:
         sys.exit(f"{parser.prog}: {error}")
+    report(flags, runs["flow"])
+    saved = save(flags, runs)  # now, lest a failing descent lose it
+    if flags.gd:
+        runs["descent"] = run_descent(flags, start)
+        horizon = math.log10(LEARNING_RATE * DESCENT_STEPS / problem.num_samples)
+        print(show(runs["descent"], table_times(horizon), problem.num_samples))
+        saved = save(flags, runs)
+    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 
-def simulate(flags: Namespace) -> None:
-    """Integrate, print the tables, save results and figure."""
+def check(parser: Parser, flags: Namespace) -> None:
+    """Refuse what only this script can judge."""
+    if flags.seeds < 1:
+        parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
+    if not 0 <= flags.seed < 2**32 - flags.seeds:
+        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295 - SEEDS.")
+    if not 0 < flags.decades <= 1e9:
+        parser.error(f"--decades {flags.decades:g}: give a number above 0, up to 1e9.")
+    if not (math.isfinite(flags.norm) and flags.norm > 0):
+        parser.error(f"--norm {flags.norm:g}: give a finite number > 0.")
+    for store in ("flow.zarr", "descent.zarr"):
+        if (flags.out / store).is_file():
+            parser.error(f"--out {flags.out}: {store} there is a file; give another folder.")
+
+
+def draw(flags: Namespace) -> tuple[nc.UnconstrainedFeatures, nc.LastLayer]:
+    """The model and its start, or a batch of starts."""
     problem = nc.ulpm(flags.K, flags.d, flags.n)
 
-    def draw(seed) -> nc.LastLayer:
+    def start(seed) -> nc.LastLayer:
         key = jax.random.fold_in(jax.random.key(0), seed)
         return problem.init(key, flags.norm, flags.dtype)
 
-    seeds = flags.seed + np.arange(flags.seeds)
-    start = draw(flags.seed) if flags.seeds == 1 else jax.vmap(draw)(seeds)
-    print(
-        f"ULPM (Ji eq. 2.3): K={flags.K} d={flags.d} n={flags.n}, start norm {flags.norm:g}, "
-        f"seed {flags.seed}{f' to {seeds[-1]}' if flags.seeds > 1 else ''}, {flags.solver}, "
-        f"{flags.dtype}. The first run compiles for a few seconds.",
-        flush=True,
-    )
-    began = time.perf_counter()
-    runs = {"flow": run_flow(flags, problem, start)}
-    steps, seconds = np.max(runs["flow"].num_steps), time.perf_counter() - began
-    print(f"flow to t = 10^{flags.decades:g}: {steps} steps, {seconds:.1f} s with compilation")
-    report(flags, runs["flow"])
-    if flags.gd:
-        began = time.perf_counter()
-        runs["descent"] = jax.block_until_ready(run_descent(flags, start))
-        print(
-            f"\ndescent on the mean loss at rate {LEARNING_RATE:g}: {DESCENT_STEPS} steps, "
-            f"{time.perf_counter() - began:.1f} s with compilation. On the flow's clock, "
-            "t = rate * step / N; losses are sums as above."
-        )
-        horizon = LEARNING_RATE * DESCENT_STEPS / problem.num_samples
-        print(show(runs["descent"], table_times(math.log10(horizon)), problem.num_samples))
-    save(flags, runs)
+    seeds = np.arange(flags.seed, flags.seed + flags.seeds, dtype=np.uint32)
+    return problem, start(seeds[0]) if flags.seeds == 1 else jax.vmap(start)(seeds)
 
 
 def report(flags: Namespace, flow: nc.Trajectory) -> None:
     """Tables of the flow."""
     failed = flags.seeds - int(np.sum(flow.succeeded))
     if failed:
-        print(f"{failed} of {flags.seeds} runs stopped early; they are left out of the medians")
+        print(f"{failed} of {flags.seeds} runs stopped early and count up to where they stopped")
     if flags.seeds > 1:
         print("medians over seeds; the drift is the largest")
     print(show(flow, np.concatenate([[0.0], table_times(flags.decades)])))
+    drift = max(float(np.nanmax(flow.observables[f"{x}_drift"])) for x in DRIFTS)
+    if drift > 1e-3:
+        print(f"the invariants drift by {drift:.0e}: lower --rtol, or use float64")
     print(f"\nfits from t = 10^{flags.decades / 10:g} to 10^{flags.decades:g}:")
-    print(show_exponents(flow, flags.decades))
+    print(show_exponents(flow, flags))
 
 
-def save(flags: Namespace, runs: dict[str, nc.Trajectory]) -> None:
-    """Results as Zarr stores, and the figure."""
+def save(flags: Namespace, runs: dict[str, nc.Trajectory]) -> list[str]:
+    """Results as Zarr stores, and the figure; their names."""
     from nc_jax import plotting, storage
 
     settings = {name: str(value) for name, value in vars(flags).items()}
     for name, trajectory in runs.items():
         storage.save(storage.to_dataset(trajectory, settings), flags.out / f"{name}.zarr")
-    saved = [f"{name}.zarr" for name in runs]
     if not flags.no_plot:
-        expected = {name: exponent for name, _, exponent in MEASURES}
-        figure = plotting.collapse_figure(runs, slopes=expected)
+        figure = plotting.collapse_figure(runs, slopes=expected_exponents(flags))
         figure.savefig(flags.out / "ulpm_flow.png", dpi=130)
-        saved.append("ulpm_flow.png")
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+    return [*(f"{name}.zarr" for name in runs), *([] if flags.no_plot else ["ulpm_flow.png"])]
 
 
 if __name__ == "__main__":

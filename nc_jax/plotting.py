@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -50,7 +51,7 @@ def collapse_figure(
     """
     figure = Figure(figsize=(15, 3.9), layout="constrained")
     for axes, (title, curves) in zip(figure.subplots(1, 4), _PANELS, strict=True):
-        for (run, trajectory), style in zip(runs.items(), _LINE_STYLES, strict=False):
+        for (run, trajectory), style in zip(runs.items(), cycle(_LINE_STYLES), strict=False):
             for name, (label, color, width) in curves.items():
                 label = f"{label}, {run}" if len(runs) > 1 else label
                 _draw(axes, trajectory, name, label=label, color=color, lw=width, ls=style)
@@ -65,8 +66,7 @@ def collapse_figure(
 
 def _decades(trajectory: Trajectory) -> NDArray[np.floating]:
     """log10(1 + t) of the saves; one time axis, whatever the batch."""
-    log_time = np.asarray(trajectory.log_time)
-    return log_time.reshape(-1, log_time.shape[-1])[0] / math.log(10)
+    return trajectory.common_log_time() / math.log(10)
 
 
 def _draw(axes: Axes, trajectory: Trajectory, name: str, **style: Any) -> None:
@@ -85,6 +85,8 @@ def _draw_guide(axes: Axes, trajectory: Trajectory, name: str, slope: float) -> 
     values = np.asarray(trajectory.observables[name])
     end = np.nanmedian(values.reshape(-1, values.shape[-1])[:, -1])
     span = decades[decades >= max(decades[-1] / 30, 1)]
+    if span.size < 2 or not end > 0:
+        return
     power = {-1.0: "1/log t", -0.5: "1/√(log t)"}.get(slope, f"(log t)^{slope:g}")
     guide = 2 * end * (span / span[-1]) ** slope
     axes.plot(span, guide, ":", color="black", label=power, linewidth=1.2)
@@ -94,7 +96,9 @@ def _label_times(axes: Axes, title: str) -> None:
     """Log scale of log10 t, whose ticks read as times."""
     axes.set_title(title, fontsize=10)
     axes.set_xscale("log")
-    axes.set_yscale("log")
+    # Measures that are identically zero, as at K = 2, have no logarithm.
+    if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
+        axes.set_yscale("log")
     axes.set_xlabel("time t (log log scale)")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"$10^{{{x:g}}}$"))
     axes.xaxis.set_minor_locator(NullLocator())

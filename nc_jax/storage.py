@@ -32,23 +32,22 @@ def to_dataset(
     has its message among the attributes of `result`. `attributes` (the configuration, say) and
     `provenance()` become attributes.
 
-    Raises: ValueError for a trajectory with more than one batch axis.
+    Raises: ValueError for a trajectory with more than one batch axis, or whose runs have times of
+    their own.
 
     Example: `to_dataset(traj, {"K": 5, "d": 20})["ji_self_duality"].plot()`.
     """
-    log_time = np.asarray(trajectory.log_time)
-    if log_time.ndim > 2:
-        raise ValueError(
-            f"trajectory has batch shape {log_time.shape[:-1]}: give a single run or one vmap axis."
-        )
-    runs = ("seed",) * (log_time.ndim - 1)
+    batch = trajectory.log_time.shape[:-1]
+    if len(batch) > 1:
+        raise ValueError(f"trajectory has batch shape {batch}: give a single run or one vmap axis.")
+    runs = ("seed",) * len(batch)
     return xr.Dataset(
         {
             **{k: ((*runs, "time"), np.asarray(v)) for k, v in trajectory.observables.items()},
             "result": (runs, *_meanings(trajectory.result)),
             "num_steps": (runs, np.asarray(trajectory.num_steps)),
         },
-        coords={"log_time": ("time", log_time.reshape(-1, log_time.shape[-1])[0])},
+        coords={"log_time": ("time", trajectory.common_log_time())},
         attrs={**(attributes or {}), **provenance()},
     )
 
@@ -71,7 +70,12 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
         dataset.to_zarr(fresh, mode="w-", consolidated=False)
         if path.exists():
             path.rename(stale)
-        fresh.rename(path)
+        try:
+            fresh.rename(path)
+        except OSError:
+            if stale.exists():
+                stale.rename(path)
+            raise
 
 
 def load(path: str | os.PathLike[str]) -> xr.Dataset:

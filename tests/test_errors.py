@@ -19,6 +19,13 @@ CALLS = {
         "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), clock=nc.RealTime)",
         "nc_jax.LogTime()",
     ),
+    "loss class": ("nc.UnconstrainedFeatures((2, 2), 4, nc.CrossEntropy)", "give an instance"),
+    "loss by name": ("nc.UnconstrainedFeatures((2, 2), 4, 'ce')", "loss = 'ce'"),
+    "decay as a number": ("nc.UnconstrainedFeatures((2, 2), 4, weight_decay=5e-4)", "WeightDecay("),
+    "float64 without x64": (
+        "p.init(jax.random.key(0), dtype='float64')",
+        "dtype = float64: set jax_enable_x64",
+    ),
 }
 PROGRAM = """
 import json, sys, diffrax, jax, numpy as np, nc_jax as nc

@@ -52,7 +52,9 @@ def test_descent_is_put_on_the_time_of_the_flow_and_seeds_make_bands(tmp_path, c
         ("--solver Euler", "invalid choice: 'Euler' (choose from"),
         ("--rtol 1e-20", "rtol = 1e-20"),
         ("--dtype float32 --rtol 1e-9", "use float64"),
-        ("--norm nan", "norm = nan"),
+        ("--norm nan", "--norm nan: give a finite number > 0"),
+        ("--norm 0", "--norm 0: give a finite number > 0"),
+        ("--seed -1", "--seed -1: give an integer from 0"),
         ("--seeds 0", "--seeds 0: give an integer >= 1"),
         ("--decades -1", "--decades -1"),
         ("--sed 3", "unrecognized arguments: --sed 3"),
@@ -67,6 +69,13 @@ def test_a_bad_flag_is_one_line_and_exit_2(flags, message, capsys, tmp_path, mon
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize("flags", ["--decades 0.5", "--K 2 --d 1 --n 1 --decades 3"])
+def test_the_smallest_cases_draw_their_figure(flags, tmp_path):
+    # Less than a decade of time; measures that are identically zero.
+    ulpm_flow.main(["--K", "3", "--d", "3", "--n", "1", *flags.split(), "--out", str(tmp_path)])
+    assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
 
 
 def test_help_names_every_default():

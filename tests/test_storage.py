@@ -90,3 +90,12 @@ def test_two_batch_axes_are_refused():
     batch = jax.vmap(jax.vmap(run))(jnp.ones((2, 2)))
     with pytest.raises(ValueError, match=r"batch shape \(2, 2\)"):
         storage.to_dataset(batch)
+
+
+def test_runs_with_times_of_their_own_are_refused():
+    def at(times):
+        return nc.gradient_flow(PROBLEM, PROBLEM.init(jax.random.key(0)), times, observe=observe)
+
+    batch = jax.vmap(at)(jnp.array([[1.0, 2.0], [1.0, 3.0]]))
+    with pytest.raises(ValueError, match="log_time differs"):
+        storage.to_dataset(batch)

@@ -1,5 +1,7 @@
 """Gradient descent by Optax, as one scan."""
 
+import operator
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -57,7 +59,10 @@ def gradient_descent(
 
     Example: `gradient_descent(ulpm(5, 20, 10, "mean"), start, optax.sgd(5.0), 100_000)`.
     """
-    check_start(state)
+    check_start(problem, state)
+    num_steps = operator.index(num_steps)
+    if num_steps < 1:
+        raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
     steps = log_steps(num_steps) if save_steps is None else np.asarray(save_steps)
     _check_save_steps(steps, num_steps)
     trajectory = _descend(
@@ -109,7 +114,8 @@ def _descend(
         carry = advance(carry, length)
         state = carry[0]
         kept = drifts(conserved_at_start, _conserved(problem, state), log_time)
-        return carry, ({**observe(state), **kept}, state if save_states else None)
+        seen = {k: jnp.asarray(v, log_time.dtype) for k, v in observe(state).items()}
+        return carry, ({**seen, **kept}, state if save_states else None)
 
     lengths = jnp.diff(save_steps, prepend=0)
     carry = (state, optimizer.init(state))
@@ -126,10 +132,10 @@ def _conserved(problem, state):
 
 
 def _check_save_steps(save_steps: Int[np.ndarray, " T"], num_steps: int) -> None:
-    if num_steps < 1:
-        raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
     if save_steps.ndim != 1 or save_steps.size == 0:
         raise ValueError(f"save_steps has shape {save_steps.shape}: give one dimension of steps.")
+    if not np.issubdtype(save_steps.dtype, np.integer):
+        raise ValueError(f"save_steps has dtype {save_steps.dtype}: give integers.")
     if save_steps[0] < 0 or save_steps[-1] > num_steps or np.any(np.diff(save_steps) <= 0):
         raise ValueError(
             f"save_steps = {save_steps}: give strictly increasing steps in 0..{num_steps}."

@@ -32,8 +32,8 @@ def gradient_flow(
     save_at: Float[ArrayLike, " T"],
     clock: AbstractClock = LogTime(),
     solver: diffrax.AbstractSolver = diffrax.Tsit5(),
-    rtol: float | None = None,
-    atol: float | None = None,
+    rtol: float | Float[Array, ""] | None = None,
+    atol: float | Float[Array, ""] | None = None,
     observe: Observe | None = None,
     save_states: bool = False,
     throw: bool = True,
@@ -45,16 +45,17 @@ def gradient_flow(
     In a clock u the field is (dt/du)(−∇L), formed in log space where the loss allows it; with
     cross-entropy t = 10^1000 and beyond is an ordinary input. Only observables are kept unless
     states are asked for, so memory grows with what is saved. Computation follows the state's
-    dtype.
+    dtype. Derivatives of a run are taken in forward mode (`jax.jvp`, `jax.jacfwd`).
 
     Args:
         problem: gives the field, the observables and the invariants.
         state: start at t = 0.
         save_at: (T,) increasing values >= 0 of the clock's coordinate; the last ends the run.
-        clock: `LogTime()` (save_at in log(1+t)) or `RealTime()` (save_at in t).
+        clock: `LogTime()` (save_at in log(1+t)) or `RealTime()` (save_at in t). A flow that comes
+            to rest (square loss, weight decay) is ever stiffer in log time: give it `RealTime()`.
         solver: any adaptive Diffrax ODE solver, explicit or implicit.
         rtol, atol: of the PID step control; None gives 1e-8, 1e-10 in float64 and 1e-5, 1e-7 in
-            float32.
+            float32. For a start of norm ε take atol well below ε·rtol.
         observe: state -> dict of scalars; None means `problem.observe`. The drift of each
             invariant is added as `{name}_drift`. A function defined once compiles once.
         save_states: keep the states at the save times too.
@@ -76,26 +77,30 @@ def gradient_flow(
         traj = gradient_flow(problem, start, log_times(1000, 201))
         traj.observables["ji_self_duality"]
     """
-    dtype = jnp.result_type(*jax.tree.leaves(state))
-    if dtype.name not in DEFAULT_TOLERANCES:
-        raise ValueError(f"start: dtype {dtype.name}; give float32 or float64 (jax_enable_x64).")
+    dtype = check_start(problem, state)
     default_rtol, default_atol = DEFAULT_TOLERANCES[dtype.name]
     rtol = default_rtol if rtol is None else rtol
     atol = default_atol if atol is None else atol
     _check_kind("solver", solver, diffrax.AbstractSolver, "diffrax.Tsit5()")
     _check_kind("clock", clock, AbstractClock, "nc_jax.LogTime()")
-    check_start(state)
     _check_tolerances(rtol, atol, dtype)
     _check_save_at(problem, save_at, clock, dtype)
     trajectory = _integrate(
         problem, state, jnp.asarray(save_at, dtype), clock, solver,
         diffrax.PIDController(
-            jnp.asarray(rtol, dtype), jnp.asarray(atol, dtype), norm=_finite_rms_norm
+            jnp.asarray(rtol, dtype),
+            jnp.asarray(atol, dtype),
+            norm=_finite_rms_norm,
+            # A finite state whose field is NaN would shrink its steps for ever.
+            dtmin=float(np.finfo(dtype).tiny),
+            force_dtmin=False,
         ),
         problem.observe if observe is None else observe,
         save_states, max_steps, progress_meter,
     )  # fmt: skip
-    return finish(trajectory, throw)
+    rests_in_log_time = isinstance(clock, LogTime) and np.isfinite(problem.largest_log_scale(dtype))
+    advice = "A flow at rest is stiff in LogTime(): end earlier or use RealTime(). "
+    return finish(trajectory, throw, advice if rests_in_log_time else "")
 
 
 @eqx.filter_jit
@@ -120,7 +125,8 @@ def _integrate(
     def record(u, state, args):
         del args
         kept = drifts(kept_at_start, problem.invariants(state), clock.log_time(u))
-        return {**observe(state), **kept}, state if save_states else None
+        seen = {k: jnp.asarray(v, save_at.dtype) for k, v in observe(state).items()}
+        return {**seen, **kept}, state if save_states else None
 
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
@@ -181,9 +187,11 @@ def _check_kind(name: str, value: object, kind: type, example: str) -> None:
         )
 
 
-def _check_tolerances(rtol: float, atol: float, dtype: np.dtype) -> None:
+def _check_tolerances(
+    rtol: float | Float[Array, ""], atol: float | Float[Array, ""], dtype: np.dtype
+) -> None:
     smallest = 10 * np.finfo(dtype).eps
-    if not (np.isfinite(rtol) and rtol >= smallest):
+    if not is_traced(rtol) and not (np.isfinite(rtol) and rtol >= smallest):
         raise ValueError(
             f"rtol = {rtol:g}: {dtype.name} holds {smallest:.1e} or more; raise rtol"
             + (" or use float64." if dtype == np.float32 else ".")
@@ -220,5 +228,6 @@ def _check_save_at(
         raise ValueError(
             f"save_at ends at log(dt/du) = {log_scale:g}, beyond the "
             f"{problem.largest_log_scale(dtype):.0f} that this loss or its weight decay can be "
-            f"scaled by in {dtype.name}; end earlier, or drop the decay and use CrossEntropy."
+            f"scaled by in {dtype.name}; end earlier, or use CrossEntropy without decay (and close "
+            "over the problem where it is an argument of a jit, which hides that its decay is 0)."
         )

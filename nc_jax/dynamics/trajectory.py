@@ -7,10 +7,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_leaves_with_path
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import is_traced
 from ..metrics import Invariant, drift
+from ..problems import AbstractProblem
 
 Observe = Callable[[PyTree], dict[str, Float[Array, ""]]]
 
@@ -42,6 +44,19 @@ class Trajectory(eqx.Module):
         """Whether the run reached its end."""
         return self.result == diffrax.RESULTS.successful
 
+    def common_log_time(self) -> Float[np.ndarray, " T"]:
+        """The one time axis of all runs of a batch, as a NumPy array.
+
+        Raises: ValueError if the runs were saved at different times.
+        """
+        rows = np.asarray(self.log_time).reshape(-1, self.log_time.shape[-1])
+        if np.any(rows != rows[0]):
+            raise ValueError(
+                "log_time differs between the runs of this batch: take one run at a time, "
+                "jax.tree.map(lambda leaf: leaf[i], trajectory)."
+            )
+        return rows[0]
+
     def with_time_scaled(self, factor: float) -> "Trajectory":
         """The same run with its time t multiplied, as log(1 + factor·t).
 
@@ -50,19 +65,21 @@ class Trajectory(eqx.Module):
 
         Example: `gradient_descent(...).with_time_scaled(rate / problem.num_samples)`.
         """
-        scaled = jnp.log1p(factor * jnp.expm1(self.log_time))
+        scaled = jnp.log1p(float(factor) * jnp.expm1(self.log_time))
         return eqx.tree_at(lambda run: run.log_time, self, scaled)
 
     def decay_exponent(self, name: str, from_log_time: float) -> Float[Array, "*batch"]:
         """Slope of log(observable) against log(log(1+t)) by least squares, from a time on.
 
-        An observable that falls as (log t)^p gives p. Saves at `log_time >= from_log_time` count.
+        An observable that falls as (log t)^p gives p. Saves at `log_time >= from_log_time` count;
+        fewer than two give NaN.
 
         Raises: KeyError for an unknown observable.
 
         Example: `traj.decay_exponent("ji_self_duality", 100 * math.log(10))`.
         """
-        used = (self.log_time >= from_log_time).astype(self.log_time.dtype)
+        # At t = 0 there is no logarithm of log(1 + t).
+        used = ((self.log_time >= from_log_time) & (self.log_time > 0)).astype(self.log_time.dtype)
         x = jnp.log(jnp.where(used > 0, self.log_time, 1))
         y = jnp.log(jnp.where(used > 0, self.observables[name], 1))
         deviation = used * (
@@ -93,18 +110,40 @@ def mark_nonfinite(
     return diffrax.RESULTS.where(occurred, nonfinite, result)  # pyright: ignore[reportArgumentType]
 
 
-def check_start(state: PyTree) -> None:
-    """Refuse a start that is known to hold NaN or infinity; a traced one ends in `result`."""
-    for path, leaf in jax.tree_util.tree_leaves_with_path(state):
+def check_start(problem: AbstractProblem, state: PyTree) -> np.dtype:
+    """Refuse a start that is not of the problem's shape, mixes dtypes, or is known to hold NaN.
+
+    A traced NaN ends in `result`. Returns the dtype, which the whole run follows.
+    """
+    expected = jax.eval_shape(problem.init, jax.random.key(0))
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(
+            f"start: {jax.tree.structure(state)} where the problem has "
+            f"{jax.tree.structure(expected)}; pass a state like problem.init(key)."
+        )
+    wanted = jax.tree.leaves(expected)
+    for (path, leaf), like in zip(tree_leaves_with_path(state), wanted, strict=True):
+        name = jax.tree_util.keystr(path).lstrip(".")
+        if np.shape(leaf) != like.shape:
+            raise ValueError(
+                f"start: {name} has shape {np.shape(leaf)} where the problem has {like.shape}; "
+                "pass a state like problem.init(key)."
+            )
         if not is_traced(leaf) and not np.all(np.isfinite(leaf)):
-            name = jax.tree_util.keystr(path).lstrip(".")
             raise ValueError(
                 f"start: {name} has {np.sum(~np.isfinite(leaf))} of {np.size(leaf)} entries NaN "
                 "or infinite; pass a finite state, such as problem.init(key)."
             )
+    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(state)}
+    if len(dtypes) > 1 or dtypes.isdisjoint({jnp.dtype("float32"), jnp.dtype("float64")}):
+        raise ValueError(
+            f"start: dtypes {sorted(map(str, dtypes))}; give one of float32 or float64 for all "
+            "leaves (float64 needs jax_enable_x64)."
+        )
+    return dtypes.pop()
 
 
-def finish(trajectory: Trajectory, throw: bool) -> Trajectory:
+def finish(trajectory: Trajectory, throw: bool, advice: str = "") -> Trajectory:
     """Raise what ended a concrete run early, if `throw`; a traced run keeps it in `result`.
 
     Raised here, outside the compiled function, since Equinox's runtime errors inside it would take
@@ -114,6 +153,6 @@ def finish(trajectory: Trajectory, throw: bool) -> Trajectory:
     if not throw or is_traced(succeeded) or bool(np.all(succeeded)):
         return trajectory
     raise RuntimeError(
-        f"run stopped after {trajectory.num_steps} steps: {diffrax.RESULTS[trajectory.result]} "
-        "Pass throw=False to get the part that was computed."
+        f"run failed after {trajectory.num_steps} steps: {diffrax.RESULTS[trajectory.result]} "
+        f"{advice}Pass throw=False to get the part that was computed."
     )

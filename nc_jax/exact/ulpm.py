@@ -63,7 +63,7 @@ def collapsed_gap(
     The root of 2K√n t = Ei(q) − Ei(q₀) + (K−1) log(q/q₀), solved in log space by bisection to
     rounding; any t up to e^(10^15) will do. For t so small that q − q₀ is under rounding, q₀.
 
-    Args: `start_gap` q₀ > 0, in the dtype the result follows.
+    Args: `start_gap` q₀ > 0. The result has the dtype of `log_time`.
 
     Raises: ValueError unless the problem is balanced cross-entropy without weight decay, or for a
     start gap that is not positive.
@@ -78,6 +78,7 @@ def collapsed_gap(
         )
     check_number("start_gap", start_gap, above_zero=True)
     log_time = jnp.asarray(log_time)
+    log_time = log_time.astype(jnp.result_type(log_time, 0.0))
     start = jnp.asarray(start_gap, log_time.dtype)
     classes = problem.num_classes
     rate = math.log(2 * classes * math.sqrt(size) * problem.loss_scale)
@@ -92,7 +93,8 @@ def collapsed_gap(
 
         def halve(_: ArrayLike, ends: tuple[Array, Array]) -> tuple[Array, Array]:
             lower, upper = ends
-            middle = (lower + upper) / 2
+            # Halved in log q, since q₀ may be 20 orders below the end; √ apart, against overflow.
+            middle = jnp.sqrt(lower) * jnp.sqrt(upper)
             # NaN, from a rounding error below 0 under the log, is on the low side.
             beyond = _log_elapsed(middle, start, classes) > log_target
             return jnp.where(beyond, lower, middle), jnp.where(beyond, middle, upper)

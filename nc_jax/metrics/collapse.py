@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Integer
 from ..checks import is_traced
 from ..geometry import center, cosines, matmul, off_diagonal_mean, simplex_gram
 from ..state import LastLayer
-from .streaming import ClassMoments, Spread, class_moments, spread
+from .streaming import ClassMoments, Spread, class_means, class_moments, spread
 
 
 def collapse_metrics(
@@ -43,9 +43,11 @@ def collapse_metrics(
 
     The `mixon_*` keys need classes of one size n. They are present when `labels` is a concrete
     array with balanced classes, and absent when it is not balanced or is traced. A ratio of two
-    zeros (an all-zero state) is NaN.
+    zeros is NaN; the pseudo-inverse of Σ_B = 0 is 0, so the NC1 of coinciding means is 0.
 
     Args: `labels` (N,) integers in 0..K−1, in any order.
+
+    Raises: ValueError for concrete labels with an empty class; traced ones give NaN there.
 
     Example: `collapse_metrics(state, problem.labels)["zhu_nc1"]`; over a batch of states,
     `jax.vmap(lambda s: collapse_metrics(s, problem.labels))(states)`.
@@ -73,6 +75,7 @@ def collapse_from_statistics(
         sums = functools.reduce(merge_spreads, (spread(h, y, moments, W, b) for h, y in batches))
         collapse_from_statistics(moments, sums, W, b)
     """
+    moments = ClassMoments(moments.counts, class_means(moments), moments.scatter)
     metrics = {**_ji(moments, sums, classifier), **_zhu_and_papyan(moments, sums, classifier, bias)}
     if balanced:
         metrics |= _mixon(moments, classifier, bias)
@@ -169,4 +172,9 @@ def _is_balanced(labels: Integer[ArrayLike, " N"], num_classes: int) -> bool:
     if is_traced(labels):
         return False
     counts = (np.asarray(labels)[:, None] == np.arange(num_classes)).sum(axis=0)
+    if counts.min() == 0:
+        raise ValueError(
+            f"labels: class {counts.argmin()} of {num_classes} has no samples; give integers in "
+            f"0..{num_classes - 1} that name every row of the classifier."
+        )
     return bool(counts.min() == counts.max())

@@ -47,7 +47,7 @@ def class_moments(
     """Moments of one batch; centred before they are squared."""
     members = membership(labels, num_classes).astype(features.dtype)
     counts = jnp.sum(members, axis=0)
-    # An empty class has no mean; zero stands in, with weight zero in every merge.
+    # A class without samples in this batch has no mean; zero stands in, with weight 0 in merges.
     means = matmul(members.T, features) / jnp.maximum(counts, 1)[:, None]
     deviations = features - matmul(members, means)
     scatter = matmul(members.T, jnp.sum(deviations**2, axis=1))
@@ -64,6 +64,11 @@ def merge_moments(left: ClassMoments, right: ClassMoments) -> ClassMoments:
     return ClassMoments(counts, means, left.scatter + right.scatter + between)
 
 
+def class_means(moments: ClassMoments) -> Float[Array, "K d"]:
+    """Final class means; NaN for a class without samples, which has none."""
+    return jnp.where(moments.counts[:, None] > 0, moments.means, jnp.nan)
+
+
 def spread(
     features: Float[Array, "B d"],
     labels: Integer[ArrayLike, " B"],
@@ -75,9 +80,10 @@ def spread(
     num_classes = moments.means.shape[0]
     members = membership(labels, num_classes).astype(features.dtype)
     counted = jnp.sum(members, axis=1)
-    global_mean = jnp.mean(moments.means, axis=0)
-    centered_means = center(moments.means)
-    deviations = features - matmul(members, moments.means)
+    means = class_means(moments)
+    global_mean = jnp.mean(means, axis=0)
+    centered_means = center(means)
+    deviations = features - matmul(members, means)
     from_global = features - global_mean
 
     # ‖h − μ_c‖² less the part every class shares, centred so that far-off means cancel nothing.
@@ -85,13 +91,16 @@ def spread(
     scores = matmul(features, classifier.T)
     scores = scores if bias is None else scores + bias
     mismatch = jnp.argmin(distances, axis=1) != jnp.argmax(scores, axis=1)
+    # NaN has no nearest mean; two argmins of NaN would agree.
+    known = jnp.all(jnp.isfinite(distances + scores), axis=1)
+    mismatch = jnp.where(known, mismatch.astype(features.dtype), jnp.nan)
 
     whitened = matmul(deviations, _whitening(centered_means))
     return Spread(
         within=jnp.sum(counted * jnp.linalg.norm(deviations, axis=1)),
         around_global=jnp.sum(counted * jnp.linalg.norm(from_global, axis=1)),
         whitened=jnp.sum(counted[:, None] * whitened**2),
-        mismatches=jnp.sum(counted * mismatch.astype(features.dtype)),
+        mismatches=jnp.sum(jnp.where(counted > 0, mismatch, 0)),
         count=jnp.sum(counted),
     )
 

@@ -11,7 +11,7 @@ from ..metrics import Invariant
 class AbstractProblem(eqx.Module):
     """A model with a start, an objective and the gradient flow x' = −∇L(x) on its state.
 
-    To add a model, write these six methods in one file; dynamics, observables, storage and
+    To add a model, write these seven methods in one file; dynamics, observables, storage and
     plotting then work unchanged.
     """
 

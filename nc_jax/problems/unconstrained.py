@@ -1,5 +1,6 @@
 """Unconstrained-features models: last-layer features move as freely as the classifier."""
 
+import operator
 from collections.abc import Sequence
 from typing import Literal
 
@@ -9,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_number
+from ..checks import check_number, is_traced
 from ..geometry import matmul
 from ..losses import CrossEntropy, Loss, SquaredError
 from ..metrics import (
@@ -33,30 +34,40 @@ def _weak_scalar(value: float | Float[Array, ""]) -> float | Float[Array, ""]:
 class WeightDecay(eqx.Module):
     """Penalty λ_W/2 ‖W‖_F² + λ_H/2 ‖H‖_F² + λ_b/2 ‖b‖² (Zhu, eq. 3); never divided by N.
 
+    Numbers are part of the compiled program; a scalar array is an argument of it, so that λ can be
+    swept under vmap or changed without compiling anew. `balanced` says that λ_W = λ_H was known
+    when the object was made.
+
     Raises: ValueError for a negative or non-finite λ.
 
     Example: `WeightDecay(classifier=5e-4, features=5e-4)`.
     """
 
-    classifier: float | Float[Array, ""] = eqx.field(default=0.0, converter=_weak_scalar)
-    features: float | Float[Array, ""] = eqx.field(default=0.0, converter=_weak_scalar)
-    bias: float | Float[Array, ""] = eqx.field(default=0.0, converter=_weak_scalar)
+    classifier: float | Float[Array, ""]
+    features: float | Float[Array, ""]
+    bias: float | Float[Array, ""]
+    balanced: bool = eqx.field(static=True)
 
-    def __check_init__(self):
-        for name, value in vars(self).items():
+    def __init__(
+        self,
+        classifier: float | Float[Array, ""] = 0.0,
+        features: float | Float[Array, ""] = 0.0,
+        bias: float | Float[Array, ""] = 0.0,
+    ):
+        for name, value in (("classifier", classifier), ("features", features), ("bias", bias)):
             check_number(f"weight decay {name}", value)
+        self.classifier = _weak_scalar(classifier)
+        self.features = _weak_scalar(features)
+        self.bias = _weak_scalar(bias)
+        # Decided here: one tracer given twice is two once it has crossed a jit.
+        known = not (is_traced(classifier) or is_traced(features))
+        self.balanced = classifier is features or (known and bool(classifier == features))
 
     @property
     def absent(self) -> bool:
-        """Whether every λ is known to be 0 before tracing."""
-        return all(isinstance(x, float) and x == 0 for x in vars(self).values())
-
-    @property
-    def balanced(self) -> bool:
-        """Whether λ_W = λ_H is known before tracing."""
-        if isinstance(self.classifier, float) and isinstance(self.features, float):
-            return self.classifier == self.features
-        return self.classifier is self.features
+        """Whether every λ is known to be 0 now; unlike `balanced` it must not outlive a change."""
+        decays = (self.classifier, self.features, self.bias)
+        return all(isinstance(x, float) and x == 0 for x in decays)
 
 
 class UnconstrainedFeatures(AbstractProblem):
@@ -73,8 +84,8 @@ class UnconstrainedFeatures(AbstractProblem):
         bias: whether the state has one.
         weight_decay: λ's of the penalty.
 
-    Raises: ValueError for fewer than 2 classes, an empty class, feature_dim < 1, or an unknown
-    reduction.
+    Raises: ValueError for fewer than 2 classes, an empty class, feature_dim < 1, an unknown
+    reduction, or a loss or weight decay of another kind; TypeError for sizes that are no integers.
 
     Example:
 
@@ -99,8 +110,9 @@ class UnconstrainedFeatures(AbstractProblem):
         bias: bool = False,
         weight_decay: WeightDecay = WeightDecay(),
     ):
-        self.class_sizes = tuple(int(size) for size in class_sizes)
-        self.feature_dim = int(feature_dim)
+        # `index` refuses 2.7, which `int` would cut to 2.
+        self.class_sizes = tuple(operator.index(size) for size in class_sizes)
+        self.feature_dim = operator.index(feature_dim)
         self.loss = loss
         self.reduction = reduction
         self.bias = bias
@@ -117,6 +129,13 @@ class UnconstrainedFeatures(AbstractProblem):
             )
         if self.feature_dim < 1:
             raise ValueError(f"feature_dim = {self.feature_dim}: give an integer >= 1.")
+        if isinstance(self.loss, type) or not isinstance(self.loss, Loss):
+            raise ValueError(f"loss = {self.loss!r}: give an instance, such as CrossEntropy().")
+        if not isinstance(self.weight_decay, WeightDecay):
+            raise ValueError(
+                f"weight_decay = {self.weight_decay!r}: give a WeightDecay, such as "
+                "WeightDecay(classifier=5e-4, features=5e-4)."
+            )
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
 
@@ -163,6 +182,8 @@ class UnconstrainedFeatures(AbstractProblem):
                 f"key has dtype {jnp.asarray(key).dtype}: give a typed key, jax.random.key(seed)."
             )
         check_number("norm", norm)
+        if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype) and dtype is not float:
+            raise ValueError(f"dtype = {np.dtype(dtype)}: set jax_enable_x64 to have it.")
         feature_key, classifier_key = jax.random.split(key)
         scale = jnp.asarray(norm, dtype)
 
@@ -284,7 +305,7 @@ def ulpm(
 
     Example: `ulpm(5, 20, 10)` is the model of the paper's figure 2.
     """
-    sizes = (samples_per_class,) * num_classes
+    sizes = _equal_sizes(num_classes, samples_per_class)
     return UnconstrainedFeatures(sizes, feature_dim, CrossEntropy(), reduction)
 
 
@@ -293,7 +314,7 @@ def mixon(num_classes: int, feature_dim: int, samples_per_class: int) -> Unconst
 
     Example: `mixon(3, 15, 3)` is the model of the paper's figures.
     """
-    sizes = (samples_per_class,) * num_classes
+    sizes = _equal_sizes(num_classes, samples_per_class)
     return UnconstrainedFeatures(sizes, feature_dim, SquaredError(), "sum", bias=True)
 
 
@@ -311,5 +332,11 @@ def zhu(
     """
     if not isinstance(weight_decay, WeightDecay):
         weight_decay = WeightDecay(weight_decay, weight_decay, weight_decay)
-    sizes = (samples_per_class,) * num_classes
+    sizes = _equal_sizes(num_classes, samples_per_class)
     return UnconstrainedFeatures(sizes, feature_dim, CrossEntropy(), "mean", True, weight_decay)
+
+
+def _equal_sizes(num_classes: int, samples_per_class: int) -> tuple[int, ...]:
+    if num_classes < 2:
+        raise ValueError(f"num_classes = {num_classes}: collapse needs 2 or more classes.")
+    return (samples_per_class,) * num_classes

@@ -424,3 +424,62 @@ def test_overflow_in_a_trial_step_is_survived():
     start = nc.LastLayer(*(1e3 * leaf for leaf in jax.tree.leaves(start_of(problem))))
     traj = nc.gradient_flow(problem, start, nc.log_times(50, 5), observe=objective_of(problem))
     assert traj.succeeded
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: nc.LastLayer(s.features, jnp.ones((4, 4))), r"classifier has shape \(4, 4\)"),
+        (lambda s: nc.LastLayer(s.features[:1], s.classifier), r"features has shape \(1, 4\)"),
+        (lambda s: nc.LastLayer(s.features, s.classifier, jnp.ones(3)), "where the problem has"),
+        (
+            lambda s: nc.LastLayer(s.features, s.classifier.astype("float32")),
+            r"dtypes \['float32', 'float64'\]",
+        ),
+    ],
+)
+def test_a_start_of_another_problem_is_refused(change, message):
+    problem = CASES["sum"]
+    with pytest.raises(ValueError, match=message):
+        nc.gradient_flow(problem, change(start_of(problem)), np.array([1.0]))
+
+
+def test_a_finite_start_without_a_finite_field_ends_soon():
+    # Logits of 1e400 overflow. Without a smallest step this would halve steps for ever.
+    problem = CASES["sum"]
+    traj = nc.gradient_flow(
+        problem, start_of(problem, norm=1e200), np.array([1.0]), observe=no_observables, throw=False
+    )
+    assert not traj.succeeded
+    assert traj.num_steps < 1000
+
+
+def test_decay_may_be_an_array_and_keeps_its_certificate():
+    def run(decay):
+        problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay))
+        traj = nc.gradient_flow(problem, start_of(problem), np.array([0.5, 5.0]), nc.RealTime())
+        return traj.observables
+
+    swept = jax.vmap(run)(jnp.array([0.0, 0.05]))
+    assert np.max(swept["balance_drift"]) < integration(1e-8)
+    np.testing.assert_allclose(
+        swept["log_objective"][1], run(0.05)["log_objective"], rtol=integration(1e-8)
+    )
+
+
+def test_tolerances_can_be_swept_under_vmap():
+    def run(rtol):
+        return nc.gradient_flow(
+            CASES["sum"], start_of(CASES["sum"]), np.array([5.0]), rtol=rtol, observe=no_observables
+        ).num_steps
+
+    loose, tight = jax.vmap(run)(jnp.array([1e-4, 1e-9]))
+    assert loose < tight
+
+
+def test_a_flow_at_rest_in_log_time_is_told_of_real_time():
+    problem = CASES["decay"]
+    with pytest.raises(RuntimeError, match=r"use RealTime\(\)"):
+        nc.gradient_flow(
+            problem, start_of(problem), nc.log_times(12, 2), observe=no_observables, max_steps=500
+        )

@@ -36,3 +36,10 @@ def test_exponents_of_a_batch():
 def test_scaled_time():
     run = trajectory(np.log1p([0.0, 3.0, 10.0])).with_time_scaled(0.5)
     np.testing.assert_allclose(np.expm1(run.log_time), [0, 1.5, 5], rtol=rounding())
+
+
+def test_exponent_leaves_out_time_zero_and_says_when_it_has_no_data():
+    log_time = np.array([0.0, 1.0, 2.0, 4.0])
+    run = trajectory(log_time, measure=np.array([9.0, 1.0, 0.5, 0.25]))
+    np.testing.assert_allclose(run.decay_exponent("measure", 0.0), -1, rtol=rounding())
+    assert np.isnan(run.decay_exponent("measure", 3.0))

@@ -96,3 +96,16 @@ def test_loss_on_the_ray_tends_to_one_over_t_log_t():
     log_ratio = log_loss + log_time + math.log(log_time) - math.log(math.sqrt(10) * (5 - 1) / 2)
     # The approach is (log log t + const)/log t; log L of size 10^6 rounds too.
     assert abs(log_ratio) < 2 * math.log(log_time) / log_time + rounding() * log_time
+
+
+def test_gap_is_right_from_the_tiniest_start():
+    problem = nc.ulpm(3, 2, 1)
+    for log_time in (1e-3, 1.0):
+        expected = reference_gap(problem, 1e-20, log_time)
+        gap = nc.exact.collapsed_gap(problem, 1e-20, log_time)
+        np.testing.assert_allclose(gap, expected, rtol=rounding(operations=10))
+
+
+def test_time_may_be_an_integer():
+    problem = nc.ulpm(3, 4, 2)
+    assert nc.exact.collapsed_gap(problem, 0.5, 5) == nc.exact.collapsed_gap(problem, 0.5, 5.0)

@@ -391,3 +391,22 @@ def test_jit_and_vmap_over_states_give_the_single_results():
         tolerance = rounding(operations=int(100 * conditioning(state, labels)))
         single = {key: value[i] for key, value in batched.items()}
         assert_same(single, naive_metrics(state, labels), tolerance)
+
+
+def test_a_class_without_samples_is_refused_or_nan():
+    state = nc.ulpm(3, 4, 2).init(jax.random.key(0))
+    with pytest.raises(ValueError, match="class 2 of 3 has no samples"):
+        collapse_metrics(state, np.array([0, 0, 0, 1, 1, 1]))
+    traced = jax.jit(collapse_metrics)(state, np.array([0, 0, 0, 1, 1, 1]))
+    of_the_classifier = {
+        "ji_classifier_norm_variation", "ji_classifier_cosine_gap", "zhu_nc2",
+        "papyan_classifier_equinorm", "papyan_classifier_cosine_gap",
+    }  # fmt: skip
+    for key, value in traced.items():
+        assert np.isnan(value) != (key in of_the_classifier), key
+
+
+def test_no_metric_calls_a_nan_state_collapsed():
+    state = jax.tree.map(lambda leaf: leaf * np.nan, nc.ulpm(3, 4, 2).init(jax.random.key(0)))
+    metrics = collapse_metrics(state, np.array([0, 0, 1, 1, 2, 2]))
+    assert all(np.isnan(value) for key, value in metrics.items() if key != "mixon_snc3")

@@ -252,3 +252,9 @@ def test_products_keep_the_precision_of_their_dtype_on_accelerators():
     products = program.count("dot_general[")
     assert products > 10
     assert program.count("precision=(Precision.HIGHEST, Precision.HIGHEST)") == products
+
+
+@pytest.mark.parametrize(("sizes", "dim"), [((2.7, 2.2), 3), ((2, 2), 3.9)])
+def test_sizes_that_are_no_integers_are_refused(sizes, dim):
+    with pytest.raises(Exception, match=r"float|int"):
+        nc.UnconstrainedFeatures(sizes, dim)
