@@ -13,6 +13,7 @@ from ..problems import AbstractProblem
 from .trajectory import (
     Observe,
     Trajectory,
+    check_shapes,
     check_start,
     drifts,
     finish,
@@ -59,7 +60,7 @@ def gradient_descent(
 
     Example: `gradient_descent(ulpm(5, 20, 10, "mean"), start, optax.sgd(5.0), 100_000)`.
     """
-    check_start(problem, state)
+    check_start(state)
     num_steps = operator.index(num_steps)
     if num_steps < 1:
         raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
@@ -82,6 +83,7 @@ def _descend(
     observe: Observe,
     save_states: bool,
 ) -> Trajectory:
+    check_shapes(problem, state)
     update = optax.with_extra_args_support(optimizer).update
     conserved_at_start = _conserved(problem, state)
     dtype = jnp.result_type(*jax.tree.leaves(state))

@@ -14,6 +14,7 @@ from .clock import AbstractClock, LogTime
 from .trajectory import (
     Observe,
     Trajectory,
+    check_shapes,
     check_start,
     drifts,
     finish,
@@ -77,7 +78,7 @@ def gradient_flow(
         traj = gradient_flow(problem, start, log_times(1000, 201))
         traj.observables["ji_self_duality"]
     """
-    dtype = check_start(problem, state)
+    dtype = check_start(state)
     default_rtol, default_atol = DEFAULT_TOLERANCES[dtype.name]
     rtol = default_rtol if rtol is None else rtol
     atol = default_atol if atol is None else atol
@@ -116,6 +117,7 @@ def _integrate(
     max_steps: int,
     progress_meter: diffrax.AbstractProgressMeter,
 ) -> Trajectory:
+    check_shapes(problem, state)
     kept_at_start = problem.invariants(state)
 
     def field(u, state, args):

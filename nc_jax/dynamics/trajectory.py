@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import tree_leaves_with_path
+from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import is_traced
@@ -110,11 +110,8 @@ def mark_nonfinite(
     return diffrax.RESULTS.where(occurred, nonfinite, result)  # pyright: ignore[reportArgumentType]
 
 
-def check_start(problem: AbstractProblem, state: PyTree) -> np.dtype:
-    """Refuse a start that is not of the problem's shape, mixes dtypes, or is known to hold NaN.
-
-    A traced NaN ends in `result`. Returns the dtype, which the whole run follows.
-    """
+def check_shapes(problem: AbstractProblem, state: PyTree) -> None:
+    """Refuse a start that is not of the problem's shape; called while tracing, where it is free."""
     expected = jax.eval_shape(problem.init, jax.random.key(0))
     if jax.tree.structure(state) != jax.tree.structure(expected):
         raise ValueError(
@@ -123,23 +120,31 @@ def check_start(problem: AbstractProblem, state: PyTree) -> np.dtype:
         )
     wanted = jax.tree.leaves(expected)
     for (path, leaf), like in zip(tree_leaves_with_path(state), wanted, strict=True):
-        name = jax.tree_util.keystr(path).lstrip(".")
         if np.shape(leaf) != like.shape:
             raise ValueError(
-                f"start: {name} has shape {np.shape(leaf)} where the problem has {like.shape}; "
-                "pass a state like problem.init(key)."
+                f"start: {keystr(path).lstrip('.')} has shape {np.shape(leaf)} where the problem "
+                f"has {like.shape}; pass a state like problem.init(key)."
             )
-        if not is_traced(leaf) and not np.all(np.isfinite(leaf)):
-            raise ValueError(
-                f"start: {name} has {np.sum(~np.isfinite(leaf))} of {np.size(leaf)} entries NaN "
-                "or infinite; pass a finite state, such as problem.init(key)."
-            )
+
+
+def check_start(state: PyTree) -> np.dtype:
+    """Refuse a start that mixes dtypes or is known to hold NaN; a traced NaN ends in `result`.
+
+    Returns the dtype, which the whole run follows.
+    """
     dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(state)}
     if len(dtypes) > 1 or dtypes.isdisjoint({jnp.dtype("float32"), jnp.dtype("float64")}):
         raise ValueError(
             f"start: dtypes {sorted(map(str, dtypes))}; give one of float32 or float64 for all "
             "leaves (float64 needs jax_enable_x64)."
         )
+    for path, leaf in tree_leaves_with_path(state):
+        if not is_traced(leaf) and not np.all(np.isfinite(leaf)):
+            raise ValueError(
+                f"start: {keystr(path).lstrip('.')} has {np.sum(~np.isfinite(leaf))} of "
+                f"{np.size(leaf)} entries NaN or infinite; pass a finite state, such as "
+                "problem.init(key)."
+            )
     return dtypes.pop()
 
 
