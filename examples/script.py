@@ -1,4 +1,4 @@
-"""What the example scripts share: one-line errors, number formats, precision."""
+"""What the example scripts share: one-line errors, an output folder, numbers and tables."""
 
 import argparse
 import math

@@ -19,6 +19,7 @@ import nc_jax as nc
 
 SOLVERS = ("Bosh3", "Dopri5", "Dopri8", "Kvaerno3", "Kvaerno4", "Kvaerno5", "Tsit5")
 LEARNING_RATE, DESCENT_STEPS = 5.0, 100_000
+FIGURE = "ulpm_flow.png"
 # Observable, column, exponent of log t that the flow tends to. Ji reports -1 for all; within-class
 # spread has -1/2 once d > K-1, since features orthogonal to all classifiers never move.
 MEASURES = (
@@ -29,7 +30,6 @@ MEASURES = (
     ("ji_classifier_cosine_gap", "cos W", -1.0),
     ("ji_self_duality", "duality", -1.0),
 )
-DRIFTS = ("balance", "classifier_sum")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
@@ -40,18 +40,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--d", type=int, default=20, help="feature dimension (%(default)s)")
     add("--n", type=int, default=10, help="samples of each class (%(default)s)")
     add("--norm", type=float, default=1.0, help="start's ||W||_F = ||H||_F (%(default)s)")
-    add(
-        "--seed",
-        type=int,
-        default=0,
-        help="seed of the start, the first with --seeds (%(default)s)",
-    )
-    add(
-        "--seeds",
-        type=int,
-        default=1,
-        help="runs, under one jit and vmap; draws bands (%(default)s)",
-    )
+    add("--seed", type=int, default=0, help="of the start; the first with --seeds (%(default)s)")
+    add("--seeds", type=int, default=1, help="runs under one jit and vmap, in bands (%(default)s)")
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--gd", action="store_true", help="add the paper's run: descent on the mean loss at rate 5")
     add("--dtype", choices=("float64", "float32"), default="float64", help="(%(default)s)")
@@ -79,6 +69,11 @@ def table_times(decades: float) -> np.ndarray:
     return np.logaddexp(0, np.array(log10_t) * math.log(10))
 
 
+def over_seeds(flags: Namespace, run, start) -> nc.Trajectory:
+    """A run of the one start, or of the batch of starts under one jit and vmap; finished."""
+    return jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
+
+
 def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.Trajectory:
     """The flow of one start, or of a batch of them under one jit and vmap."""
     times = save_times(flags.decades, flags.dtype)
@@ -98,7 +93,7 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.T
         )  # fmt: skip
 
     began = time.perf_counter()
-    flow = jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
+    flow = over_seeds(flags, run, start)
     seconds, steps = time.perf_counter() - began, np.max(flow.num_steps)
     print(f"flow to t = 10^{flags.decades:g}: {steps} steps, {seconds:.1f} s with compilation")
     return flow
@@ -114,13 +109,20 @@ def run_descent(flags: Namespace, start) -> nc.Trajectory:
         return descent.with_time_scaled(LEARNING_RATE / problem.num_samples)
 
     began = time.perf_counter()
-    runs = jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
+    runs = over_seeds(flags, run, start)
     print(
         f"\ndescent on the mean loss at rate {LEARNING_RATE:g}: {DESCENT_STEPS} steps, "
         f"{time.perf_counter() - began:.1f} s with compilation. On the flow's clock, "
         "t = rate * step / N; losses are sums as above."
     )
     return runs
+
+
+def largest_drift(trajectory: nc.Trajectory) -> np.ndarray:
+    """Largest drift over invariants and seeds at each save, shape (T,)."""
+    seen = trajectory.observables
+    drifts = [np.atleast_2d(seen[name]) for name in seen if name.endswith("_drift")]
+    return np.nanmax(np.concatenate(drifts), axis=0)
 
 
 def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str:
@@ -131,7 +133,7 @@ def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str
     times = trajectory.common_log_time()
     seen = {k: np.atleast_2d(np.asarray(v)) for k, v in trajectory.observables.items()}
     median = {name: np.nanmedian(values, axis=0) for name, values in seen.items()}
-    drift = np.max([np.nanmax(seen[name], axis=0) for name in seen if "_drift" in name], axis=0)
+    drift = largest_drift(trajectory)
     header = ["t", "loss", "margin", "of bound", *(title for _, title, _ in MEASURES), "drift"]
     rows = []
     for i in nearest(times, wanted):
@@ -182,12 +184,19 @@ def main(arguments: list[str] | None = None) -> None:
     except RuntimeError as error:
         sys.exit(f"{parser.prog}: {error}")
     report(flags, runs["flow"])
-    saved = save(flags, runs)  # now, lest a failing descent lose it
+    store(flags, "flow", runs["flow"])  # now, lest a failing descent lose it
     if flags.gd:
-        runs["descent"] = run_descent(flags, start)
+        try:
+            runs["descent"] = run_descent(flags, start)
+        except RuntimeError as error:
+            sys.exit(f"{parser.prog}: {error}")
         horizon = math.log10(LEARNING_RATE * DESCENT_STEPS / problem.num_samples)
         print(show(runs["descent"], table_times(horizon), problem.num_samples))
-        saved = save(flags, runs)
+        store(flags, "descent", runs["descent"])
+    saved = [f"{name}.zarr" for name in runs]
+    if not flags.no_plot:
+        draw_figure(flags, runs)
+        saved.append(FIGURE)
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 
@@ -226,24 +235,27 @@ def report(flags: Namespace, flow: nc.Trajectory) -> None:
     if flags.seeds > 1:
         print("medians over seeds; the drift is the largest")
     print(show(flow, np.concatenate([[0.0], table_times(flags.decades)])))
-    drift = max(float(np.nanmax(flow.observables[f"{x}_drift"])) for x in DRIFTS)
+    drift = np.nanmax(largest_drift(flow))
     if drift > 1e-3:
         print(f"the invariants drift by {drift:.0e}: lower --rtol, or use float64")
     print(f"\nfits from t = 10^{flags.decades / 10:g} to 10^{flags.decades:g}:")
     print(show_exponents(flow, flags))
 
 
-def save(flags: Namespace, runs: dict[str, nc.Trajectory]) -> list[str]:
-    """Results as Zarr stores, and the figure; their names."""
-    from nc_jax import plotting, storage
+def store(flags: Namespace, name: str, trajectory: nc.Trajectory) -> None:
+    """A run as a Zarr store."""
+    from nc_jax import storage
 
-    settings = {name: str(value) for name, value in vars(flags).items()}
-    for name, trajectory in runs.items():
-        storage.save(storage.to_dataset(trajectory, settings), flags.out / f"{name}.zarr")
-    if not flags.no_plot:
-        figure = plotting.collapse_figure(runs, slopes=expected_exponents(flags))
-        figure.savefig(flags.out / "ulpm_flow.png", dpi=130)
-    return [*(f"{name}.zarr" for name in runs), *([] if flags.no_plot else ["ulpm_flow.png"])]
+    settings = {flag: str(value) for flag, value in vars(flags).items()}
+    storage.save(storage.to_dataset(trajectory, settings), flags.out / f"{name}.zarr")
+
+
+def draw_figure(flags: Namespace, runs: dict[str, nc.Trajectory]) -> None:
+    """The paper's figure 2."""
+    from nc_jax import plotting
+
+    figure = plotting.collapse_figure(runs, slopes=expected_exponents(flags))
+    figure.savefig(flags.out / FIGURE, dpi=130)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,15 @@ def membership(labels: Integer[ArrayLike, " N"], num_classes: int) -> Bool[Array
     return labels[:, None] == jnp.arange(num_classes, dtype=labels.dtype)
 
 
+def split_at_label(
+    logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
+) -> tuple[Float[Array, " N"], Float[Array, "N K"]]:
+    """z_y, shape (N,), and the logits with −∞ in its place, shape (N, K)."""
+    at_label = membership(labels, logits.shape[1])
+    own = jnp.sum(jnp.where(at_label, logits, 0), axis=1)
+    return own, jnp.where(at_label, -jnp.inf, logits)
+
+
 def center(vectors: Float[Array, "K d"]) -> Float[Array, "K d"]:
     """Rows minus their mean: (I − 11ᵀ/K) X, shape (K, d)."""
     return vectors - jnp.mean(vectors, axis=0)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
-from .geometry import membership
+from .geometry import membership, split_at_label
 
 
 @runtime_checkable
@@ -149,9 +149,8 @@ def _log_odds_against(
     logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
 ) -> Float[Array, " N"]:
     """log Σ_{j≠y} e^(z_j − z_y), shape (N,)."""
-    at_label = membership(labels, logits.shape[1])
-    own = jnp.sum(jnp.where(at_label, logits, 0), axis=1)
-    return jax.nn.logsumexp(jnp.where(at_label, -jnp.inf, logits), axis=1) - own
+    own, others = split_at_label(logits, labels)
+    return jax.nn.logsumexp(others, axis=1) - own
 
 
 def _balance_label(

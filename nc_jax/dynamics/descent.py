@@ -9,6 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
+from ..metrics import Invariant
 from ..problems import AbstractProblem
 from .trajectory import (
     Observe,
@@ -127,7 +128,7 @@ def _descend(
     return Trajectory(log_time, observables, final, states, result, num_steps)
 
 
-def _conserved(problem, state):
+def _conserved(problem: AbstractProblem, state: PyTree) -> dict[str, Invariant]:
     """The flow's invariants that do not decay; descent has no time to decay them by."""
     kept = problem.invariants(state)
     return {name: x for name, x in kept.items() if isinstance(x.rate, float) and x.rate == 0}

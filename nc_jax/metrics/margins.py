@@ -4,16 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from ..geometry import membership
+from ..geometry import split_at_label
 from ..state import LastLayer
 
 
 def sample_margins(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[Array, " N"]:
     """q_i = z_{i,y_i} − max_{j≠y_i} z_{i,j} (Ji, before theorem 3.1), shape (N,); bias included."""
-    logits = state.logits()
-    at_label = membership(labels, logits.shape[1])
-    own = jnp.sum(jnp.where(at_label, logits, 0), axis=1)
-    return own - jnp.max(jnp.where(at_label, -jnp.inf, logits), axis=1)
+    own, others = split_at_label(state.logits(), labels)
+    return own - jnp.max(others, axis=1)
 
 
 def margin_metrics(

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from ..geometry import center, matmul, membership
+from ..state import LastLayer
 
 
 class ClassMoments(eqx.Module):
@@ -88,8 +89,7 @@ def spread(
 
     # ‖h − μ_c‖² less the part every class shares, centred so that far-off means cancel nothing.
     distances = jnp.sum(centered_means**2, axis=1) - 2 * matmul(from_global, centered_means.T)
-    scores = matmul(features, classifier.T)
-    scores = scores if bias is None else scores + bias
+    scores = LastLayer(features, classifier, bias).logits()
     mismatch = jnp.argmin(distances, axis=1) != jnp.argmax(scores, axis=1)
     # NaN has no nearest mean; two argmins of NaN would agree.
     known = jnp.all(jnp.isfinite(distances + scores), axis=1)

@@ -119,10 +119,7 @@ class UnconstrainedFeatures(AbstractProblem):
         self.weight_decay = weight_decay
 
     def __check_init__(self):
-        if len(self.class_sizes) < 2:
-            raise ValueError(
-                f"num_classes = {len(self.class_sizes)}: collapse needs 2 or more classes."
-            )
+        _check_num_classes(self.num_classes)
         if min(self.class_sizes) < 1:
             raise ValueError(
                 f"class_sizes = {self.class_sizes}: every class needs 1 or more samples."
@@ -282,10 +279,8 @@ class UnconstrainedFeatures(AbstractProblem):
     ) -> LastLayer:
         """Gradient in the state of a residual in the logits, plus `scale` times the decay."""
         decay = self.weight_decay
-        features, classifier = (
-            matmul(residual, state.classifier),
-            matmul(residual.T, state.features),
-        )
+        features = matmul(residual, state.classifier)
+        classifier = matmul(residual.T, state.features)
         bias = None if state.bias is None else jnp.sum(residual, axis=0)
         if not decay.absent:
             features += scale * decay.features * state.features
@@ -337,6 +332,10 @@ def zhu(
 
 
 def _equal_sizes(num_classes: int, samples_per_class: int) -> tuple[int, ...]:
+    _check_num_classes(num_classes)  # before a negative number gives an empty tuple
+    return (samples_per_class,) * num_classes
+
+
+def _check_num_classes(num_classes: int) -> None:
     if num_classes < 2:
         raise ValueError(f"num_classes = {num_classes}: collapse needs 2 or more classes.")
-    return (samples_per_class,) * num_classes
