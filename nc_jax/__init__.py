@@ -6,6 +6,8 @@ The names here are the core: problems, losses, clocks, flow and descent. `nc_jax
 
 from . import exact as exact, geometry as geometry, metrics as metrics
 from .dynamics import (
+    RKC as RKC,
+    LogLogTime as LogLogTime,
     LogTime as LogTime,
     RealTime as RealTime,
     Trajectory as Trajectory,

@@ -2,10 +2,12 @@
 
 from .clock import (
     AbstractClock as AbstractClock,
+    LogLogTime as LogLogTime,
     LogTime as LogTime,
     RealTime as RealTime,
     log_times as log_times,
 )
 from .descent import gradient_descent as gradient_descent, log_steps as log_steps
 from .flow import gradient_flow as gradient_flow
+from .rkc import RKC as RKC
 from .trajectory import Trajectory as Trajectory

@@ -48,6 +48,22 @@ class LogTime(AbstractClock):
         return u
 
 
+class LogLogTime(AbstractClock):
+    """u = log(1 + log(1 + t)): for flows that go on settling on powers of log t.
+
+    t = 10^(10^6) is u = 14.6. Save times are `np.log1p(log_times(...))`. The field is ever stiffer,
+    its spectral radius growing as log t under cross-entropy: give it `RKC()`.
+    """
+
+    def log_rate(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """log(dt/du) = (e^u − 1) + u."""
+        return jnp.expm1(u) + u
+
+    def log_time(self, u: Float[Array, "..."]) -> Float[Array, "..."]:
+        """e^u − 1."""
+        return jnp.expm1(u)
+
+
 def log_times(stop_log10: float, num: int, start_log10: float = -2.0) -> Float[np.ndarray, " num"]:
     """Save times for `LogTime`: t from 10^start to 10^stop, evenly spaced in log t, as log(1+t).
 
