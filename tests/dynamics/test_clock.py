@@ -9,7 +9,7 @@ from tolerances import rounding
 import nc_jax as nc
 
 
-@pytest.mark.parametrize("clock", [nc.RealTime(), nc.LogTime()])
+@pytest.mark.parametrize("clock", [nc.RealTime(), nc.LogTime(), nc.LogLogTime()])
 def test_rate_is_the_derivative_of_time(clock):
     # d log(1+t)/du = (dt/du)/(1+t).
     for u in (0.0, 0.3, 5.0):
@@ -18,7 +18,7 @@ def test_rate_is_the_derivative_of_time(clock):
         np.testing.assert_allclose(slope, expected, rtol=rounding())
 
 
-@pytest.mark.parametrize("clock", [nc.RealTime(), nc.LogTime()])
+@pytest.mark.parametrize("clock", [nc.RealTime(), nc.LogTime(), nc.LogLogTime()])
 def test_clock_starts_at_time_zero(clock):
     assert clock.log_time(jnp.asarray(0.0)) == 0
 

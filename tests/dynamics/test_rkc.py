@@ -1,0 +1,417 @@
+import math
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.flatten_util import ravel_pytree
+from numpy.polynomial import chebyshev
+from tolerances import rounding, second_order_integration
+
+import nc_jax as nc
+from nc_jax.dynamics import rkc
+
+ULPM = nc.ulpm(5, 20, 10)
+SMALL = nc.ulpm(3, 4, 2)
+
+
+def start_of(problem, seed=0, norm=1.0, dtype="float64"):
+    return problem.init(jax.random.fold_in(jax.random.key(0), seed), norm, dtype)
+
+
+def log_log_times(decades, num):
+    return np.log1p(nc.log_times(decades, num))
+
+
+def stage_polynomial(z, stages):
+    """P_s(z) as the stages compute it: one step of size 1 on y' = zy."""
+    zero, one = jnp.zeros_like(stages), jnp.ones_like(stages)
+    return rkc._stages(lambda t, y: z * y, zero, one, jnp.ones_like(z), z, stages)
+
+
+def closed_form(z, stages):
+    """a_s + b_s T_s(w0 + w1 z) by NumPy's Chebyshev series, of which nothing above is used."""
+    series = chebyshev.Chebyshev.basis(stages)
+    w0 = 1 + 2 / 13 / stages**2
+    first, second = series.deriv(1)(w0), series.deriv(2)(w0)
+    b = second / first**2
+    return 1 - b * series(w0) + b * series(w0 + first / second * z)
+
+
+@pytest.mark.parametrize("stages", [2, 3, 5, 8, 21, 55])
+def test_the_stages_give_the_chebyshev_polynomial(stages):
+    z = np.linspace(-0.66 * stages**2, 0.1, 200)
+    got = jax.jit(stage_polynomial)(z, jnp.asarray(float(stages)))
+    # T_s loses s² roundings, in NumPy and in the stages alike.
+    np.testing.assert_allclose(got, closed_form(z, stages), atol=rounding() * stages**2)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float64", 500), ("float32", 200)])
+def test_every_number_of_stages_is_stable_to_its_reach(dtype, most):
+    polynomial = jax.jit(stage_polynomial)
+    share = -np.concatenate([np.linspace(0, 0.02, 400), np.linspace(0.02, 1, 4001)])
+    for stages in range(2, most + 1):
+        reach = rkc._REACH * (stages**2 - 1)
+        values = np.abs(polynomial((reach * share).astype(dtype), np.asarray(stages, dtype)))
+        assert values.max() <= 1 + rounding(dtype) * stages, stages
+        # Modes well inside are damped; beyond the reach nothing holds.
+        assert values[share < -10 / reach].max(initial=0) < 0.96, stages
+        beyond = polynomial(np.full(1, -1.3 * reach, dtype), np.asarray(stages, dtype))
+        assert not np.abs(beyond[0]) <= 1, stages  # NaN where it overflows
+
+
+@pytest.mark.parametrize("stages", [2, 5, 40, 300])
+def test_a_step_is_right_to_second_order_and_no_further(stages):
+    # P_s = 1 + z + z²/2 + c z³ with c short of 1/6.
+    derivatives = [lambda z: stage_polynomial(z, jnp.asarray(float(stages)))]
+    for _ in range(3):
+        derivatives.append(jax.jacfwd(derivatives[-1]))
+    *exact, third = [derivative(jnp.zeros(())) for derivative in derivatives]
+    np.testing.assert_allclose(exact, 1, rtol=rounding() * stages**2)
+    assert third < 0.9
+
+
+@jax.jit
+def errors_of_fixed_steps(step):
+    """At t = 1, against tan t, which its own slope keeps from, and e^sin t."""
+
+    def field(t, y, args):
+        del args
+        return {"tan": 1 + y["tan"] * jnp.tan(t), "exp": jnp.cos(t) * y["exp"]}
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field), nc.RKC(), 0.0, 1.0, step,
+        {"tan": jnp.zeros(3), "exp": jnp.ones(())}, max_steps=200,
+    )  # fmt: skip
+    assert solution.ys is not None
+    tan, exp = solution.ys["tan"][0, 0], solution.ys["exp"][0]
+    return jnp.abs(jnp.stack([tan / math.tan(1) - 1, exp / math.exp(math.sin(1)) - 1]))
+
+
+def test_fixed_steps_converge_at_second_order():
+    steps = np.array([10, 20, 40, 80, 160])
+    errors = np.array([errors_of_fixed_steps(1 / n) for n in steps])
+    for slope in np.polyfit(np.log(steps), np.log(errors), 1)[0]:
+        assert -2.1 < slope < -1.9
+
+
+@pytest.mark.parametrize("stiffness", [0.0, 400.0])
+def test_the_estimate_follows_the_error_of_a_step(stiffness):
+    # The last component is exp(-t); a fast one at rest beside it only asks for stages.
+    term = diffrax.ODETerm(lambda t, y, args: -y * jnp.array([stiffness, 1.0]))
+    solver, start = nc.RKC(), jnp.array([0.0, 1.0])
+    steps = np.array([0.2, 0.1, 0.05])
+    seen = []
+    for h in steps:
+        state = solver.init(term, 0.0, h, start, None)
+        end, estimate, _, _, _ = solver.step(term, 0.0, h, start, None, state, False)
+        assert estimate is not None
+        seen.append([abs(estimate[1]), abs(end[1] - math.exp(-h))])
+    estimates, errors = np.array(seen).T
+    assert np.all((estimates > errors) & (estimates < 3 * errors))
+    assert abs(np.polyfit(np.log(steps), np.log(estimates), 1)[0] - 3) < 0.2
+
+
+def far_run(start, times, clock, solver, rtol):
+    return nc.gradient_flow(
+        ULPM, start, times, clock, solver, rtol=rtol, atol=rtol / 100, observe=far_observe
+    )
+
+
+def far_observe(state):
+    collapse = nc.metrics.collapse_metrics(state, ULPM.labels)
+    return {
+        **{name: value for name, value in collapse.items() if name.startswith("ji_")},
+        "log_objective": ULPM.log_objective(state),
+        "squared_norm": state.squared_norm(),
+        "margin": jnp.min(nc.metrics.sample_margins(state, ULPM.labels)),
+    }
+
+
+@pytest.fixture(scope="module")
+def by_tsit5():
+    times = nc.log_times(1000, 41)
+    return far_run(start_of(ULPM), times, nc.LogTime(), diffrax.Tsit5(), rtol=1e-9)
+
+
+@pytest.mark.parametrize("rtol", [1e-4, 1e-6])
+def test_agrees_with_tsit5_in_log_time_at_ten_to_the_thousand(by_tsit5, rtol):
+    times = log_log_times(1000, 41)
+    seen = far_run(start_of(ULPM), times, nc.LogLogTime(), nc.RKC(), rtol)
+    np.testing.assert_allclose(seen.log_time, by_tsit5.log_time, rtol=rounding())
+    for name, values in seen.observables.items():
+        if name.endswith("_drift"):
+            assert values.max() < second_order_integration(rtol), name
+        else:
+            np.testing.assert_allclose(
+                values, by_tsit5.observables[name], rtol=second_order_integration(rtol)
+            )
+
+
+def test_the_simplex_ray_is_exact_to_ten_to_the_million():
+    start = nc.exact.collapsed_state(ULPM, 0.5, jax.random.key(1))
+    times = log_log_times(1e6, 41)
+    seen = far_run(start, times, nc.LogLogTime(), nc.RKC(), 1e-5).observables
+    expected = nc.exact.collapsed_gap(ULPM, 0.5, np.expm1(times))
+    np.testing.assert_allclose(seen["margin"], expected, rtol=second_order_integration(1e-5))
+
+
+def test_collapse_goes_on_to_ten_to_the_million():
+    # Theory's slopes over three decades of log t beyond 10^1000; spread off all classifiers never
+    # moves, so that within-class variation has -1/2.
+    seen = far_run(start_of(ULPM), log_log_times(1e6, 101), nc.LogLogTime(), nc.RKC(), 1e-5)
+    for name, values in seen.observables.items():
+        if name.startswith("ji_"):
+            expected = -0.5 if name == "ji_within_class_variation" else -1.0
+            exponent = seen.decay_exponent(name, 1e3 * math.log(10))
+            assert abs(exponent - expected) < 0.02, name
+        elif name.endswith("_drift"):
+            assert values.max() < second_order_integration(1e-5), name
+
+
+def test_cost_grows_as_the_square_root_of_log_t():
+    evaluations = 0
+
+    def tick():
+        nonlocal evaluations
+        evaluations += 1
+
+    def field(u, state, args):
+        del args
+        jax.debug.callback(tick)
+        return SMALL.scaled_descent(state, nc.LogLogTime().log_rate(u))
+
+    @jax.jit
+    def run(decades):
+        return diffrax.diffeqsolve(
+            diffrax.ODETerm(field), nc.RKC(), 0.0, jnp.log1p(decades * math.log(10)), None,
+            start_of(SMALL), max_steps=10_000, adjoint=diffrax.ForwardMode(),
+            stepsize_controller=diffrax.PIDController(1e-4, 1e-6, pcoeff=0.4, icoeff=0.3),
+        ).ys  # fmt: skip
+
+    counts, decades = [], np.geomspace(3e4, 3e6, 5)
+    for horizon in decades:
+        evaluations = 0
+        jax.block_until_ready(run(horizon))
+        jax.effects_barrier()
+        counts.append(evaluations)
+    slope = np.polyfit(np.log(decades), np.log(counts), 1)[0]
+    assert 0.4 < slope < 0.6
+
+
+def test_a_late_start_is_followed_from_its_saddle_to_collapse():
+    # At d = K this one leaves its saddle between t = 10^1000 and 10^2000.
+    problem = nc.ulpm(5, 5, 10)
+
+    def observe(state):
+        collapse = nc.metrics.collapse_metrics(state, problem.labels)
+        return {"gap": collapse["ji_feature_cosine_gap"]}
+
+    times = np.log1p(np.array([100, 1000, 2000, 10_000]) * math.log(10))
+    gap = nc.gradient_flow(
+        problem, start_of(problem, 161), times, nc.LogLogTime(), nc.RKC(), rtol=1e-5,
+        atol=1e-7, observe=observe,
+    ).observables["gap"]  # fmt: skip
+    assert gap[0] > 0.1
+    assert gap[1] > 1e-3
+    assert gap[2] < 1e-5
+    # From there as 1/log t.
+    np.testing.assert_allclose(gap[3] / gap[2], 1 / 5, rtol=0.01)
+
+
+def radii(problem, start, clock, stop, samples=30):
+    """Estimated over true spectral radius at steps of a run, densest at its beginning."""
+
+    def field(u, state, args):
+        del args
+        return problem.scaled_descent(state, clock.log_rate(u))
+
+    term = diffrax.ODETerm(field)
+    solution = diffrax.diffeqsolve(
+        term, nc.RKC(), 0.0, stop, None, start, saveat=diffrax.SaveAt(t0=True, steps=True),
+        stepsize_controller=diffrax.PIDController(1e-5, 1e-7), max_steps=4096,
+    )  # fmt: skip
+    assert solution.ts is not None
+    assert solution.ys is not None
+    reached = int(np.sum(np.isfinite(solution.ts)))
+    times, states = solution.ts[:reached], jax.tree.map(lambda leaf: leaf[:reached], solution.ys)
+    _, unravel = ravel_pytree(start)
+
+    def estimate(vector, at):
+        u, state = at
+        _, radius, vector = rkc._spectral_radius(lambda y: field(u, y, None), state, vector)
+        return vector, radius
+
+    first = nc.RKC().init(term, 0.0, 1.0, start, None)
+    _, estimated = jax.lax.scan(estimate, first, (times, states))
+
+    @jax.jit
+    def true(u, state):
+        flat, _ = ravel_pytree(state)
+        jacobian = jax.jacfwd(lambda x: ravel_pytree(field(u, unravel(x), None))[0])(flat)
+        return jnp.max(jnp.abs(jnp.linalg.eigvalsh(jacobian)))
+
+    chosen = np.unique(np.geomspace(1, reached, samples).astype(int) - 1)
+    exact = [true(times[i], jax.tree.map(lambda leaf, i=i: leaf[i], states)) for i in chosen]
+    return np.asarray(estimated)[chosen] / np.array(exact)
+
+
+@pytest.mark.parametrize(
+    ("problem", "clock", "stop"),
+    [
+        (nc.ulpm(4, 8, 4), nc.LogLogTime(), 10.0),
+        (nc.ulpm(4, 4, 4), nc.LogLogTime(), 10.0),
+        (nc.zhu(4, 8, 4, 0.005), nc.RealTime(), 1e4),
+        (nc.mixon(3, 15, 3), nc.RealTime(), 100.0),
+    ],
+)
+def test_the_spectral_radius_is_known_to_its_margin(problem, clock, stop):
+    ratio = radii(problem, start_of(problem), clock, stop)
+    assert ratio.min() * rkc._RADIUS_MARGIN > 1
+    assert ratio.max() < 1 + rounding()
+
+
+def test_a_mode_that_overtakes_is_noticed():
+    # Two decoupled modes whose rates cross at t = 1; before, the vector loses the second.
+    def field(t, y, args):
+        del args
+        return -jnp.stack([1e4 * jnp.ones_like(t), 1e4 * t**4]) * (y - jnp.cos(t))
+
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(field), nc.RKC(), 0.0, 3.0, None, jnp.ones(2),
+        stepsize_controller=diffrax.PIDController(1e-5, 1e-7), max_steps=4000,
+    )  # fmt: skip
+    assert solution.ys is not None
+    assert solution.stats["num_rejected_steps"] < solution.stats["num_steps"] / 4
+    np.testing.assert_allclose(solution.ys[0], math.cos(3), rtol=second_order_integration(1e-5))
+
+
+def nothing(state):
+    return {}
+
+
+def log_objective(state):
+    return {"log_objective": SMALL.log_objective(state)}
+
+
+def small_run(times, solver, rtol, seed=0):
+    return nc.gradient_flow(
+        SMALL, start_of(SMALL, seed), times, nc.LogLogTime(), solver, rtol=rtol, atol=rtol / 100,
+        observe=log_objective,
+    )  # fmt: skip
+
+
+def test_a_step_beyond_the_largest_number_of_stages_is_shortened():
+    times = log_log_times(1000, 2)
+    short, free = (small_run(times, solver, 1e-4) for solver in (nc.RKC(max_stages=6), nc.RKC()))
+    assert short.num_steps > 1.5 * free.num_steps
+    np.testing.assert_allclose(
+        short.observables["log_objective"],
+        free.observables["log_objective"],
+        rtol=second_order_integration(1e-4),
+    )
+
+
+@pytest.mark.parametrize("max_stages", [4, 0, -1])
+def test_too_few_stages_are_refused(max_stages):
+    with pytest.raises(ValueError, match=f"max_stages = {max_stages}: give an integer >= 5"):
+        nc.RKC(max_stages)
+
+
+def test_batch_equals_single_runs():
+    def run(seed):
+        return small_run(log_log_times(1e4, 3), nc.RKC(), 1e-5, seed)
+
+    batch = jax.vmap(run)(np.arange(4))
+    for seed in range(4):
+        alone = run(seed)
+        # Rounding decides a rejection now and then, and with it the errors of the steps after.
+        np.testing.assert_allclose(
+            batch.observables["log_objective"][seed],
+            alone.observables["log_objective"],
+            rtol=second_order_integration(1e-5),
+        )
+        assert abs(alone.num_steps - batch.num_steps[seed]) <= 0.05 * alone.num_steps
+
+
+@pytest.mark.parametrize("problem", [nc.zhu(3, 5, 4, 0.01), nc.mixon(3, 5, 4)])
+def test_at_rest_the_steps_grow_with_time(problem):
+    # Tsit5 goes on taking a step every few units of time, for stability's sake.
+    def run(stop, solver):
+        return nc.gradient_flow(
+            problem, start_of(problem), np.array([stop]), nc.RealTime(), solver, rtol=1e-5,
+            atol=1e-7, observe=nothing,
+        )  # fmt: skip
+
+    soon, late = run(1e3, nc.RKC()), run(1e6, nc.RKC())
+    assert late.num_steps < soon.num_steps + 100
+    assert problem.gradient(late.final).squared_norm() < 1e-10 * late.final.squared_norm()
+    exact = run(1e3, diffrax.Tsit5()).final
+    gap = jax.tree.map(jnp.subtract, soon.final, exact)
+    bound = second_order_integration(1e-5)
+    assert gap.squared_norm() < bound**2 * exact.squared_norm()
+
+
+def test_float32_reaches_ten_to_the_ten_thousand():
+    start = start_of(ULPM, dtype="float32")
+    double = jax.tree.map(lambda leaf: leaf.astype("float64"), start)
+    times = log_log_times(1e4, 5)
+    seen = far_run(start, times, nc.LogLogTime(), nc.RKC(), 1e-4)
+    true = far_run(double, times, nc.LogLogTime(), nc.RKC(), 1e-6)
+    assert seen.final.features.dtype == jnp.float32
+    for name in ("log_objective", "squared_norm", "margin"):
+        np.testing.assert_allclose(
+            seen.observables[name], true.observables[name], rtol=second_order_integration(1e-4)
+        )
+
+
+def test_memory_is_a_handful_of_states():
+    problem = nc.ulpm(5, 50, 20)
+    start = start_of(problem)
+
+    def step(state, stages):
+        def field(t, y):
+            return problem.vector_field(t, y, None)
+
+        zero, one = jnp.zeros(()), jnp.ones(())
+        return rkc._stages(field, zero, one, state, field(zero, state), stages)
+
+    memory = jax.jit(step).lower(start, jnp.asarray(100.0)).compile().memory_analysis()
+    assert memory is not None
+    state_bytes = 8 * (100 + 5) * 50
+    assert memory.temp_size_in_bytes < 10 * state_bytes
+
+
+def test_forward_derivatives_pass_through():
+    start, times = start_of(SMALL), log_log_times(10, 2)
+
+    def norm(scale):
+        state = jax.tree.map(lambda leaf: scale * leaf, start)
+        traj = nc.gradient_flow(
+            SMALL, state, times, nc.LogLogTime(), nc.RKC(), rtol=1e-6, atol=1e-8, observe=nothing
+        )
+        return traj.final.squared_norm()
+
+    _, slope = jax.jvp(norm, (jnp.asarray(1.0),), (jnp.asarray(1.0),))
+    difference = (norm(jnp.asarray(1.01)) - norm(jnp.asarray(0.99))) / 0.02
+    np.testing.assert_allclose(slope, difference, rtol=1e-2)
+
+
+def test_dense_output_and_constant_steps_work():
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(lambda t, y, args: -100 * (y - jnp.cos(t))), nc.RKC(), 0.0, 1.0, 0.05,
+        jnp.ones(2), saveat=diffrax.SaveAt(dense=True),
+    )  # fmt: skip
+    t = 0.77
+    # The slow part of the solution; the transient of rate 100 is gone.
+    expected = (1e4 * math.cos(t) + 100 * math.sin(t)) / (1e4 + 1)
+    np.testing.assert_allclose(solution.evaluate(t), expected, rtol=1e-3)
+
+
+def test_an_explicit_solver_that_gives_up_in_log_log_time_is_told_of_this_one():
+    with pytest.raises(RuntimeError, match=r"give it solver=nc_jax\.RKC\(\)"):
+        nc.gradient_flow(
+            SMALL, start_of(SMALL), log_log_times(1e4, 2), nc.LogLogTime(), observe=nothing,
+            max_steps=300,
+        )  # fmt: skip
