@@ -7,12 +7,8 @@ of the summed loss to the time that those steps amount to, t = 5 * 10^5 / 50 = 1
 
 import argparse
 import dataclasses
-import datetime
 import functools
-import importlib.metadata
 import json
-import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -20,12 +16,23 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from reporting import (
+    Parser,
+    add_json,
+    machine,
+    parse_with_json,
+    positive,
+    seconds,
+    show_machine,
+    show_ratio,
+    show_time,
+)  # fmt: skip
 from tqdm import tqdm
 
 import nc_jax
@@ -36,9 +43,7 @@ RATE = 5.0
 FULL_STEPS, QUICK_STEPS, PROBE_STEPS = 100_000, 2_000, 2_000
 RTOL, ATOL = 1e-6, 1e-8
 SLOW = 5.0  # seconds after which a run is not repeated
-BUSY = 0.5  # load average before the run above which the table warns
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("nc_jax", "jax", "diffrax", "optax", "numpy", "scipy", "torch", "torchdiffeq")
 
 # Made once: nc_jax compiles anew for every optimizer object.
 SGD = optax.sgd(RATE)
@@ -379,13 +384,6 @@ class Row:
 # Measuring
 
 
-def seconds(run: Callable[[], Run]) -> tuple[float, Run]:
-    """Wall time of one run, and what it returned."""
-    start = time.perf_counter()
-    result = run()
-    return time.perf_counter() - start, result
-
-
 def measure(case: Case, setup: Setup) -> tuple[Row, Run | None]:
     """Time a case: the first call alone where that is slow, else the median of later ones."""
     row = Row(case.group, case.name, case.dtype)
@@ -542,33 +540,6 @@ def compare(rows: Sequence[Row]) -> dict[str, float]:
 # Reporting
 
 
-def version(package: str) -> str | None:
-    """Installed version, None if absent."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
-def machine() -> dict[str, object]:
-    """Where and when the numbers were taken."""
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        named = [x for x in cpuinfo.read_text().splitlines() if x.startswith("model name")]
-        model = named[0].partition(":")[2].strip() if named else model
-    return {
-        "cpu": model,
-        "cores": os.cpu_count(),
-        "load_average": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
-        "jax_backend": jax.default_backend(),
-        "system": platform.platform(),
-        "python": platform.python_version(),
-        "packages": {name: version(name) for name in PACKAGES},
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
 METHOD = """\
 start      one draw, norm 1, float64, cast for float32 rows; every descent row makes all {steps:,}
            steps (nothing is extrapolated), every flow row runs to t = {horizon:g}
@@ -585,20 +556,6 @@ error      abs: largest difference of the final state from the NumPy float64 des
            any float: a solver gets there only in log time, with the field formed in log space
 x          run time of the PyTorch float32 loop over that of the row
 """
-
-
-def show_time(value: float | None) -> str:
-    """Seconds with a unit, three digits."""
-    if value is None:
-        return "-"
-    return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
-
-
-def show_ratio(value: float | None) -> str:
-    """48x, or 0.97x: three digits, never an exponent."""
-    if value is None:
-        return "-"
-    return f"{value:.3g}x" if value < 1000 else f"{value:.0f}x"
 
 
 def show_row(row: Row) -> str:
@@ -623,14 +580,7 @@ def show_row(row: Row) -> str:
 def report(rows: Sequence[Row], facts: dict, setup: Setup) -> str:
     """The printed table."""
     place = facts["machine"]
-    versions = ", ".join(f"{k} {v}" for k, v in place["packages"].items() if v)
-    load = "unknown" if place["load_average"] is None else f"{place['load_average']:.1f}"
-    lines = [
-        f"{place['cpu']}, {place['cores']} cores, load before the run {load}; {place['date']}",
-        f"jax on {place['jax_backend']}, {versions}",
-    ]
-    if place["load_average"] is None or place["load_average"] > BUSY:
-        lines.append("BUSY: other work was running, times and ratios are not to be relied on")
+    lines = show_machine(place)
     for dtype, probed in facts["torch_us_per_step_by_threads"].items():
         tried = ", ".join(f"{us:.0f} us a step with {n}" for n, us in probed.items())
         lines.append(
@@ -652,22 +602,6 @@ def report(rows: Sequence[Row], facts: dict, setup: Setup) -> str:
 # Command line
 
 
-class Parser(argparse.ArgumentParser):
-    """One line for a bad flag, instead of the usage and the line."""
-
-    def error(self, message: str) -> NoReturn:
-        """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {message}; see --help\n")
-
-
-def positive(text: str) -> int:
-    """Integer >= 1, for argparse."""
-    value = int(text) if text.isdigit() else 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} given, an integer >= 1 needed")
-    return value
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line, and make the folder of the JSON file before minutes are spent."""
     parser = Parser(
@@ -685,21 +619,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--quick", action="store_true", help=f"{QUICK_STEPS} steps and fewer repeats"
     )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        default=Path("results/benchmark_ulpm.json"),
-        metavar="PATH",
-        help="where the numbers go (default %(default)s; folders are made)",
-    )
-    options = parser.parse_args(arguments)
+    add_json(parser, "results/benchmark_ulpm.json")
+    options = parse_with_json(parser, arguments)
     options.steps = options.steps or (QUICK_STEPS if options.quick else FULL_STEPS)
-    try:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        parser.error(f"--json {options.json}: {error.strerror}")
-    if options.json.is_dir():
-        parser.error(f"--json {options.json}: is a folder, name a file")
     return options
 
 

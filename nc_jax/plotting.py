@@ -84,7 +84,7 @@ def _draw_guide(axes: Axes, trajectory: Trajectory, name: str, slope: float) -> 
     decades = _decades(trajectory)
     values = np.asarray(trajectory.observables[name])
     end = np.nanmedian(values.reshape(-1, values.shape[-1])[:, -1])
-    span = decades[decades >= max(decades[-1] / 30, 1)]
+    span = decades[decades >= max(math.sqrt(decades[-1]), 1)]
     if span.size < 2 or not end > 0:
         return
     power = {-1.0: "1/log t", -0.5: "1/√(log t)"}.get(slope, f"(log t)^{slope:g}")
@@ -100,6 +100,12 @@ def _label_times(axes: Axes, title: str) -> None:
     if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
         axes.set_yscale("log")
     axes.set_xlabel("time t (log log scale)")
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"$10^{{{x:g}}}$"))
+    axes.xaxis.set_major_formatter(FuncFormatter(_time_label))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.grid(True, which="major", alpha=0.25)
+
+
+def _time_label(decades: float, _position: object = None) -> str:
+    """10^x for ticks at x = 1, 10, 100, ...; from 10^(10^4) on as a tower, which is shorter."""
+    power = round(math.log10(decades))
+    return f"$10^{{10^{power}}}$" if power >= 4 else f"$10^{{{decades:g}}}$"

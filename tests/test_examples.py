@@ -29,6 +29,23 @@ def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsy
     assert flow["objective"][-1] < flow["objective"][0]
 
 
+def test_beyond_ten_to_the_ten_thousand_the_stabilised_solver_is_taken(tmp_path, capsys):
+    ulpm_flow.main(
+        f"--K 3 --d 4 --n 2 --decades 1000000 --rtol 1e-4 --no-plot --out {tmp_path}".split()
+    )
+    printed = capsys.readouterr().out
+    assert "RKC" in printed.splitlines()[0]
+    assert "flow to t = 10^1000000" in printed
+    assert "1.00e+1000000" in printed
+    flow = storage.load(tmp_path / "flow.zarr")
+    assert flow.attrs["solver"] == "RKC"
+    # L t log t tends to √n (K-1)/2.
+    last = flow.isel(time=-1)
+    log_time = float(last["log_time"])
+    ratio = float(last["log_objective"]) + log_time + np.log(log_time) - np.log(np.sqrt(2))
+    assert abs(ratio) < 1e-3
+
+
 def test_descent_is_put_on_the_time_of_the_flow_and_seeds_make_bands(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(ulpm_flow, "DESCENT_STEPS", 300)
     ulpm_flow.main(

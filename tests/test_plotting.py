@@ -65,3 +65,11 @@ def test_a_batch_is_drawn_as_its_median_in_a_band():
 def test_figure_can_be_saved(single, tmp_path):
     plotting.collapse_figure({"flow": single}).savefig(tmp_path / "figure.png")
     assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_ticks_read_as_times_however_far(single):
+    axes = plotting.collapse_figure({"flow": single}).axes[0]
+    label = axes.xaxis.get_major_formatter()
+    assert [label(x) for x in (1, 1000, 10_000, 1e6)] == [
+        "$10^{1}$", "$10^{1000}$", "$10^{10^4}$", "$10^{10^6}$"
+    ]  # fmt: skip
