@@ -67,7 +67,8 @@ class LogLogTime(AbstractClock):
 def log_times(stop_log10: float, num: int, start_log10: float = -2.0) -> Float[np.ndarray, " num"]:
     """Save times for `LogTime`: t from 10^start to 10^stop, evenly spaced in log t, as log(1+t).
 
-    Returns float64 of shape (num,), increasing. The exponents may be in the millions.
+    `np.log1p` of them are save times for `LogLogTime`. Returns float64 of shape (num,), increasing.
+    The exponents may be in the millions.
 
     Raises: ValueError if num < 1 or stop does not exceed start.
 

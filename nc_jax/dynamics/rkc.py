@@ -19,6 +19,7 @@ _DAMPING = 2 / 13
 _REACH = 2 / 3 * (1 - 2 / 15 * _DAMPING)
 # Terms of T_j(1 + ε/s²) = Σ_k (2 j²ε/s²)^k/(2k)! (1 + O(1/j²)); the next is under 1e-17.
 _TERMS = 8
+# Power iterations before the first step and in each, and the share by which they may fall short.
 _FIRST_POWERS, _POWERS, _RADIUS_MARGIN = 20, 2, 1.1
 
 
@@ -32,8 +33,9 @@ class RKC(diffrax.AbstractAdaptiveSolver):
     held, whatever s. Works with every Diffrax step size controller, `SaveAt` and vmap; a batch
     takes as many stages as its lane with the most.
 
-    Its order is low: for errors far below 1e-5 and a horizon that `diffrax.Tsit5()` can reach, take
-    that.
+    Its order is low: where `diffrax.Tsit5()` can reach the horizon, that is the more accurate.
+    docs/solvers.md has the measurements. ROCK4 was tried: its undamped last stages cannot follow a
+    logit gap that grows with log t.
 
     Attributes:
         max_stages: a step that needs more is rejected, so that the controller shortens it.
