@@ -237,6 +237,14 @@ def _check_save_at(
         )
     with jax.ensure_compile_time_eval():  # a jit in progress would trace even constants
         log_scale = float(clock.log_rate(jnp.asarray(times[-1])))
+    # Cross-entropy's field holds e^(log scale − margin): the difference of two such numbers counts.
+    resolution = log_scale * np.finfo(dtype).eps
+    if resolution > 0.01:
+        raise ValueError(
+            f"save_at ends at log(dt/du) = {log_scale:g}, which {dtype.name} holds to "
+            f"{resolution:.1g} only: end earlier"
+            + (", or use float64." if dtype == np.float32 else ".")
+        )
     if log_scale > problem.largest_log_scale(dtype):
         raise ValueError(
             f"save_at ends at log(dt/du) = {log_scale:g}, beyond the "

@@ -398,6 +398,16 @@ def test_forward_derivatives_pass_through():
     np.testing.assert_allclose(slope, difference, rtol=1e-2)
 
 
+def test_times_that_float32_cannot_resolve_are_refused():
+    with pytest.raises(
+        ValueError, match=r"float32 holds to 0\.3 only: end earlier, or use float64"
+    ):
+        nc.gradient_flow(
+            SMALL, start_of(SMALL, dtype="float32"), log_log_times(1e6, 3), nc.LogLogTime(),
+            nc.RKC(),
+        )  # fmt: skip
+
+
 def test_dense_output_and_constant_steps_work():
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: -100 * (y - jnp.cos(t))), nc.RKC(), 0.0, 1.0, 0.05,
