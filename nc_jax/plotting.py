@@ -107,5 +107,6 @@ def _label_times(axes: Axes, title: str) -> None:
 
 def _time_label(decades: float, _position: object = None) -> str:
     """10^x for ticks at x = 1, 10, 100, ...; from 10^(10^4) on as a tower, which is shorter."""
-    power = round(math.log10(decades))
-    return f"$10^{{10^{power}}}$" if power >= 4 else f"$10^{{{decades:g}}}$"
+    power = math.log10(decades)
+    tower = power >= 4 and power == round(power)
+    return f"$10^{{10^{power:g}}}$" if tower else f"$10^{{{decades:g}}}$"

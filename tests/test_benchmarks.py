@@ -21,3 +21,14 @@ def test_the_ulpm_benchmark_measures_what_agrees(tmp_path):
     assert errors["nc_jax descent", "float64"] < 1e-9
     assert errors["nc_jax flow, log time", "float64"] < 1e-5
     assert errors["torchdiffeq dopri5, real time", "float64"] < 1e-5
+
+
+@pytest.mark.slow
+def test_the_solver_benchmark_measures_what_agrees(tmp_path):
+    target = tmp_path / "solvers.json"
+    command = [sys.executable, str(BENCHMARKS / "solvers.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(target.read_text())["rows"]
+    assert len(rows) == 6
+    for row in rows:
+        assert row["state_error"] < 1e-3, row["way"]

@@ -70,6 +70,6 @@ def test_figure_can_be_saved(single, tmp_path):
 def test_ticks_read_as_times_however_far(single):
     axes = plotting.collapse_figure({"flow": single}).axes[0]
     label = axes.xaxis.get_major_formatter()
-    assert [label(x) for x in (1, 1000, 10_000, 1e6)] == [
-        "$10^{1}$", "$10^{1000}$", "$10^{10^4}$", "$10^{10^6}$"
+    assert [label(x) for x in (1, 1000, 3200, 10_000, 1e6)] == [
+        "$10^{1}$", "$10^{1000}$", "$10^{3200}$", "$10^{10^4}$", "$10^{10^6}$"
     ]  # fmt: skip

@@ -26,8 +26,8 @@ from .trajectory import (
 # Defaults of (rtol, atol). Float32 holds 7 digits: a tolerance below 1e-5 spends its steps on
 # rounding errors.
 DEFAULT_TOLERANCES = {"float64": (1e-8, 1e-10), "float32": (1e-5, 1e-7)}
-# A rejected step of RKC wastes all its stages; proportional control rejects a third as often. Other
-# solvers keep to integral control, which takes a tenth fewer steps where accuracy limits them.
+# A rejected step of RKC wastes all its stages; PI control rejects a third as often. Other solvers
+# keep to integral control, which takes a tenth fewer steps where accuracy limits them.
 _RKC_CONTROL = {"pcoeff": 0.4, "icoeff": 0.3}
 
 
@@ -107,10 +107,11 @@ def gradient_flow(
         save_states, max_steps, progress_meter,
     )  # fmt: skip
     comes_to_rest = np.isfinite(problem.largest_log_scale(dtype))
+    suited = isinstance(solver, (RKC, diffrax.AbstractImplicitSolver))
     advice = ""
     if comes_to_rest and not isinstance(clock, RealTime):
         advice = f"A flow at rest is stiff in {clock}: end earlier or use RealTime(). "
-    elif isinstance(clock, LogLogTime) and not isinstance(solver, RKC):
+    elif isinstance(clock, LogLogTime) and not suited:
         advice = "LogLogTime() is ever stiffer: give it solver=nc_jax.RKC(). "
     return finish(trajectory, throw, advice)
 
@@ -237,6 +238,11 @@ def _check_save_at(
         )
     with jax.ensure_compile_time_eval():  # a jit in progress would trace even constants
         log_scale = float(clock.log_rate(jnp.asarray(times[-1])))
+    if not np.isfinite(log_scale):
+        raise ValueError(
+            f"save_at ends at u = {times[-1]:g}, where {clock} overflows {dtype.name}: give times "
+            "in its coordinate, such as numpy.log1p(log_times(...)) for LogLogTime()."
+        )
     # Cross-entropy's field holds e^(log scale − margin): the difference of two such numbers counts.
     resolution = log_scale * np.finfo(dtype).eps
     if resolution > 0.01:

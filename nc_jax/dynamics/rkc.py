@@ -31,14 +31,15 @@ class RKC(diffrax.AbstractAdaptiveSolver):
     costs a fixed explicit method. s follows the step and the spectral radius of h ∂f/∂y, which a
     power iteration of two Jacobian-vector products a step keeps up to date. Six state vectors are
     held, whatever s. Works with every Diffrax step size controller, `SaveAt` and vmap; a batch
-    takes as many stages as its lane with the most.
+    takes as many stages as its lane with the most. Derivatives pass in forward mode.
 
     Its order is low: where `diffrax.Tsit5()` can reach the horizon, that is the more accurate.
     docs/solvers.md has the measurements. ROCK4 was tried: its undamped last stages cannot follow a
     logit gap that grows with log t.
 
     Attributes:
-        max_stages: a step that needs more is rejected, so that the controller shortens it.
+        max_stages: a step that needs more has infinite error, so that the controller shortens it;
+            one that is kept all the same ends the solve with `RESULTS.dt_min_reached`.
 
     Raises: ValueError if max_stages < 5.
 
@@ -47,7 +48,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
 
     max_stages: int = 10_000
 
-    term_structure: ClassVar = diffrax.ODETerm
+    term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
 
     def __check_init__(self):
@@ -66,19 +67,16 @@ class RKC(diffrax.AbstractAdaptiveSolver):
 
     def init(self, terms, t0, t1, y0, args) -> PyTree[Array]:
         """The power iteration's vector, from a random start: no symmetry of y0 hides a mode."""
+        del t1
         leaves, structure = jax.tree.flatten(y0)
         keys = jax.random.split(jax.random.key(0), len(leaves))
         random = [
-            jax.random.normal(key, jnp.shape(leaf), leaf.dtype)
+            jax.random.normal(key, leaf.shape, leaf.dtype)
             for key, leaf in zip(keys, leaves, strict=True)
         ]
-        field = _scaled_field(terms, t0, t1, args)
-
-        def multiply(_, vector: PyTree) -> PyTree:
-            return jax.jvp(lambda y: field(jnp.asarray(t0), y), (y0,), (_unit(vector),))[1]
-
-        vector = jax.tree.unflatten(structure, random)
-        return _unit(jax.lax.fori_loop(0, _FIRST_POWERS, multiply, vector))
+        start = _unit(jax.tree.unflatten(structure, random))
+        _, multiply = jax.linearize(lambda y: terms.vf(t0, y, args), jax.lax.stop_gradient(y0))
+        return jax.lax.fori_loop(0, _FIRST_POWERS, lambda _, v: _unit(multiply(v), v), start)
 
     def func(self, terms, t0, y0, args) -> PyTree[Array]:
         """The vector field at (t0, y0)."""
@@ -93,15 +91,17 @@ class RKC(diffrax.AbstractAdaptiveSolver):
         stages = jnp.ceil(jnp.sqrt(1 + _RADIUS_MARGIN * radius / _REACH))
         stable = stages <= self.max_stages  # False for NaN
         stages = jnp.where(stable, jnp.maximum(stages, _FEWEST_STAGES), _FEWEST_STAGES)
-        y1 = _stages(field, t0, t1, y0, k0, stages.astype(t0.dtype))
+        change = _stages(field, t0, t1, y0, k0, stages.astype(t0.dtype))
+        y1 = jax.tree.map(jnp.add, y0, change)
         k1 = field(t1, y1)
-
-        def estimate(y0: Array, y1: Array, k0: Array, k1: Array) -> Array:
-            return jnp.where(stable, 0.8 * (y0 - y1) + 0.4 * (k0 + k1), jnp.inf)
-
-        error = jax.tree.map(estimate, y0, y1, k0, k1)
+        estimate = _combine((-0.8, change), (0.4, k0), (0.4, k1))
+        error = jax.tree.map(lambda leaf: jnp.where(stable, leaf, jnp.inf), estimate)
         dense = {"y0": y0, "y1": y1, "k0": k0, "k1": k1}
-        return y1, error, dense, vector, diffrax.RESULTS.successful
+        # Read by Diffrax only where a controller keeps the step whatever its error.
+        result = diffrax.RESULTS.where(
+            stable, diffrax.RESULTS.successful, diffrax.RESULTS.dt_min_reached
+        )
+        return y1, error, dense, vector, result
 
 
 def _scaled_field(terms, t0, t1, args) -> Callable[[Array, PyTree], PyTree]:
@@ -119,13 +119,13 @@ def _spectral_radius(
     overtaken the last vector's without a part in it makes the step unstable; being unstable it
     grows, shows in the field, and so enters.
     """
-    moved = field(y)
-    vector = _unit(jax.tree.map(lambda v, f: v + f / 10, vector, _unit(moved)))
-    for _ in range(_POWERS - 1):
-        vector = _unit(jax.jvp(field, (y,), (vector,))[1])
-    _, product = jax.jvp(field, (y,), (vector,))
-    radius = optimistix.two_norm(product)
-    return moved, jax.lax.stop_gradient(radius), jax.lax.stop_gradient(_unit(product))
+    moved, multiply = jax.linearize(field, y)
+    vector = _unit(_combine((1.0, vector), (0.1, _unit(moved))))
+    radius = jnp.zeros_like(optimistix.two_norm(vector))
+    for _ in range(_POWERS):
+        product = multiply(vector)
+        radius, vector = optimistix.two_norm(product), _unit(product, vector)
+    return moved, jax.lax.stop_gradient(radius), jax.lax.stop_gradient(vector)
 
 
 def _stages(
@@ -136,7 +136,11 @@ def _stages(
     k0: PyTree,
     stages: Float[Array, ""],
 ) -> PyTree:
-    """y1 by eq. 2.1 to 2.3 of the paper, whose 1 - μ - ν is here 1 + ν' - μ."""
+    """y1 − y0 by eq. 2.1 to 2.3 of the paper, for the stages' changes D_j = Y_j − y0.
+
+    The recurrence is the same without its y0 term: D_j = μD_{j−1} + νD_{j−2} + μ̃(F_{j−1} − aF_0).
+    Rounding errors grow as s² in it, and are relative to the change instead of the state.
+    """
     shift = _DAMPING / stages**2
     _, first, second = _chebyshev(stages, shift)
     w0, w1 = 1 + shift, shift * first / second
@@ -147,20 +151,17 @@ def _stages(
         return b, 1 - b * value, w1 / shift * second / first  # b_j, a_j, c_j
 
     b2, _, c2 = coefficients(jnp.full_like(stages, 2))
-    c1 = c2 / (4 * w0)
-    y1 = _combine((1.0, y0), (w1 * b2, k0))
 
     def advance(j: Int[Array, ""], carry):
         before, last, b_before, b_last, a_last, c_last = carry
         b, a, c = coefficients(j.astype(stages.dtype))
         mu, nu, mu_field = 2 * w0 * b / b_last, -b / b_before, 2 * w1 * b / b_last
-        k = field(t0 + c_last * (t1 - t0), last)
-        here = _combine(
-            (1 - mu - nu, y0), (mu, last), (nu, before), (mu_field, k), (-a_last * mu_field, k0)
-        )
+        k = field(t0 + c_last * (t1 - t0), jax.tree.map(jnp.add, y0, last))
+        here = _combine((mu, last), (nu, before), (mu_field, k), (-a_last * mu_field, k0))
         return last, here, b_last, b, a, c
 
-    start = (y0, y1, b2, b2, 1 - b2 * w0, c1)
+    none, one = _combine((0.0, k0)), _combine((w1 * b2, k0))
+    start = (none, one, b2, b2, 1 - b2 * w0, c2 / (4 * w0))
     return jax.lax.fori_loop(2, stages.astype(int) + 1, advance, start)[1]
 
 
@@ -192,8 +193,13 @@ def _combine(*terms: tuple[Float[Array, ""] | float, PyTree]) -> PyTree:
     return jax.tree.map(combine, *[tree for _, tree in terms])
 
 
-def _unit(tree: PyTree) -> PyTree:
-    """The tree over its norm; zero stays zero."""
+def _unit(tree: PyTree, otherwise: PyTree | None = None) -> PyTree:
+    """The tree over its norm; where that is zero, infinite or NaN, `otherwise`, or zero."""
     norm = optimistix.two_norm(tree)
-    scale = jnp.where(norm > 0, 1 / norm, 0.0)
-    return jax.tree.map(lambda leaf: scale.astype(leaf.dtype) * leaf, tree)
+    regular = (norm > 0) & jnp.isfinite(norm)
+
+    def divide(leaf: Array, instead: Array) -> Array:
+        return jnp.where(regular, leaf / norm.astype(leaf.dtype), instead)
+
+    fallback = jax.tree.map(jnp.zeros_like, tree) if otherwise is None else otherwise
+    return jax.tree.map(divide, tree, fallback)
