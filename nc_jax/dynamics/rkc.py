@@ -160,7 +160,7 @@ def _stages(
         here = _combine((mu, last), (nu, before), (mu_field, k), (-a_last * mu_field, k0))
         return last, here, b_last, b, a, c
 
-    none, one = _combine((0.0, k0)), _combine((w1 * b2, k0))
+    none, one = jax.tree.map(jnp.zeros_like, k0), _combine((w1 * b2, k0))
     start = (none, one, b2, b2, 1 - b2 * w0, c2 / (4 * w0))
     return jax.lax.fori_loop(2, stages.astype(int) + 1, advance, start)[1]
 
