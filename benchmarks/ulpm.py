@@ -32,7 +32,7 @@ from reporting import (
     show_machine,
     show_ratio,
     show_time,
-)  # fmt: skip
+)
 from tqdm import tqdm
 
 import nc_jax

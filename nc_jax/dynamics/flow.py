@@ -74,8 +74,9 @@ def gradient_flow(
     Returns: a `Trajectory` with `log_time` in log(1 + t).
 
     Raises: ValueError for what is no solver or clock, save times that do not increase, a tolerance
-    below what the dtype can hold, a non-finite start, or a clock that scales this problem's field
-    past the largest float; RuntimeError if the run stops early and `throw` is set.
+    below what the dtype can hold, a non-finite start, times that the clock or the dtype cannot
+    resolve, or a clock that scales this problem's field past the largest float; RuntimeError if
+    the run stops early and `throw` is set.
 
     Example:
 
