@@ -31,6 +31,17 @@ def writable_folder(text: str) -> Path:
     return path
 
 
+def check_seeds(parser: Parser, flags: argparse.Namespace) -> None:
+    """Refuse seeds that are none, or that a key cannot hold, and files where stores will be."""
+    if flags.seeds < 1:
+        parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
+    if not 0 <= flags.seed < 2**32 - flags.seeds:
+        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295 - SEEDS.")
+    for store in ("flow.zarr", "descent.zarr"):
+        if (flags.out / store).is_file():
+            parser.error(f"--out {flags.out}: {store} there is a file; give another folder.")
+
+
 def number(log10_value: float) -> str:
     """A positive number given by its log10, readable far outside the range of floats."""
     if not math.isfinite(log10_value):

@@ -13,7 +13,7 @@ import diffrax
 import jax
 import numpy as np
 import optax
-from script import Parser, nearest, number, table, writable_folder
+from script import Parser, check_seeds, nearest, number, table, writable_folder
 
 import nc_jax as nc
 
@@ -211,17 +211,11 @@ def main(arguments: list[str] | None = None) -> None:
 
 def check(parser: Parser, flags: Namespace) -> None:
     """Refuse what only this script can judge."""
-    if flags.seeds < 1:
-        parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
-    if not 0 <= flags.seed < 2**32 - flags.seeds:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295 - SEEDS.")
+    check_seeds(parser, flags)
     if not 0 < flags.decades <= 1e9:
         parser.error(f"--decades {flags.decades:g}: give a number above 0, up to 1e9.")
     if not (math.isfinite(flags.norm) and flags.norm > 0):
         parser.error(f"--norm {flags.norm:g}: give a finite number > 0.")
-    for store in ("flow.zarr", "descent.zarr"):
-        if (flags.out / store).is_file():
-            parser.error(f"--out {flags.out}: {store} there is a file; give another folder.")
 
 
 def draw(flags: Namespace) -> tuple[nc.UnconstrainedFeatures, nc.LastLayer]:

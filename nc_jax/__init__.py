@@ -18,6 +18,7 @@ from .dynamics import (
 )
 from .losses import CrossEntropy as CrossEntropy, SquaredError as SquaredError
 from .problems import (
+    LinearizedMixon as LinearizedMixon,
     UnconstrainedFeatures as UnconstrainedFeatures,
     WeightDecay as WeightDecay,
     mixon as mixon,

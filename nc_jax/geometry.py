@@ -1,18 +1,13 @@
-"""Geometry of class vectors: centring, angles and the simplex equiangular tight frame."""
+"""Geometry of class vectors: centring, angles, the simplex ETF, and the subspaces of collapse."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Integer, Key
 
-
-def matmul(left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Matrix product at the full precision of its dtype.
-
-    Accelerators round float32 operands to 10 or even 7 bits by default, which would undo both the
-    tolerance of an integration and the centring of deep collapse.
-    """
-    return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+from .checks import is_traced
+from .precision import matmul
+from .state import LastLayer
 
 
 def membership(labels: Integer[ArrayLike, " N"], num_classes: int) -> Bool[Array, "N K"]:
@@ -89,3 +84,70 @@ def cosines(vectors: Float[Array, "K d"]) -> Float[Array, "K K"]:
     """Cosines between all pairs of rows, shape (K, K); NaN where a row is zero."""
     unit = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
     return matmul(unit, unit.T)
+
+
+def above_rounding(singular: Float[Array, " r"], shape: tuple[int, ...]) -> Bool[Array, " r"]:
+    """Which singular values, largest first, of a matrix of this shape are not rounding errors."""
+    return singular > jnp.finfo(singular.dtype).eps * max(shape) * singular[0]
+
+
+def common_class_size(labels: Integer[ArrayLike, " N"], num_classes: int) -> int | None:
+    """Samples of every class, or None where sizes differ; for concrete labels.
+
+    Raises: ValueError for a class without samples.
+    """
+    counts = (np.asarray(labels)[:, None] == np.arange(num_classes)).sum(axis=0)
+    if counts.min() == 0:
+        raise ValueError(
+            f"labels: class {counts.argmin()} of {num_classes} has no samples; give integers in "
+            f"0..{num_classes - 1} that name every row of the classifier."
+        )
+    return int(counts[0]) if counts.min() == counts.max() else None
+
+
+def project_onto_T(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> LastLayer:
+    """Orthogonal projection onto T = {H = (W⊗1_n)ᵀ/√n, 1ᵀW = 0} (Mixon, theorem 2).
+
+    On T a feature is its class's row of W over √n. With the class sums S = Σ_{i in c} h_i the
+    projection has W = ½ (I − 11ᵀ/K)(W + S/√n): one pass over the features, no linear system. T says
+    nothing of a bias; here it is zero, so that T is a subspace of states with one too.
+
+    Args: `labels` (N,) concrete integers, in any order, with n samples of every class.
+
+    Raises: ValueError for classes of unequal size, or traced labels.
+
+    Example: `project_onto_T(state, problem.labels)`.
+    """
+    num_classes = state.classifier.shape[0]
+    root = np.sqrt(_balanced_size(labels, num_classes)).item()
+    sums = jax.ops.segment_sum(state.features, jnp.asarray(labels), num_classes)
+    classifier = center(state.classifier + sums / root) / 2
+    bias = None if state.bias is None else jnp.zeros_like(state.bias)
+    return LastLayer((classifier / root)[np.asarray(labels)], classifier, bias)
+
+
+def project_onto_S(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> LastLayer:
+    """Orthogonal projection onto S = T × {b in span 1}, which the flow never leaves (Mixon, thm 3).
+
+    That of `project_onto_T` with the bias replaced by its mean. Arguments and errors are the same.
+
+    Example: `project_onto_S(problem.init(key), problem.labels)` is a random start on S.
+    """
+    on_t = project_onto_T(state, labels)
+    if state.bias is None:
+        return on_t
+    bias = jnp.full_like(state.bias, jnp.mean(state.bias))
+    return LastLayer(on_t.features, on_t.classifier, bias)
+
+
+def _balanced_size(labels: Integer[ArrayLike, " N"], num_classes: int) -> int:
+    if is_traced(labels):
+        raise ValueError("labels are traced: close over concrete ones, such as problem.labels.")
+    size = common_class_size(labels, num_classes)
+    if size is None or size * num_classes != np.size(labels):
+        sizes = [int(np.sum(np.asarray(labels) == c)) for c in range(num_classes)]
+        raise ValueError(
+            f"labels: classes 0..{num_classes - 1} have {sizes} of {np.size(labels)} samples; the "
+            "subspaces S and T need every class to have as many."
+        )
+    return size

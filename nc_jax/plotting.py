@@ -1,15 +1,16 @@
 """Figures of trajectories. Reads observables only, never a problem."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullLocator
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from .dynamics import Trajectory
 
@@ -31,6 +32,16 @@ _PANELS: tuple[tuple[str, dict[str, tuple[str, str, float]]], ...] = (
     ("(d) Self-duality", {"ji_self_duality": ("means against classifier", "#4a4a4a", 1.8)}),
 )
 _LINE_STYLES = ("-", "--", ":", "-.")
+
+# Mixon's figures 1 and 2.
+_STRONG_PANELS = (
+    ("(SNC1) ‖WWᵀ − √n(I − 11ᵀ/K)‖", "mixon_snc1"),
+    ("(SNC2) ‖H − (W⊗1)ᵀ/√n‖/‖H‖", "mixon_snc2"),
+    ("(SNC3) ‖b − 1/K‖", "mixon_snc3"),
+    ("‖Z − Π_S Z‖/‖Z‖", "mixon_distance_to_s"),
+)
+# Beyond, a linear axis of time would hide where a flow leaves the origin.
+_LONG = 1000.0
 
 
 def collapse_figure(
@@ -54,7 +65,10 @@ def collapse_figure(
         for (run, trajectory), style in zip(runs.items(), cycle(_LINE_STYLES), strict=False):
             for name, (label, color, width) in curves.items():
                 label = f"{label}, {run}" if len(runs) > 1 else label
-                _draw(axes, trajectory, name, label=label, color=color, lw=width, ls=style)
+                decades = _decades(trajectory)
+                shown = decades >= math.log10(2)
+                values = np.asarray(trajectory.observables[name])[..., shown]
+                _draw(axes, decades[shown], values, label=label, color=color, lw=width, ls=style)
         # Both curves of a panel share their slope.
         name = next(iter(curves))
         if slopes and name in slopes:
@@ -64,20 +78,91 @@ def collapse_figure(
     return figure
 
 
+def strong_collapse_figure(
+    runs: Mapping[str, Trajectory], norms: Sequence[float] | NDArray[np.floating]
+) -> Figure:
+    """Errors of strong collapse and distance from S over time, as Mixon's figures 1 and 2.
+
+    Args:
+        runs: trajectories by name over (norm, seed), drawn with one line style each, a colour a
+            start norm: the median over seeds in a band from the 10th to the 90th percentile.
+        norms: (M,) start norms.
+
+    Returns: a Matplotlib `Figure`; time is on a log axis if it passes 1000.
+
+    Example: `strong_collapse_figure({"flow": runs}, [1.0, 0.1]).savefig("collapse.png")`.
+    """
+    figure = Figure(figsize=(15, 4.1), layout="constrained")
+    panels = figure.subplots(1, 4)
+    for axes, (title, name) in zip(panels, _STRONG_PANELS, strict=True):
+        for (run, trajectory), style in zip(runs.items(), cycle(_LINE_STYLES), strict=False):
+            time = np.expm1(trajectory.common_log_time())
+            for values, norm, color in zip(
+                np.asarray(trajectory.observables[name]), norms, _shades(len(norms)), strict=True
+            ):
+                _draw(axes, time, values, label=f"ε = {norm:g}", color=color, ls=style, lw=1.4)
+            # For the legend, where colours are norms and line styles runs.
+            axes.plot([], [], color="black", ls=style, label=run)
+            if time[-1] > _LONG:
+                axes.set_xscale("log")
+        _finish(axes, title, "time t")
+    entries = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
+    figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def linear_phase_figure(
+    runs: Trajectory, norms: Sequence[float] | NDArray[np.floating], threshold: float
+) -> Figure:
+    """How long the linear solution of Mixon's theorem 2 shadows the flow, by start norm.
+
+    Args:
+        runs: trajectories over (norm, seed) with the observables `linear_gap`, `deviation`,
+            `linear_deviation` and `bound`, the last three over ε.
+        norms: (M,) start norms ε.
+        threshold: of `linear_gap`, drawn as a line.
+
+    Returns: a Matplotlib `Figure` of two panels, medians in bands as in `strong_collapse_figure`.
+
+    Example: `linear_phase_figure(runs, [1e-2, 1e-4], 0.1).savefig("linear.png")`.
+    """
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    time, seen = np.expm1(runs.common_log_time()), runs.observables
+    for i, (norm, color) in enumerate(zip(norms, _shades(len(norms)), strict=True)):
+        _draw(left, time, seen["linear_gap"][i], color=color, label=f"ε = {norm:g}")
+        _draw(right, time, seen["deviation"][i], color=color)
+    _draw(right, time, seen["linear_deviation"][0], color="black", label="of the linear solution")
+    _draw(right, time, seen["bound"][0], color="black", ls="--", label="its bound")
+    left.axhline(threshold, color="black", ls=":", lw=1.2)
+    _finish(left, "‖flow − linear solution‖ / ‖linear solution‖", "time t")
+    _finish(right, "‖U(t) − e^(√n t) Π_T U₀‖ / ε", "time t")
+    # What counts is where the flow passes the bound, not how far it goes.
+    right.set_ylim(0.5 * np.nanmin(seen["linear_deviation"]), 100 * np.nanmax(seen["bound"]))
+    for axes in (left, right):
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _shades(count: int) -> NDArray[np.floating]:
+    """Colours from dark to light for an ordered family of curves."""
+    return colormaps["viridis"](np.linspace(0, 0.9, count))
+
+
+def _draw(axes: Axes, x: NDArray[np.floating], values: ArrayLike, **style: Any) -> None:
+    """A curve of (T,) values; of a batch (runs, T) the median in its band."""
+    values = np.asarray(values)
+    if values.ndim > 1:
+        # Where every run has ended there is no median.
+        known = np.any(np.isfinite(values), axis=0)
+        x, (low, values, high) = x[known], np.nanpercentile(values[:, known], [10, 50, 90], axis=0)
+        axes.fill_between(x, low, high, color=style["color"], alpha=0.2, linewidth=0)
+    axes.plot(x, values, **style)
+
+
 def _decades(trajectory: Trajectory) -> NDArray[np.floating]:
     """log10(1 + t) of the saves; one time axis, whatever the batch."""
     return trajectory.common_log_time() / math.log(10)
-
-
-def _draw(axes: Axes, trajectory: Trajectory, name: str, **style: Any) -> None:
-    """A curve from t = 1 on; of a batch the median in its band."""
-    decades, values = _decades(trajectory), np.asarray(trajectory.observables[name])
-    shown = decades >= math.log10(2)
-    decades, values = decades[shown], values[..., shown]
-    if values.ndim > 1:
-        low, values, high = np.nanpercentile(values, [10, 50, 90], axis=0)
-        axes.fill_between(decades, low, high, color=style["color"], alpha=0.2, linewidth=0)
-    axes.plot(decades, values, **style)
 
 
 def _draw_guide(axes: Axes, trajectory: Trajectory, name: str, slope: float) -> None:
@@ -94,14 +179,18 @@ def _draw_guide(axes: Axes, trajectory: Trajectory, name: str, slope: float) -> 
 
 def _label_times(axes: Axes, title: str) -> None:
     """Log scale of log10 t, whose ticks read as times."""
-    axes.set_title(title, fontsize=10)
     axes.set_xscale("log")
+    _finish(axes, title, "time t (log log scale)")
+    axes.xaxis.set_major_formatter(FuncFormatter(_time_label))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _finish(axes: Axes, title: str, time: str) -> None:
+    axes.set_title(title, fontsize=10)
     # Measures that are identically zero, as at K = 2, have no logarithm.
     if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
         axes.set_yscale("log")
-    axes.set_xlabel("time t (log log scale)")
-    axes.xaxis.set_major_formatter(FuncFormatter(_time_label))
-    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xlabel(time)
     axes.grid(True, which="major", alpha=0.25)
 
 

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from .geometry import matmul
+from .precision import matmul
 
 
 class LastLayer(eqx.Module):
@@ -27,6 +27,17 @@ class LastLayer(eqx.Module):
         """Class scores z = H Wᵀ + b, shape (N, K): the transpose of the papers' WH + b 1ᵀ."""
         scores = matmul(self.features, self.classifier.T)
         return scores if self.bias is None else scores + self.bias
+
+    def pull_back(self, residual: Float[Array, "N K"]) -> "LastLayer":
+        """Gradient of a function of the logits, given R = ∂f/∂Z of shape (N, K): (RW, RᵀH, Rᵀ1).
+
+        Written out, since reverse-mode autodiff costs more kernels than the products themselves.
+        """
+        return LastLayer(
+            features=matmul(residual, self.classifier),
+            classifier=matmul(residual.T, self.features),
+            bias=None if self.bias is None else jnp.sum(residual, axis=0),
+        )
 
     def squared_norm(self) -> Float[Array, ""]:
         """ρ² = ‖W‖_F² + ‖H‖_F² (Ji, section 3); the bias is not part of it."""

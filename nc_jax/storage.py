@@ -3,7 +3,7 @@
 import os
 import platform
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -24,28 +24,35 @@ def provenance() -> dict[str, str]:
 
 
 def to_dataset(
-    trajectory: Trajectory, attributes: Mapping[str, str | int | float] | None = None
+    trajectory: Trajectory,
+    attributes: Mapping[str, str | int | float] | None = None,
+    runs: Sequence[str] = ("seed",),
 ) -> xr.Dataset:
-    """Observables of a run as an `xarray.Dataset` with dims (time) or (seed, time).
+    """Observables of a run as an `xarray.Dataset` with dims (time), or (*runs, time) of a batch.
 
     `log_time` = log(1 + t) is a coordinate. `result` is 0 for success, and each code that occurs
     has its message among the attributes of `result`. `attributes` (the configuration, say) and
     `provenance()` become attributes.
 
-    Raises: ValueError for a trajectory with more than one batch axis, or whose runs have times of
-    their own.
+    Args: `runs` names the axes of the batch, outermost vmap first.
+
+    Raises: ValueError for a batch with another number of axes, or whose runs have times of their
+    own.
 
     Example: `to_dataset(traj, {"K": 5, "d": 20})["ji_self_duality"].plot()`.
     """
     batch = trajectory.log_time.shape[:-1]
-    if len(batch) > 1:
-        raise ValueError(f"trajectory has batch shape {batch}: give a single run or one vmap axis.")
-    runs = ("seed",) * len(batch)
+    runs = tuple(runs) if batch else ()
+    if len(batch) != len(runs):
+        raise ValueError(
+            f"trajectory has batch shape {batch}: give as many names as runs, not {runs}."
+        )
     return xr.Dataset(
         {
             **{k: ((*runs, "time"), np.asarray(v)) for k, v in trajectory.observables.items()},
             "result": (runs, *_meanings(trajectory.result)),
             "num_steps": (runs, np.asarray(trajectory.num_steps)),
+            "final_log_time": (runs, np.asarray(trajectory.final_log_time)),
         },
         coords={"log_time": ("time", trajectory.common_log_time())},
         attrs={**(attributes or {}), **provenance()},

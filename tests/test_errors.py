@@ -22,6 +22,19 @@ CALLS = {
     "loss class": ("nc.UnconstrainedFeatures((2, 2), 4, nc.CrossEntropy)", "give an instance"),
     "loss by name": ("nc.UnconstrainedFeatures((2, 2), 4, 'ce')", "loss = 'ce'"),
     "decay as a number": ("nc.UnconstrainedFeatures((2, 2), 4, weight_decay=5e-4)", "WeightDecay("),
+    "event by its condition": (
+        "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), "
+        "event=diffrax.steady_state_event())",
+        "give an instance of Event, such as diffrax.Event(diffrax.steady_state_event())",
+    ),
+    "linear problem for the full one": (
+        "nc.exact.strong_collapse(nc.LinearizedMixon(3, 4, 2))",
+        "problem is of type LinearizedMixon: give nc_jax.mixon(",
+    ),
+    "full problem for the linear one": (
+        "nc.exact.linearized_eigenspaces(nc.mixon(3, 4, 2))",
+        "problem is of type UnconstrainedFeatures: give nc_jax.LinearizedMixon(",
+    ),
     "float64 without x64": (
         "p.init(jax.random.key(0), dtype='float64')",
         "dtype = float64: set jax_enable_x64",

@@ -5,11 +5,14 @@ import pytest
 from hypothesis import given, strategies as st
 from tolerances import rounding
 
+import nc_jax as nc
 from nc_jax.geometry import (
     center,
     cosines,
     membership,
     off_diagonal_mean,
+    project_onto_S,
+    project_onto_T,
     simplex_etf,
     simplex_gram,
 )
@@ -117,3 +120,73 @@ def test_cosines_are_those_of_every_pair_at_any_length(seed, exponent):
 def test_cosines_with_a_zero_vector_are_nan():
     found = np.asarray(cosines(jnp.array([[1.0, 0.0], [0.0, 0.0]])))
     np.testing.assert_array_equal(np.isnan(found), [[False, True], [True, True]])
+
+
+def flat(state) -> np.ndarray:
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def members_of_t(num_classes, dim, labels, with_bias) -> np.ndarray:
+    """Columns that span T, from its definition: a classifier summing to 0, and its features."""
+    columns = []
+    for index in np.ndindex(num_classes - 1, dim):
+        classifier = np.zeros((num_classes, dim))
+        classifier[index], classifier[-1, index[1]] = 1, -1
+        features = classifier[labels] / np.sqrt(len(labels) / num_classes)
+        columns.append([features.ravel(), classifier.ravel(), np.zeros(num_classes * with_bias)])
+    return np.array([np.concatenate(column) for column in columns]).T
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+@given(
+    num_classes=st.integers(2, 4),
+    dim=st.integers(1, 4),
+    size=st.integers(1, 3),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_projections_are_the_dense_least_squares_ones(num_classes, dim, size, seed, with_bias):
+    rng = np.random.default_rng(seed)
+    labels = rng.permutation(np.repeat(np.arange(num_classes), size))
+
+    def draw():
+        shapes = [(len(labels), dim), (num_classes, dim), num_classes][: 2 + with_bias]
+        return nc.LastLayer(*(jnp.asarray(rng.normal(size=shape)) for shape in shapes))
+
+    state, other = draw(), draw()
+    span_t = members_of_t(num_classes, dim, labels, with_bias)
+    constant = np.zeros((len(flat(state)), int(with_bias)))
+    constant[len(flat(state)) - num_classes :] = 1
+    span_s = np.hstack([span_t, constant])
+    for project, span in ((project_onto_T, span_t), (project_onto_S, span_s)):
+        projected = project(state, labels)
+        dense = span @ np.linalg.lstsq(span, flat(state), rcond=None)[0]
+        atol = rounding() * float(np.linalg.norm(flat(state)))
+        np.testing.assert_allclose(flat(projected), dense, rtol=0, atol=atol)
+        np.testing.assert_allclose(flat(project(projected, labels)), dense, rtol=0, atol=atol)
+        # <Px, y> = <x, Py>.
+        left = flat(projected) @ flat(other)
+        right = flat(state) @ flat(project(other, labels))
+        assert abs(left - right) <= atol * np.linalg.norm(flat(other))
+
+
+def test_projections_refuse_what_has_no_balance():
+    state = nc.LastLayer(jnp.ones((3, 2)), jnp.ones((2, 2)))
+    for project in (project_onto_S, project_onto_T):
+        with pytest.raises(ValueError, match=r"have \[2, 1\] of 3 samples"):
+            project(state, np.array([0, 0, 1]))
+        with pytest.raises(ValueError, match=r"have \[1, 1\] of 3 samples"):
+            project(state, np.array([0, 1, -1]))
+        with pytest.raises(ValueError, match="labels are traced"):
+            jax.jit(project)(state, np.array([0, 1, 0]))
+
+
+def test_projections_follow_the_dtype_and_batch():
+    problem = nc.mixon(3, 4, 2)
+
+    def draw(seed):
+        return problem.init(jax.random.key(seed), dtype="float32")
+
+    batch = jax.vmap(lambda seed: project_onto_S(draw(seed), problem.labels))(np.arange(3))
+    single = project_onto_S(draw(2), problem.labels)
+    assert single.features.dtype == np.float32
+    np.testing.assert_allclose(batch.features[2], single.features, rtol=rounding("float32"))

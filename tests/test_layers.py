@@ -12,8 +12,9 @@ import nc_jax
 ROOT = Path(nc_jax.__file__).parent
 # A module imports from lower layers and its own folder only; modules of one layer are strangers.
 LAYERS = [
-    {"checks", "geometry"},
+    {"checks", "precision"},
     {"state"},
+    {"geometry"},
     {"losses", "metrics"},
     {"problems"},
     {"exact", "dynamics", "landscape", "cnn"},

@@ -125,7 +125,15 @@ def _descend(
     carry, (observables, states) = jax.lax.scan(to_next_save, carry, (lengths, log_time))
     final, _ = advance(carry, num_steps - save_steps[-1])
     result = mark_nonfinite(is_nonfinite(final))
-    return Trajectory(log_time, observables, final, states, result, num_steps)
+    return Trajectory(
+        log_time=log_time,
+        observables=observables,
+        final=final,
+        final_log_time=jnp.log1p(num_steps.astype(dtype)),
+        states=states,
+        result=result,
+        num_steps=num_steps,
+    )
 
 
 def _conserved(problem: AbstractProblem, state: PyTree) -> dict[str, Invariant]:

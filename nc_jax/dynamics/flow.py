@@ -42,6 +42,7 @@ def gradient_flow(
     observe: Observe | None = None,
     save_states: bool = False,
     throw: bool = True,
+    event: diffrax.Event | None = None,
     max_steps: int = 1_000_000,
     progress_meter: diffrax.AbstractProgressMeter = diffrax.NoProgressMeter(),
 ) -> Trajectory:
@@ -68,6 +69,10 @@ def gradient_flow(
         save_states: keep the states at the save times too.
         throw: raise if the run stops early. Inside jit or vmap nothing is raised: the outcome is
             in `result`.
+        event: ends the run early with success, as
+            `diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-9))` does once the RMS of
+            dx/du is below 1e-9: at rest, and at a saddle that a tiny start has yet to leave. What
+            is saved after it is NaN; `final_log_time` says when it was. Made once it compiles once.
         max_steps: steps after which the run is given up.
         progress_meter: such as `diffrax.TqdmProgressMeter()`.
 
@@ -91,6 +96,8 @@ def gradient_flow(
     atol = default_atol if atol is None else atol
     _check_kind("solver", solver, diffrax.AbstractSolver, "diffrax.Tsit5()")
     _check_kind("clock", clock, AbstractClock, "nc_jax.LogTime()")
+    if event is not None:
+        _check_kind("event", event, diffrax.Event, "diffrax.Event(diffrax.steady_state_event())")
     _check_tolerances(rtol, atol, dtype)
     _check_save_at(problem, save_at, clock, dtype)
     trajectory = _integrate(
@@ -105,7 +112,7 @@ def gradient_flow(
             **(_RKC_CONTROL if isinstance(solver, RKC) else {}),
         ),
         problem.observe if observe is None else observe,
-        save_states, max_steps, progress_meter,
+        save_states, event, max_steps, progress_meter,
     )  # fmt: skip
     comes_to_rest = np.isfinite(problem.largest_log_scale(dtype))
     suited = isinstance(solver, (RKC, diffrax.AbstractImplicitSolver))
@@ -127,6 +134,7 @@ def _integrate(
     controller: diffrax.AbstractStepSizeController,
     observe: Observe,
     save_states: bool,
+    event: diffrax.Event | None,
     max_steps: int,
     progress_meter: diffrax.AbstractProgressMeter,
 ) -> Trajectory:
@@ -154,7 +162,7 @@ def _integrate(
             subs=[diffrax.SubSaveAt(ts=save_at, fn=record), diffrax.SubSaveAt(t1=True)]
         ),
         stepsize_controller=controller,
-        event=diffrax.Event(_has_left_the_numbers),
+        event=_ended_by(event),
         max_steps=max_steps,
         throw=False,
         adjoint=diffrax.ForwardMode(),
@@ -162,6 +170,7 @@ def _integrate(
     )
     assert solution.ys is not None
     assert solution.ts is not None
+    assert solution.event_mask is not None
     (observables, states), final = solution.ys
     # Diffrax leaves infinity where a run that stopped early has not saved.
     reached = jnp.isfinite(solution.ts[0])
@@ -173,11 +182,19 @@ def _integrate(
         log_time=clock.log_time(save_at),
         observables=jax.tree.map(mask, observables),
         final=jax.tree.map(lambda leaf: leaf[0], final),
+        final_log_time=clock.log_time(solution.ts[1][0]),
         states=jax.tree.map(mask, states),
-        # The only event there is ends a run at a non-finite state.
-        result=mark_nonfinite(solution.result == diffrax.RESULTS.event_occurred, solution.result),
+        result=mark_nonfinite(solution.event_mask[0], solution.result),
         num_steps=jnp.asarray(solution.stats["num_steps"]),
     )
+
+
+def _ended_by(event: diffrax.Event | None) -> diffrax.Event:
+    """The caller's event after our own, which comes first in the mask that tells which occurred."""
+    if event is None:
+        return diffrax.Event([_has_left_the_numbers])
+    conditions = [_has_left_the_numbers, event.cond_fn]
+    return diffrax.Event(conditions, event.root_finder, [None, event.direction])
 
 
 def _has_left_the_numbers(u, state, args, **kwargs) -> Bool[Array, ""]:

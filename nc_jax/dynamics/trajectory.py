@@ -24,9 +24,11 @@ class Trajectory(eqx.Module):
         log_time: (T,) log(1 + t) of the saves; for descent log(1 + step).
         observables: dict of (T,) arrays, NaN from where a run stopped early.
         final: state at the end of the run.
+        final_log_time: log(1 + t) of `final`, before the last save if the run ended early.
         states: states at the saves, leaves with leading axis T, if they were asked for.
         result: one of `diffrax.RESULTS`; `diffrax.RESULTS[traj.result]` is its message, empty for
-            success. `nonfinite` marks a state that became NaN or infinite.
+            success. `nonfinite` marks a state that became NaN or infinite, `event_occurred` a run
+            that the caller's event ended.
         num_steps: steps taken, rejected ones included.
 
     Under vmap every array gains leading axes, `log_time` too.
@@ -35,14 +37,16 @@ class Trajectory(eqx.Module):
     log_time: Float[Array, "*batch T"]
     observables: dict[str, Float[Array, "*batch T"]]
     final: PyTree
+    final_log_time: Float[Array, "*batch"]
     states: PyTree | None
     result: diffrax.RESULTS
     num_steps: Int[Array, "*batch"]
 
     @property
     def succeeded(self) -> Bool[Array, "*batch"]:
-        """Whether the run reached its end."""
-        return self.result == diffrax.RESULTS.successful
+        """Whether the run reached its end, or the caller's event."""
+        ended = self.result == diffrax.RESULTS.event_occurred
+        return ended | (self.result == diffrax.RESULTS.successful)
 
     def common_log_time(self) -> Float[np.ndarray, " T"]:
         """The one time axis of all runs of a batch, as a NumPy array.
@@ -65,8 +69,9 @@ class Trajectory(eqx.Module):
 
         Example: `gradient_descent(...).with_time_scaled(rate / problem.num_samples)`.
         """
-        scaled = jnp.log1p(float(factor) * jnp.expm1(self.log_time))
-        return eqx.tree_at(lambda run: run.log_time, self, scaled)
+        times = (self.log_time, self.final_log_time)
+        scaled = tuple(jnp.log1p(float(factor) * jnp.expm1(time)) for time in times)
+        return eqx.tree_at(lambda run: (run.log_time, run.final_log_time), self, scaled)
 
     def decay_exponent(self, name: str, from_log_time: float) -> Float[Array, "*batch"]:
         """Slope of log(observable) against log(log(1+t)) by least squares, from a time on.

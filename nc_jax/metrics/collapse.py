@@ -7,11 +7,11 @@ own mean, w̃_c = w_c − mean_c w_c, E = (I − 11ᵀ/K)/√(K−1).
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from ..checks import is_traced
-from ..geometry import center, cosines, matmul, off_diagonal_mean, simplex_gram
+from ..geometry import center, common_class_size, cosines, off_diagonal_mean, simplex_gram
+from ..precision import matmul
 from ..state import LastLayer
 from .streaming import ClassMoments, Spread, class_means, class_moments, spread
 
@@ -54,7 +54,10 @@ def collapse_metrics(
     """
     moments = class_moments(state.features, labels, state.classifier.shape[0])
     sums = spread(state.features, labels, moments, state.classifier, state.bias)
-    balanced = _is_balanced(labels, state.classifier.shape[0])
+    # Decided by concrete labels: which keys there are cannot depend on a traced value.
+    balanced = not is_traced(labels) and (
+        common_class_size(labels, state.classifier.shape[0]) is not None
+    )
     return collapse_from_statistics(moments, sums, state.classifier, state.bias, balanced)
 
 
@@ -166,15 +169,3 @@ def _cosine_gap(vectors: Float[Array, "K d"]) -> Float[Array, ""]:
 def _distance_to_simplex(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
     target = simplex_gram(matrix.shape[0], matrix.dtype)
     return jnp.linalg.norm(matrix / jnp.linalg.norm(matrix) - target)
-
-
-def _is_balanced(labels: Integer[ArrayLike, " N"], num_classes: int) -> bool:
-    if is_traced(labels):
-        return False
-    counts = (np.asarray(labels)[:, None] == np.arange(num_classes)).sum(axis=0)
-    if counts.min() == 0:
-        raise ValueError(
-            f"labels: class {counts.argmin()} of {num_classes} has no samples; give integers in "
-            f"0..{num_classes - 1} that name every row of the classifier."
-        )
-    return bool(counts.min() == counts.max())

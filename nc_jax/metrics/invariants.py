@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ..geometry import matmul
+from ..precision import matmul
 from ..state import LastLayer
 
 

@@ -13,7 +13,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from ..geometry import center, matmul, membership
+from ..geometry import above_rounding, center, membership
+from ..precision import matmul
 from ..state import LastLayer
 
 
@@ -123,7 +124,6 @@ def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
     # The rank is at most K−1. What is left of a K-th value is the rounding of the global mean,
     # which no threshold relative to M can tell from signal when features sit far from 0.
     singular, right = singular[: num_classes - 1], right[: num_classes - 1]
-    rounding = jnp.finfo(singular.dtype).eps * max(centered_means.shape)
-    kept = singular > rounding * singular[0]
+    kept = above_rounding(singular, centered_means.shape)
     inverse = jnp.where(kept, 1 / jnp.where(kept, singular, 1), 0)
     return right.T * (inverse * jnp.sqrt(jnp.asarray(num_classes, singular.dtype)))

@@ -1,6 +1,7 @@
 """Problems: what a model is. Each gives a vector field and reads its own state."""
 
 from .base import AbstractProblem as AbstractProblem
+from .linearized import LinearizedMixon as LinearizedMixon
 from .unconstrained import (
     UnconstrainedFeatures as UnconstrainedFeatures,
     WeightDecay as WeightDecay,

@@ -9,7 +9,9 @@ from ..metrics import Invariant
 
 
 class AbstractProblem(eqx.Module):
-    """A model with a start, an objective and the gradient flow x' = −∇L(x) on its state.
+    """A model with a start, an objective and the flow x' = −∇L(x) on its state.
+
+    A model may put a modified gradient in the place of ∇L, as `LinearizedMixon` does.
 
     To add a model, write these seven methods in one file; dynamics, observables, storage and
     plotting then work unchanged.

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
 from ..checks import check_number, is_traced
-from ..geometry import matmul
 from ..losses import CrossEntropy, Loss, SquaredError
 from ..metrics import (
     Invariant,
@@ -211,11 +210,7 @@ class UnconstrainedFeatures(AbstractProblem):
         return jnp.logaddexp(data, jnp.log(self._penalty(state)))
 
     def gradient(self, state: LastLayer) -> LastLayer:
-        """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, K).
-
-        Written out, since reverse-mode autodiff costs more kernels than the products themselves;
-        the tests hold it against autodiff.
-        """
+        """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, K)."""
         residual = self.loss_scale * self.loss.gradient(state.logits(), self.labels)
         return self._pull_back(state, residual, 1.0)
 
@@ -278,15 +273,14 @@ class UnconstrainedFeatures(AbstractProblem):
         self, state: LastLayer, residual: Float[Array, "N K"], scale: Float[ArrayLike, ""]
     ) -> LastLayer:
         """Gradient in the state of a residual in the logits, plus `scale` times the decay."""
-        decay = self.weight_decay
-        features = matmul(residual, state.classifier)
-        classifier = matmul(residual.T, state.features)
-        bias = None if state.bias is None else jnp.sum(residual, axis=0)
-        if not decay.absent:
-            features += scale * decay.features * state.features
-            classifier += scale * decay.classifier * state.classifier
-            if bias is not None and state.bias is not None:
-                bias += scale * decay.bias * state.bias
+        gradient, decay = state.pull_back(residual), self.weight_decay
+        if decay.absent:
+            return gradient
+        features = gradient.features + scale * decay.features * state.features
+        classifier = gradient.classifier + scale * decay.classifier * state.classifier
+        bias = gradient.bias
+        if bias is not None and state.bias is not None:
+            bias = bias + scale * decay.bias * state.bias
         return LastLayer(features=features, classifier=classifier, bias=bias)
 
 

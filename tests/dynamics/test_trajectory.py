@@ -12,6 +12,7 @@ def trajectory(log_time, **observables):
         log_time=jnp.asarray(log_time),
         observables={name: jnp.asarray(values) for name, values in observables.items()},
         final=None,
+        final_log_time=jnp.asarray(log_time)[..., -1],
         states=None,
         result=diffrax.RESULTS.successful,  # pyright: ignore[reportArgumentType]
         num_steps=jnp.ones(np.shape(log_time)[:-1], int),
@@ -36,6 +37,7 @@ def test_exponents_of_a_batch():
 def test_scaled_time():
     run = trajectory(np.log1p([0.0, 3.0, 10.0])).with_time_scaled(0.5)
     np.testing.assert_allclose(np.expm1(run.log_time), [0, 1.5, 5], rtol=rounding())
+    np.testing.assert_allclose(np.expm1(run.final_log_time), 5, rtol=rounding())
 
 
 def test_exponent_leaves_out_time_zero_and_says_when_it_has_no_data():

@@ -1,0 +1,91 @@
+"""What the scripts on Mixon's model share: flags, and starts over norms and seeds under one jit."""
+
+import math
+from argparse import Namespace
+from collections.abc import Callable
+
+import jax
+import numpy as np
+from script import Parser, check_seeds, table, writable_folder
+
+import nc_jax as nc
+
+
+def parser_of(description: str | None, norms: list[float], out: str) -> Parser:
+    """Flags of the model, its starts and its results, with the paper's setting as defaults."""
+    parser = Parser(description=description, allow_abbrev=False)
+    add = parser.add_argument
+    add("--K", type=int, default=3, help="classes, the paper's C (%(default)s)")
+    add("--d", type=int, default=15, help="feature dimension, the paper's p (%(default)s)")
+    add("--n", type=int, default=3, help="samples of each class, the paper's N (%(default)s)")
+    listed = " ".join(f"{norm:g}" for norm in norms)
+    add("--norms", type=float, nargs="+", default=norms, metavar="NORM",
+        help=f"||W||_F = ||H||_F of the starts ({listed})")  # fmt: skip
+    add("--seeds", type=int, default=100, help="starts of each norm (%(default)s)")
+    add("--seed", type=int, default=0, help="the first (%(default)s)")
+    add("--out", type=writable_folder, default=out, help="folder (%(default)s)")
+    add("--no-plot", action="store_true", help="save no figure")
+    return parser
+
+
+def check(parser: Parser, flags: Namespace) -> None:
+    """Refuse what the package cannot judge before hours of work."""
+    check_seeds(parser, flags)
+    for norm in flags.norms:
+        if not (math.isfinite(norm) and norm > 0):
+            parser.error(f"--norms {norm:g}: give finite numbers > 0.")
+    if len(set(flags.norms)) < len(flags.norms):
+        parser.error(f"--norms {' '.join(f'{norm:g}' for norm in flags.norms)}: give each once.")
+
+
+def over_starts(
+    flags: Namespace,
+    problem: nc.UnconstrainedFeatures,
+    run: Callable[[nc.LastLayer, jax.Array], nc.Trajectory],
+) -> nc.Trajectory:
+    """`run(start, norm)` over (norm, seed); a seed's direction is the same for every norm."""
+
+    def from_seed(seed, norm) -> nc.Trajectory:
+        key = jax.random.fold_in(jax.random.key(0), seed)
+        return run(problem.init(key, norm), norm)
+
+    seeds = np.arange(flags.seed, flags.seed + flags.seeds, dtype=np.uint32)
+    over_both = jax.vmap(jax.vmap(from_seed, (0, None)), (None, 0))
+    return jax.block_until_ready(jax.jit(over_both)(seeds, np.array(flags.norms)))
+
+
+def store(flags: Namespace, name: str, runs: nc.Trajectory) -> None:
+    """Runs over (norm, seed) as a Zarr store."""
+    from nc_jax import storage
+
+    settings = {flag: str(value) for flag, value in vars(flags).items()}
+    labelled = storage.to_dataset(runs, settings, ("norm", "seed"))
+    seeds = np.arange(flags.seed, flags.seed + flags.seeds)
+    labelled = labelled.assign_coords(norm=flags.norms, seed=seeds)
+    storage.save(labelled, flags.out / f"{name}.zarr")
+
+
+def by_norm(
+    flags: Namespace, columns: dict[str, np.ndarray], fits: dict[str, list[np.ndarray | None]]
+) -> str:
+    """Medians over seeds of (norm, seed) arrays, a row a norm, above named rows of fits.
+
+    A fit has a (seed,) array, or None, for each column, shown as median over range.
+    """
+    rows = [
+        [f"{norm:g}", *(f"{np.nanmedian(values[i]):.3g}" for values in columns.values())]
+        for i, norm in enumerate(flags.norms)
+    ]
+    for name, fitted in fits.items():
+        rows.append([name, *("" if p is None else f"{np.median(p):.3f}" for p in fitted)])
+        spread = [
+            f"{p.min():.3f} to {p.max():.3f}" if p is not None and p.size > 1 else ""
+            for p in fitted
+        ]
+        rows.append(["", *spread])
+    return table(["norm", *columns], rows)
+
+
+def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Least-squares slope of (norm, seed) values over (norm,) ones, for each seed."""
+    return np.polyfit(x, y, 1)[0]

@@ -1,0 +1,158 @@
+"""Figures 1 and 2 of Mixon, Parshall and Pi: strong collapse from small starts.
+
+Integrates the flow Z' = -dR/dZ of the summed square loss with bias from Gaussian starts with
+||W||_F = ||H||_F = norm and b = 0, many seeds for each norm under one jit and vmap, and descends
+from the same starts. Prints the errors of strong collapse and the distance from the invariant
+subspace S at the end, fits their powers of the norm, and saves the figure and the results.
+"""
+
+import math
+import time
+from argparse import Namespace
+
+import diffrax
+import jax
+import numpy as np
+import optax
+from mixon_starts import by_norm, check, over_starts, parser_of, slopes, store
+from script import Parser
+
+import nc_jax as nc
+
+# Optimizer and its default rate. Descent itself is unstable from 2/(Kn + sqrt n) = 0.19 on.
+OPTIMIZERS = {
+    "gd": (optax.sgd, 0.1),
+    "momentum": (lambda rate: optax.sgd(rate, momentum=0.9), 0.05),
+    "nesterov": (lambda rate: optax.sgd(rate, momentum=0.9, nesterov=True), 0.05),
+    "adam": (optax.adam, 0.01),
+    "rmsprop": (optax.rmsprop, 0.01),
+    "adagrad": (optax.adagrad, 0.1),
+}
+MEASURES = {
+    "mixon_snc1": "SNC1",
+    "mixon_snc2": "SNC2",
+    "mixon_snc3": "SNC3",
+    "mixon_distance_to_s": "from S",
+}
+# Beyond, the implicit solver: what still moves does so at a rate of about norm^2.
+LONG = 1e3
+FIGURE = "mixon_strong_collapse.png"
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags, with the paper's setting as defaults."""
+    norms = [1, 0.1, 0.01, 1e-3, 1e-4]
+    parser = parser_of(__doc__, norms, "results/mixon_strong_collapse")
+    add = parser.add_argument
+    add("--time", type=float, default=30.0,
+        help="end of the flow (%(default)g); about 100/norm^2 reaches the limit, past a slow tail, "
+        "by an implicit solver")  # fmt: skip
+    add("--rtol", type=float,
+        help="relative tolerance of the flow (1e-11; of the implicit solver 1e-6)")  # fmt: skip
+    add("--optimizer", choices=OPTIMIZERS, default="gd", help="of the descent (%(default)s)")
+    add("--rate", type=float, help="its learning rate (gd, adagrad 0.1; momentum, nesterov 0.05; "
+        "adam, rmsprop 0.01)")  # fmt: skip
+    add("--steps", type=int, help="its steps (as many as make rate * step = 30)")
+    flags = parser.parse_args(arguments)
+    # Near rest an explicit solver lets stiff modes off S grow to its tolerance, while what is
+    # measured falls as norm^2; an implicit one damps them.
+    flags.rtol = flags.rtol or (1e-6 if flags.time > LONG else 1e-11)
+    flags.rate = OPTIMIZERS[flags.optimizer][1] if flags.rate is None else flags.rate
+    if not 0 < flags.time <= 1e14:
+        parser.error(f"--time {flags.time:g}: give a number above 0, up to 1e14.")
+    if not 0 < flags.rate < math.inf:
+        parser.error(f"--rate {flags.rate:g}: give a finite number > 0.")
+    flags.steps = math.ceil(30 / flags.rate) if flags.steps is None else flags.steps
+    return parser, flags
+
+
+def observe(problem: nc.UnconstrainedFeatures, state: nc.LastLayer) -> dict[str, jax.Array]:
+    """The risk and the errors of strong collapse: what the figures show."""
+    seen = nc.metrics.collapse_metrics(state, problem.labels)
+    return {"objective": problem.objective(state), **{name: seen[name] for name in MEASURES}}
+
+
+def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory:
+    """The exact flow from every start."""
+    far = flags.time > LONG
+    solver = diffrax.Kvaerno5() if far else diffrax.Dopri8()
+    times = np.geomspace(0.1, flags.time, 200) if far else np.linspace(0, flags.time, 241)
+
+    def run(start, norm) -> nc.Trajectory:
+        # What stays off S for good is of the start's size: atol is far below it.
+        return nc.gradient_flow(
+            problem, start, times, nc.RealTime(), solver,
+            rtol=flags.rtol, atol=flags.rtol * norm / 100, observe=lambda s: observe(problem, s),
+            progress_meter=diffrax.TqdmProgressMeter(),
+        )  # fmt: skip
+
+    return over_starts(flags, problem, run)
+
+
+def run_descent(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory:
+    """Descent from the same starts, at times rate * step."""
+    optimizer = OPTIMIZERS[flags.optimizer][0](flags.rate)
+    saves = np.unique(np.linspace(0, flags.steps, 241).astype(int))
+
+    def run(start, norm) -> nc.Trajectory:
+        del norm
+        descent = nc.gradient_descent(
+            problem, start, optimizer, flags.steps, saves, lambda s: observe(problem, s)
+        )
+        return descent.with_time_scaled(flags.rate)
+
+    return over_starts(flags, problem, run)
+
+
+def show(flags: Namespace, runs: nc.Trajectory) -> str:
+    """Medians over seeds at the end, and the powers of the norm that they fall with."""
+    last = {name: np.asarray(values)[..., -1] for name, values in runs.observables.items()}
+    columns = {"risk R": last["objective"]}
+    columns |= {title: last[name] for name, title in MEASURES.items()}
+    small = np.array(flags.norms) <= 0.1
+    if small.sum() < 2:
+        return by_norm(flags, columns, {})
+    log_norms = np.log(np.array(flags.norms)[small])
+    fits = [slopes(log_norms, np.log(last[name][small])) for name in MEASURES]
+    return by_norm(flags, columns, {"power": [None, *fits]})
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print, save."""
+    parser, flags = parse(arguments)
+    jax.config.update("jax_enable_x64", True)
+    check(parser, flags)
+    print(
+        f"Mixon's model: K={flags.K} d={flags.d} n={flags.n}, {flags.seeds} seeds of each of "
+        f"{len(flags.norms)} start norms. The first run compiles for a few seconds.",
+        flush=True,
+    )
+    runs = {}
+    for name, run in (("flow", run_flow), ("descent", run_descent)):
+        began = time.perf_counter()
+        try:
+            runs[name] = run(flags, nc.mixon(flags.K, flags.d, flags.n))
+        except ValueError as error:
+            parser.error(str(error))
+        end = f"t = {flags.time:g}"
+        if name == "descent":
+            end = f"step {flags.steps} of {flags.optimizer} at rate {flags.rate:g}"
+        print(f"\n{name} to {end}: {time.perf_counter() - began:.1f} s with compilation")
+        failed = int(np.sum(~np.asarray(runs[name].succeeded)))
+        if failed:
+            print(f"{failed} of {runs[name].succeeded.size} runs left the numbers or stopped early")
+        print("medians over seeds at the end; powers of the norm over those <= 0.1, with range")
+        print(show(flags, runs[name]))
+        store(flags, name, runs[name])
+    saved = [f"{name}.zarr" for name in runs]
+    if not flags.no_plot:
+        from nc_jax import plotting
+
+        names = {"flow": runs["flow"], flags.optimizer: runs["descent"]}
+        plotting.strong_collapse_figure(names, flags.norms).savefig(flags.out / FIGURE, dpi=130)
+        saved.append(FIGURE)
+    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,452 @@
+"""Mixon's closed forms: against the fields they solve, dense spectra and the integrated flow."""
+
+import functools
+
+import diffrax
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from tolerances import rounding
+
+import nc_jax as nc
+from nc_jax.geometry import project_onto_S, project_onto_T
+
+# (K, d, n); d < K-1, d = K-1 and n = 1 among them.
+SHAPES = [(3, 15, 3), (4, 2, 5), (2, 5, 3), (3, 2, 1)]
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def flat(states, axes=0):
+    """States with so many leading axes as rows of numbers."""
+    leaves = jax.tree.leaves(states)
+    return np.concatenate([np.reshape(leaf, (*leaf.shape[:axes], -1)) for leaf in leaves], axis=-1)
+
+
+def dense(linear_map, like):
+    """Matrix of a linear map of (H, W)."""
+    vector, unravel = jax.flatten_util.ravel_pytree(like)
+    flattened = lambda x: jax.flatten_util.ravel_pytree(linear_map(unravel(x)))[0]  # noqa: E731
+    return np.asarray(jax.jacfwd(flattened)(vector))
+
+
+def coefficient(problem, t):
+    """L_t of theorem 2: the linear field in (H, W) at b(t), as a map."""
+    bias = jnp.full(problem.num_classes, -np.expm1(-problem.labels.size * t) / problem.num_classes)
+
+    def apply(u):
+        field = problem.vector_field(0.0, nc.LastLayer(u.features, u.classifier, bias), None)
+        return nc.LastLayer(field.features, field.classifier)
+
+    return apply
+
+
+@functools.cache
+def value_rate_and_field(closed_form, problem_of, shape):
+    """(start, t) -> a closed form, its derivative in t and the field there; compiled once."""
+    problem = problem_of(*shape)
+
+    def compute(start, t):
+        value, rate = jax.jvp(lambda t: closed_form(problem, start, t), (t,), (jnp.ones(()),))
+        return value, rate, problem.vector_field(0.0, value, None)
+
+    return jax.jit(compute)
+
+
+@functools.cache
+def strong_errors(shape):
+    """state -> its errors of strong collapse and distance from S."""
+    labels = nc.mixon(*shape).labels
+
+    def errors(state):
+        seen = nc.metrics.collapse_metrics(state, labels)
+        return {name: value for name, value in seen.items() if name.startswith("mixon")}
+
+    return jax.jit(errors)
+
+
+def zero_of(problem):
+    start = problem.init(jax.random.key(0))
+    return nc.LastLayer(0 * start.features, 0 * start.classifier)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_eigenspaces_split_the_space_and_diagonalise_the_coefficient(shape):
+    problem = nc.LinearizedMixon(*shape)
+    classes, dim, size = shape
+    spaces = nc.exact.linearized_eigenspaces(problem)
+    dimensions = {name: space.dimension for name, space in spaces.items()}
+    one, three = dim * (classes - 1), dim * classes * (size - 1)
+    assert dimensions == {"E1+": one, "E1-": one, "E2+": dim, "E2-": dim, "E3": three}
+    matrices = {name: dense(space.project, zero_of(problem)) for name, space in spaces.items()}
+    identity = np.eye(dim * classes * (size + 1))
+    close = {"rtol": 0, "atol": rounding()}
+    np.testing.assert_allclose(sum(matrices.values()), identity, **close)
+    for name, matrix in matrices.items():
+        np.testing.assert_allclose(matrix, matrix.T, **close)
+        assert round(np.trace(matrix)) == dimensions[name]
+        for other in matrices:
+            expected = matrix if other == name else 0 * matrix
+            np.testing.assert_allclose(matrix @ matrices[other], expected, **close)
+    for t in (0.0, 0.05, 2.0):
+        coefficients = dense(coefficient(problem, t), zero_of(problem))
+        for name, space in spaces.items():
+            eigenvalue = float(space.eigenvalue(jnp.asarray(t)))
+            applied = coefficients @ matrices[name]
+            np.testing.assert_allclose(applied, eigenvalue * matrices[name], **close)
+        expected = np.repeat(
+            [float(space.eigenvalue(jnp.asarray(t))) for space in spaces.values()],
+            list(dimensions.values()),
+        )
+        np.testing.assert_allclose(np.linalg.eigvalsh(coefficients), np.sort(expected), **close)
+
+
+def test_eigenvalues_of_the_paper_coincide_at_time_zero():
+    # So that 'distinct eigenvalues' fails there; orthogonality does not.
+    spaces = nc.exact.linearized_eigenspaces(nc.LinearizedMixon(3, 4, 2))
+    assert spaces["E1+"].eigenvalue(jnp.zeros(())) == spaces["E2+"].eigenvalue(jnp.zeros(()))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(seed=SEEDS, t=st.floats(0, 3))
+def test_linear_solution_solves_its_equation(shape, seed, t):
+    start = nc.LinearizedMixon(*shape).init(jax.random.key(seed))
+    compute = value_rate_and_field(nc.exact.linearized_solution, nc.LinearizedMixon, shape)
+    value, rate, field = compute(start, jnp.asarray(t))
+    scale = np.abs(flat(field)).max() + np.abs(flat(value)).max()
+    np.testing.assert_allclose(flat(rate), flat(field), rtol=0, atol=rounding() * scale)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_linear_system_by_diffrax_is_the_exact_solution(shape):
+    problem = nc.LinearizedMixon(*shape)
+    start, times = problem.init(jax.random.key(3), norm=1e-3), np.linspace(0, 8, 9)
+    traj = nc.gradient_flow(
+        problem, start, times, nc.RealTime(), diffrax.Dopri8(), rtol=1e-11, atol=1e-16,
+        observe=no_observables, save_states=True,
+    )  # fmt: skip
+    expected = flat(nc.exact.linearized_solution(problem, start, times), 1)
+    error = np.linalg.norm(flat(traj.states, 1) - expected, axis=1)
+    assert np.all(error <= 1e-8 * np.linalg.norm(expected, axis=1))
+    assert np.all(error[0] <= rounding() * np.linalg.norm(expected[0]))
+
+
+def no_observables(state):
+    return {}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_bound_of_theorem_2_holds_on_1000_starts(shape):
+    problem = nc.LinearizedMixon(*shape)
+    times = np.array([0.0, 0.01, 0.1, 0.3, 1.0, 3.0, 100.0])
+
+    def both_sides(seed):
+        start = problem.init(jax.random.fold_in(jax.random.key(0), seed))
+        deviation, bound = nc.exact.linearized_bound(problem, start, times)
+        # The left side as printed, which loses digits to e^(√n t).
+        solution = nc.exact.linearized_solution(problem, start, times)
+        growing = nc.exact.linearized_eigenspaces(problem)["E1+"].project(start)
+
+        def printed(t, now):
+            growth = jnp.exp(np.sqrt(problem.samples_per_class) * t)
+            gap = jax.tree.map(lambda a, b: a - growth * b, now, growing)
+            return jnp.sqrt(gap.squared_norm())
+
+        return deviation, bound, jax.vmap(printed)(jnp.asarray(times), solution)
+
+    deviation, bound, printed = jax.jit(jax.vmap(both_sides))(np.arange(1000))
+    ratio = np.asarray(deviation / bound[:, None])
+    assert np.all(ratio <= 1)
+    assert ratio.max() > 0.6  # not a bound that anything would pass
+    np.testing.assert_allclose(printed[:, :6], deviation[:, :6], rtol=rounding() * np.exp(8))
+
+
+def test_the_display_before_the_bound_leaves_out_e3():
+    # Paper: dev² = e^(-2√N t)‖Π1-‖² + f+²‖Π2+‖² + f-²‖Π2-‖²; the part in E3 stays for good.
+    problem = nc.LinearizedMixon(3, 4, 2)
+    spaces = nc.exact.linearized_eigenspaces(problem)
+    start = spaces["E3"].project(problem.init(jax.random.key(0)))
+    deviation, _ = nc.exact.linearized_bound(problem, start, 1.0)
+    np.testing.assert_allclose(deviation, jnp.sqrt(start.squared_norm()), rtol=rounding())
+
+
+def on_s(problem, seed, norm=1.0, rank=None, bias=0.0):
+    """Random point of S, its classifier cut to a rank."""
+    state = project_onto_S(problem.init(jax.random.key(seed), norm), problem.labels)
+    left, singular, right = np.linalg.svd(np.array(state.classifier), full_matrices=False)
+    rank = problem.num_classes - 1 if rank is None else rank
+    singular[rank:] = 0
+    classifier = jnp.asarray(left * singular @ right)
+    features = classifier[problem.labels] / np.sqrt(problem.class_sizes[0])
+    state = nc.LastLayer(features, classifier, jnp.full(problem.num_classes, bias))
+    return project_onto_S(state, problem.labels)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(seed=SEEDS, t=st.floats(0, 3), norm=st.sampled_from([1e-3, 1.0, 6.0]), bias=st.floats(-2, 2))
+def test_solution_on_s_solves_the_full_equation(shape, seed, t, norm, bias):
+    # Norm 6 starts with singular values beyond n^(1/4), which fall.
+    problem = nc.mixon(*shape)
+    start = on_s(problem, seed, norm, bias=bias)
+    compute = value_rate_and_field(nc.exact.subspace_solution, nc.mixon, shape)
+    value, rate, field = compute(start, jnp.asarray(t))
+    scale = np.abs(flat(value)).max() ** 3 + 10 * problem.num_samples
+    np.testing.assert_allclose(flat(rate), flat(field), rtol=0, atol=rounding() * scale)
+    # The Gram matrix moves by itself: G' = 2√N G - 2G².
+    gram = value.classifier @ value.classifier.T
+    moved = rate.classifier @ value.classifier.T
+    expected = 2 * np.sqrt(shape[2]) * gram - 2 * gram @ gram
+    atol = rounding() * (1 + np.abs(gram).max() ** 2) * 10
+    np.testing.assert_allclose(moved + moved.T, expected, rtol=0, atol=atol)
+
+
+def test_flow_from_s_stays_on_s_and_is_the_closed_form():
+    # To t = 200, long after it has come to rest. An implicit solver damps what rounding puts off S.
+    problem = nc.mixon(3, 15, 3)
+    start, times = on_s(problem, 1, 0.01, bias=-0.7), np.linspace(0, 200, 201)
+    traj = nc.gradient_flow(
+        problem, start, times, nc.RealTime(), diffrax.Kvaerno5(), rtol=1e-10, atol=1e-14,
+        observe=strong_errors((3, 15, 3)), save_states=True,
+    )  # fmt: skip
+    assert traj.observables["mixon_distance_to_s"].max() < rounding()
+    expected = flat(nc.exact.subspace_solution(problem, start, times), 1)
+    error = np.linalg.norm(flat(traj.states, 1) - expected, axis=1)
+    assert np.all(error <= 1e-8 * np.linalg.norm(expected, axis=1))
+
+
+def test_an_explicit_solver_stays_on_s_to_rounding_until_rest():
+    problem = nc.mixon(3, 15, 3)
+    start, times = on_s(problem, 1, 0.01), np.linspace(0, 200, 801)
+    at_rest = diffrax.Event(diffrax.steady_state_event(rtol=0.0, atol=1e-4))
+    traj = nc.gradient_flow(
+        problem, start, times, nc.RealTime(), rtol=1e-10, atol=1e-14,
+        observe=strong_errors((3, 15, 3)), save_states=True, event=at_rest,
+    )  # fmt: skip
+    reached = np.isfinite(traj.observables["mixon_snc1"])
+    assert 20 < reached.sum() < 80
+    assert traj.observables["mixon_distance_to_s"][reached].max() < rounding()
+    expected = flat(nc.exact.subspace_solution(problem, start, times[reached]), 1)
+    error = np.linalg.norm(flat(traj.states, 1)[reached] - expected, axis=1)
+    assert np.all(error <= 1e-8 * np.linalg.norm(expected, axis=1))
+
+
+@pytest.mark.parametrize("shape", [(3, 15, 3), (4, 3, 2), (2, 1, 1)])
+@given(seed=SEEDS, norm=st.sampled_from([1e-8, 1.0, 30.0]))
+def test_limit_of_full_rank_is_strong_collapse(shape, seed, norm):
+    problem = nc.mixon(*shape)
+    limit = nc.exact.subspace_limit(problem, on_s(problem, seed, norm))
+    seen = strong_errors(shape)(limit)
+    assert max(seen.values()) < rounding()
+    assert problem.objective(limit) < rounding()
+
+
+@pytest.mark.parametrize(("shape", "rank"), [((4, 5, 3), 2), ((5, 6, 2), 1), ((3, 1, 2), 1)])
+def test_a_rank_deficient_start_ends_at_its_own_projection(shape, rank):
+    # √N(I - Π), Π the projection onto ker W0ᵀ; d < K-1 leaves no other rank.
+    problem = nc.mixon(*shape)
+    start = on_s(problem, 2, 1.0, rank)
+    limit = nc.exact.subspace_limit(problem, start)
+    basis = np.linalg.svd(np.array(start.classifier))[0][:, :rank]
+    gram = np.array(limit.classifier) @ np.array(limit.classifier).T
+    expected = np.sqrt(shape[2]) * basis @ basis.T
+    np.testing.assert_allclose(gram, expected, rtol=0, atol=rounding())
+    assert strong_errors(shape)(limit)["mixon_snc1"] > 1
+    # The closed form gets there however late it is asked, the flow until rounding errors in the
+    # kernel have grown by e^(√N t): at t = 8 to 2e-16 · 1e6.
+    late = nc.exact.subspace_solution(problem, start, 1e6)
+    np.testing.assert_allclose(flat(late), flat(limit), rtol=0, atol=rounding())
+    traj = nc.gradient_flow(
+        problem, start, np.array([8.0]), nc.RealTime(), rtol=1e-10, observe=no_observables
+    )  # fmt: skip
+    expected = flat(nc.exact.subspace_solution(problem, start, 8.0))
+    np.testing.assert_allclose(flat(traj.final), expected, rtol=0, atol=1e-8)
+
+
+def test_solution_at_the_ends_of_time_and_of_the_floats():
+    problem = nc.mixon(3, 4, 2)
+    start = on_s(problem, 0, 1.0, bias=0.1)
+    at_zero = nc.exact.subspace_solution(problem, start, 0.0)
+    np.testing.assert_allclose(flat(at_zero), flat(start), rtol=0, atol=rounding())
+    limit = nc.exact.subspace_limit(problem, start)
+    late = nc.exact.subspace_solution(problem, start, 1e300)
+    np.testing.assert_allclose(flat(late), flat(limit), rtol=0, atol=rounding())
+    tiny = on_s(problem, 0, 1e-200)
+    for state in (tiny, nc.exact.subspace_solution(problem, tiny, 0)):
+        assert 1e-201 < np.abs(state.classifier).max() < 1e-199
+    # e^(√2 t) has made 1e-200 a share of the whole: σ(t)²/√n = 1/(1 + (√n/σ₀² - 1)e^(-2√n t)).
+    sigma = np.linalg.svd(np.array(tiny.classifier) * 1e200)[1][:2]
+    t = 325.0
+    now = nc.exact.subspace_solution(problem, tiny, t).classifier
+    log_ratio = np.log(np.sqrt(2)) - 2 * np.log(sigma) + 400 * np.log(10) - 2 * np.sqrt(2) * t
+    expected = np.sqrt(np.sqrt(2) / (1 + np.exp(log_ratio)))
+    np.testing.assert_allclose(np.linalg.svd(np.array(now))[1][:2], expected, rtol=1e-10)
+    origin = jax.tree.map(jnp.zeros_like, start)
+    assert np.all(nc.exact.subspace_solution(problem, origin, 5.0).classifier == 0)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@given(seed=SEEDS, bias=st.floats(-3, 3))
+def test_lemma_4_on_s(shape, seed, bias):
+    problem = nc.mixon(*shape)
+    state = on_s(problem, seed, 2.0, bias=bias)
+    risk, by_lemma = problem.objective(state), nc.exact.subspace_objective(problem, state)
+    np.testing.assert_allclose(by_lemma, risk, rtol=rounding(), atol=rounding())
+
+
+@pytest.mark.parametrize("shape", [(3, 15, 3), (4, 3, 2), (2, 1, 1), (7, 8, 4)])
+def test_strong_collapse_is_a_minimum_with_neural_collapse(shape):
+    # Lemma 1, with the norm of the means corrected: ‖μ_c‖² = (1 - 1/C)/√N.
+    problem, (num_classes, _, size) = nc.mixon(*shape), shape
+    state = nc.exact.strong_collapse(problem, jax.random.key(0))
+    assert problem.objective(state) < rounding()
+    np.testing.assert_allclose(flat(problem.gradient(state)), 0, atol=rounding())
+    seen = jax.jit(lambda s: nc.metrics.collapse_metrics(s, problem.labels))(state)
+    for name in ("mixon_snc1", "mixon_snc2", "mixon_snc3", "mixon_distance_to_s"):
+        assert seen[name] < rounding(), name
+    for name in ("zhu_nc1", "zhu_nc2", "zhu_nc3", "papyan_self_duality", "papyan_ncc_mismatch"):
+        assert seen[name] < rounding(), name
+    share = 1 - 1 / num_classes
+    norms = jnp.sum(state.features**2, axis=1), jnp.sum(state.classifier**2, axis=1)
+    np.testing.assert_allclose(norms[0], share / np.sqrt(size), rtol=rounding())
+    np.testing.assert_allclose(norms[1], share * np.sqrt(size), rtol=rounding())
+
+
+def test_strong_collapse_is_turned_by_its_key():
+    problem = nc.mixon(3, 5, 2)
+    one, two = (nc.exact.strong_collapse(problem, jax.random.key(i)) for i in (0, 1))
+    assert jnp.abs(one.classifier - two.classifier).max() > 0.1
+    narrow = nc.exact.strong_collapse(problem, dtype="float32")
+    assert {leaf.dtype for leaf in jax.tree.leaves(narrow)} == {np.dtype("float32")}
+
+
+def test_shapes_and_dtypes_follow_time_and_state():
+    problem, linear = nc.mixon(3, 4, 2), nc.LinearizedMixon(3, 4, 2)
+    start = linear.init(jax.random.key(0), dtype="float32")
+    times = np.linspace(0, 1, 6).reshape(2, 3)
+    for state in (
+        nc.exact.linearized_solution(linear, start, times),
+        nc.exact.subspace_solution(problem, project_onto_S(start, problem.labels), times),
+    ):
+        shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+        assert shapes == [(2, 3, 6, 4), (2, 3, 3, 4), (2, 3, 3)]
+        assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
+    assert nc.exact.linearized_solution(linear, start, 1).classifier.shape == (3, 4)
+
+
+OFF_S = nc.mixon(3, 4, 2).init(jax.random.key(0))
+BIASED = nc.LastLayer(OFF_S.features, OFF_S.classifier, jnp.ones(3))
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (
+            lambda: nc.exact.linearized_solution(nc.LinearizedMixon(3, 4, 2), BIASED, 1.0),
+            "bias of norm 1.73 where theorem 2 starts at 0",
+        ),
+        (
+            lambda: nc.exact.linearized_bound(nc.LinearizedMixon(3, 4, 2), OFF_S, -1.0),
+            "t = -1.0: give a finite number >= 0",
+        ),
+        (
+            lambda: nc.exact.subspace_solution(nc.mixon(3, 4, 2), OFF_S, 1.0),
+            r"state: lies off S by 0\.\d+ of its norm",
+        ),
+        (lambda: nc.exact.subspace_limit(nc.mixon(3, 4, 2), OFF_S), "lies off S by"),
+        (lambda: nc.exact.subspace_objective(nc.mixon(3, 4, 2), OFF_S), "lies off S by"),
+        (
+            lambda: nc.exact.subspace_limit(
+                nc.mixon(3, 4, 2), nc.LastLayer(OFF_S.features, OFF_S.classifier)
+            ),
+            "state: has no bias",
+        ),
+        (
+            lambda: nc.exact.subspace_solution(
+                nc.UnconstrainedFeatures((1, 2), 3, nc.SquaredError(), "sum", True), OFF_S, 1.0
+            ),
+            r"class_sizes = \(1, 2\): the closed form needs classes of one size",
+        ),
+        (
+            lambda: nc.exact.strong_collapse(nc.ulpm(3, 4, 2)),
+            "CrossEntropy, reduction 'sum', bias False",
+        ),
+        (
+            lambda: nc.exact.strong_collapse(
+                nc.UnconstrainedFeatures((2, 2), 3, nc.SquaredError(), "mean", True)
+            ),
+            "give nc_jax.mixon",
+        ),
+        (lambda: nc.exact.strong_collapse(nc.mixon(4, 2, 2)), "feature_dim = 2"),
+    ],
+)
+def test_what_the_theory_does_not_cover_is_refused_in_one_line(call, message):
+    with pytest.raises(ValueError, match=message) as error:
+        call()
+    assert "\n" not in str(error.value)
+
+
+def test_a_traced_start_off_the_theory_gives_nan():
+    problem, linear = nc.mixon(3, 4, 2), nc.LinearizedMixon(3, 4, 2)
+    off = jax.jit(lambda state: nc.exact.subspace_solution(problem, state, 1.0))(OFF_S)
+    biased = jax.jit(lambda state: nc.exact.linearized_solution(linear, state, 1.0))(BIASED)
+    assert np.all(np.isnan(off.classifier))
+    assert np.all(np.isnan(biased.classifier))
+    start = on_s(problem, 0)
+    traced = jax.jit(lambda state: nc.exact.subspace_solution(problem, state, 1.0))(start)
+    expected = nc.exact.subspace_solution(problem, start, 1.0)
+    np.testing.assert_allclose(flat(traced), flat(expected), rtol=0, atol=rounding())
+
+
+def test_the_flow_near_the_origin_shadows_the_linear_solution():
+    # It leaves by the cubic term, a share (ε e^(√n t))² of the whole: ten times the start at a
+    # time log(10)/√n earlier is as far away.
+    problem, linear = nc.mixon(3, 15, 3), nc.LinearizedMixon(3, 15, 3)
+    gaps = []
+    for norm in (1e-3, 1e-4):
+        start = problem.init(jax.random.key(5), norm)
+        t = np.log(0.03 / norm) / np.sqrt(3)
+        final = nc.gradient_flow(
+            problem, start, np.array([t]), nc.RealTime(), diffrax.Dopri8(), rtol=1e-11,
+            atol=1e-13 * norm, observe=no_observables,
+        ).final  # fmt: skip
+        expected = nc.exact.linearized_solution(linear, start, t)
+        gap = jax.tree.map(jnp.subtract, final, expected)
+        gaps.append(jnp.sqrt(gap.squared_norm() / expected.squared_norm()))
+    assert 1e-5 < gaps[1] < 1e-3
+    np.testing.assert_allclose(gaps[0], gaps[1], rtol=0.05)
+
+
+def test_theorem_2_projection_is_the_geometry_modules():
+    problem = nc.LinearizedMixon(3, 4, 2)
+    start = problem.init(jax.random.key(0))
+    expected = project_onto_T(start, problem.labels)
+    projected = nc.exact.linearized_eigenspaces(problem)["E1+"].project(start)
+    np.testing.assert_array_equal(flat(projected), flat(expected))
+
+
+@pytest.fixture(scope="module")
+def ends_of_small_starts():
+    """Errors of strong collapse at t = 30 over (norm, seed), norms 1e-2 to 1e-4."""
+    problem, norms = nc.mixon(3, 15, 3), np.array([1e-2, 1e-3, 1e-4])
+
+    def run(seed, norm):
+        start = problem.init(jax.random.fold_in(jax.random.key(0), seed), norm)
+        return nc.gradient_flow(
+            problem, start, np.array([30.0]), nc.RealTime(), diffrax.Dopri8(), rtol=1e-11,
+            atol=1e-13 * norm, observe=strong_errors((3, 15, 3)),
+        ).observables  # fmt: skip
+
+    return norms, jax.jit(jax.vmap(jax.vmap(run, (0, None)), (None, 0)))(np.arange(8), norms)
+
+
+@pytest.mark.parametrize(
+    ("name", "power"),
+    [("mixon_snc1", 2), ("mixon_snc2", 1), ("mixon_snc3", 1), ("mixon_distance_to_s", 1)],
+)
+def test_errors_of_strong_collapse_fall_as_powers_of_the_start(ends_of_small_starts, name, power):
+    norms, seen = ends_of_small_starts
+    values = np.log(np.asarray(seen[name])[..., 0])
+    fitted = np.polyfit(np.log(norms), values, 1)[0]
+    np.testing.assert_allclose(fitted, power, atol=0.02)
