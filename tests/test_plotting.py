@@ -1,5 +1,7 @@
 import math
 
+import diffrax
+import equinox as eqx
 import jax
 import matplotlib.colors
 import numpy as np
@@ -73,3 +75,58 @@ def test_ticks_read_as_times_however_far(single):
     assert [label(x) for x in (1, 1000, 3200, 10_000, 1e6)] == [
         "$10^{1}$", "$10^{1000}$", "$10^{3200}$", "$10^{10^4}$", "$10^{10^6}$"
     ]  # fmt: skip
+
+
+def over_norms(problem, norms, times, observe, event=None):
+    def run(seed, norm):
+        start = problem.init(jax.random.key(seed), norm)
+        return nc.gradient_flow(problem, start, times, nc.RealTime(), observe=observe, event=event)
+
+    return jax.vmap(jax.vmap(run, (0, None)), (None, 0))(np.arange(3), np.array(norms))
+
+
+def test_strong_collapse_has_a_colour_a_norm_and_a_style_a_run():
+    problem, norms, times = nc.mixon(3, 4, 2), [1.0, 0.1], np.linspace(0, 5, 6)
+    at_rest = diffrax.Event(diffrax.steady_state_event(rtol=0.0, atol=1e-2))
+    runs = over_norms(problem, norms, times, problem.observe, at_rest)
+    # All lanes of a norm have ended before the last save, where no median is.
+    assert np.isnan(runs.observables["mixon_snc1"][0, :, -1]).all()
+    figure = plotting.strong_collapse_figure({"flow": runs, "gd": runs}, norms)
+    for axes, name in zip(figure.axes, ["snc1", "snc2", "snc3", "distance_to_s"], strict=True):
+        values = np.asarray(runs.observables[f"mixon_{name}"])
+        curves = [line for line in axes.lines if np.size(line.get_xdata())]
+        for line, norm in zip(curves[:2], (0, 1), strict=True):
+            drawn = np.isfinite(values[norm]).any(axis=0)
+            np.testing.assert_allclose(np.asarray(line.get_xdata()), times[drawn], atol=1e-12)
+            expected = np.nanmedian(values[norm][:, drawn], axis=0)
+            np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
+        assert [line.get_linestyle() for line in curves] == ["-", "-", "--", "--"]
+        assert curves[0].get_color() == pytest.approx(curves[2].get_color())
+        assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["ε = 1", "ε = 0.1", "flow", "gd"]
+
+
+def test_long_runs_of_strong_collapse_are_on_a_log_axis():
+    problem, norms = nc.mixon(3, 4, 2), [1.0]
+    seen = {name: np.ones((1, 3, 2)) for name in ("mixon_snc1", "mixon_snc2", "mixon_snc3")}
+    runs = over_norms(problem, norms, np.array([1.0, 2.0]), lambda state: {})
+    seen["mixon_distance_to_s"] = np.ones((1, 3, 2))
+    long = np.broadcast_to(np.log1p([1.0, 1e6]), (1, 3, 2))
+    runs = eqx.tree_at(lambda run: (run.log_time, run.observables), runs, (long, seen))
+    figure = plotting.strong_collapse_figure({"flow": runs}, norms)
+    assert figure.axes[0].get_xscale() == "log"
+
+
+def test_linear_phase_shows_the_gap_and_the_bound(single):
+    shape = (2, 3, TIMES.size)
+    rng = np.random.default_rng(0)
+    names = ("linear_gap", "deviation", "linear_deviation", "bound")
+    seen = {name: np.exp(rng.normal(size=shape)) for name in names}
+    runs = eqx.tree_at(lambda run: run.observables, single, seen)
+    left, right = plotting.linear_phase_figure(runs, [1e-2, 1e-4], 0.1).axes
+    for i, (gap, deviation) in enumerate(zip(left.lines[:2], right.lines[:2], strict=True)):
+        median = np.median(runs.observables["linear_gap"][i], axis=0)
+        np.testing.assert_array_equal(np.asarray(gap.get_ydata()), median)
+        assert gap.get_color() == pytest.approx(deviation.get_color())
+    assert list(np.asarray(left.lines[2].get_ydata())) == [0.1, 0.1]

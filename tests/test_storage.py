@@ -86,10 +86,15 @@ def test_loading_nothing_says_so(tmp_path):
         storage.load(tmp_path / "absent.zarr")
 
 
-def test_two_batch_axes_are_refused():
-    batch = jax.vmap(jax.vmap(run))(jnp.ones((2, 2)))
-    with pytest.raises(ValueError, match=r"batch shape \(2, 2\)"):
+def test_batch_axes_have_the_names_they_are_given(tmp_path):
+    batch = jax.vmap(jax.vmap(run))(jnp.ones((2, 3)))
+    with pytest.raises(ValueError, match=r"batch shape \(2, 3\): give as many names as runs"):
         storage.to_dataset(batch)
+    labelled = storage.to_dataset(batch, runs=("norm", "seed"))
+    assert labelled["num_steps"].dims == labelled["final_log_time"].dims == ("norm", "seed")
+    np.testing.assert_array_equal(labelled["final_log_time"], batch.final_log_time)
+    storage.save(labelled, tmp_path / "flow.zarr")
+    assert storage.load(tmp_path / "flow.zarr").identical(labelled)
 
 
 def test_runs_with_times_of_their_own_are_refused():

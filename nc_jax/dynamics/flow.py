@@ -197,10 +197,10 @@ def _ended_by(event: diffrax.Event | None) -> diffrax.Event:
     return diffrax.Event(conditions, event.root_finder, [None, event.direction])
 
 
-def _has_left_the_numbers(u, state, args, **kwargs) -> Bool[Array, ""]:
+def _has_left_the_numbers(t, y, args, **kwargs) -> Bool[Array, ""]:
     """Ends a lane at its first non-finite state, which would otherwise run to `max_steps`."""
-    del u, args, kwargs
-    return is_nonfinite(state)
+    del t, args, kwargs  # names that Diffrax passes by keyword
+    return is_nonfinite(y)
 
 
 def _finite_rms_norm(error: PyTree) -> Float[Array, ""]:

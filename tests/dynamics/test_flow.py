@@ -4,6 +4,7 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optimistix
 import pytest
 import scipy.integrate
 import scipy.special
@@ -483,3 +484,62 @@ def test_a_flow_at_rest_in_log_time_is_told_of_real_time():
         nc.gradient_flow(
             problem, start_of(problem), nc.log_times(12, 2), observe=no_observables, max_steps=500
         )
+
+
+AT_REST = diffrax.Event(diffrax.steady_state_event(rtol=0.0, atol=1e-6))
+
+
+def objective(state):
+    return {"objective": nc.mixon(3, 5, 2).objective(state)}
+
+
+def test_a_steady_state_ends_the_run_with_success():
+    problem, times = nc.mixon(3, 5, 2), np.linspace(0, 1000, 1001)
+    start = start_of(problem, seed=1)
+    traj = nc.gradient_flow(problem, start, times, nc.RealTime(), observe=objective, event=AT_REST)
+    assert bool(traj.succeeded)
+    assert traj.result == diffrax.RESULTS.event_occurred
+    speed = flat_states(jax.tree.map(lambda leaf: leaf[None], problem.gradient(traj.final)))
+    assert np.sqrt(np.mean(speed**2)) < 1e-6
+    # Recorded to where it ended, as by a run without the event.
+    ended = float(np.expm1(traj.final_log_time))
+    assert 1 < ended < 500
+    values = np.asarray(traj.observables["objective"])
+    np.testing.assert_array_equal(np.isfinite(values), times <= ended)
+    whole = nc.gradient_flow(problem, start, times, nc.RealTime(), observe=objective)
+    assert float(whole.final_log_time) == pytest.approx(np.log1p(1000))
+    np.testing.assert_array_equal(
+        values[times <= ended], whole.observables["objective"][times <= ended]
+    )
+
+
+def test_lanes_end_by_their_own_events_and_failures():
+    problem = nc.mixon(3, 5, 2)
+
+    def run(norm, factor):
+        start = jax.tree.map(lambda leaf: factor * leaf, problem.init(jax.random.key(1), norm))
+        return nc.gradient_flow(
+            problem, start, np.array([3.0, 60.0]), nc.RealTime(), observe=no_observables,
+            event=AT_REST,
+        )  # fmt: skip
+
+    # Comes to rest, is NaN, is still at the saddle by the end.
+    traj = jax.vmap(run)(jnp.array([1.0, 1.0, 1e-40]), jnp.array([1.0, jnp.nan, 1.0]))
+    np.testing.assert_array_equal(traj.succeeded, [True, False, True])
+    nonfinite = jax.vmap(lambda result: result == diffrax.RESULTS.nonfinite)(traj.result)
+    np.testing.assert_array_equal(nonfinite, [False, True, False])
+    assert np.expm1(traj.final_log_time[0]) < 60
+
+
+def test_an_event_may_be_found_exactly():
+    problem = nc.mixon(3, 5, 2)
+
+    def level(t, y, args, **kwargs):
+        return problem.objective(y) - 0.25
+
+    event = diffrax.Event(level, optimistix.Newton(rtol=1e-10, atol=1e-10))
+    traj = nc.gradient_flow(
+        problem, start_of(problem), np.array([100.0]), nc.RealTime(), observe=no_observables,
+        event=event,
+    )  # fmt: skip
+    np.testing.assert_allclose(problem.objective(traj.final), 0.25, rtol=1e-6)
