@@ -56,13 +56,16 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     flags = parser.parse_args(arguments)
     # Near rest an explicit solver lets stiff modes off S grow to its tolerance, while what is
     # measured falls as norm^2; an implicit one damps them.
-    flags.rtol = flags.rtol or (1e-6 if flags.time > LONG else 1e-11)
+    if flags.rtol is None:
+        flags.rtol = 1e-6 if flags.time > LONG else 1e-11
     flags.rate = OPTIMIZERS[flags.optimizer][1] if flags.rate is None else flags.rate
     if not 0 < flags.time <= 1e14:
         parser.error(f"--time {flags.time:g}: give a number above 0, up to 1e14.")
     if not 0 < flags.rate < math.inf:
         parser.error(f"--rate {flags.rate:g}: give a finite number > 0.")
     flags.steps = math.ceil(30 / flags.rate) if flags.steps is None else flags.steps
+    if flags.steps < 1:
+        parser.error(f"--steps {flags.steps}: give an integer >= 1.")
     return parser, flags
 
 

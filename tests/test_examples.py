@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import mixon_linear_phase
+import mixon_strong_collapse
 import numpy as np
 import pytest
 import script
@@ -60,28 +62,94 @@ def test_descent_is_put_on_the_time_of_the_flow_and_seeds_make_bands(tmp_path, c
     assert "medians over seeds" in capsys.readouterr().out
 
 
+def test_strong_collapse_is_tabulated_and_saved_by_norm_and_seed(tmp_path, capsys):
+    mixon_strong_collapse.main(
+        "--K 3 --d 4 --n 2 --norms 0.1 0.01 0.001 --seeds 3 --seed 5 "
+        f"--optimizer adam --steps 40 --out {tmp_path}".split()
+    )
+    printed = capsys.readouterr()
+    assert "descent to step 40 of adam at rate 0.01" in printed.out
+    assert "100.00%" in printed.err
+    assert (tmp_path / "mixon_strong_collapse.png").stat().st_size > 10_000
+    flow, descent = (storage.load(tmp_path / f"{run}.zarr") for run in ("flow", "descent"))
+    assert flow["mixon_snc1"].dims == ("norm", "seed", "time")
+    assert list(flow["seed"]) == [5, 6, 7]
+    np.testing.assert_allclose(np.expm1(descent["log_time"][-1]), 0.4, rtol=1e-12)
+    # What the table's row of powers says.
+    [powers] = [line.split() for line in printed.out.splitlines() if "power  " in line][:1]
+    last = np.log(flow["mixon_snc1"].isel(time=-1))
+    fitted = np.median(np.polyfit(np.log(flow["norm"]), last, 1)[0])
+    assert powers[1] == f"{fitted:.3f}"
+    assert abs(fitted - 2) < 0.1
+
+
+def test_a_long_run_of_strong_collapse_is_implicit(tmp_path, capsys):
+    mixon_strong_collapse.main(
+        f"--K 2 --d 2 --n 1 --norms 0.1 --seeds 2 --time 2000 --steps 9 --out {tmp_path}".split()
+    )
+    assert "power  " not in capsys.readouterr().out  # one norm has no slope
+    flow = storage.load(tmp_path / "flow.zarr")
+    assert flow.attrs["rtol"] == "1e-06"
+    assert flow["objective"].isel(time=-1).max() < 1e-12
+
+
+def test_the_linear_phase_lasts_as_log_of_the_norm(tmp_path, capsys):
+    mixon_linear_phase.main(f"--norms 1e-2 1e-3 1e-4 --seeds 4 --no-plot --out {tmp_path}".split())
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    [slope], [theory] = ([row for row in rows if row[:1] == [name]] for name in ("slope", "theory"))
+    assert theory[1:] == [f"{1 / np.sqrt(3):.3f}", f"{2 / 3 / np.sqrt(3):.3f}"]
+    np.testing.assert_allclose([float(x) for x in slope[1:]], [0.577, 0.385], atol=0.005)
+    flow = storage.load(tmp_path / "flow.zarr")
+    assert np.all(flow["linear_deviation"] <= flow["bound"])
+    assert not (tmp_path / "mixon_linear_phase.png").exists()
+
+
+def test_first_passage_is_where_the_curve_crosses():
+    times = np.linspace(0, 4, 9)
+    values = np.exp([2, 3, -1])[:, None] * np.exp(times) * np.exp([-4.2])
+    passed = mixon_linear_phase.first_passage(times, values, 1.0)
+    np.testing.assert_allclose(passed[:2], [2.2, 1.2], rtol=1e-12)
+    assert np.isnan(passed[2])
+
+
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("example", "flags", "message"),
     [
-        ("--K 1", "num_classes = 1"),
-        ("--d 0", "feature_dim = 0"),
-        ("--n 0", "every class needs 1"),
-        ("--solver Euler", "invalid choice: 'Euler' (choose from"),
-        ("--rtol 1e-20", "rtol = 1e-20"),
-        ("--dtype float32 --rtol 1e-9", "use float64"),
-        ("--norm nan", "--norm nan: give a finite number > 0"),
-        ("--norm 0", "--norm 0: give a finite number > 0"),
-        ("--seed -1", "--seed -1: give an integer from 0"),
-        ("--seeds 0", "--seeds 0: give an integer >= 1"),
-        ("--decades -1", "--decades -1"),
-        ("--sed 3", "unrecognized arguments: --sed 3"),
-        ("--out /dev/null/x", "cannot write to /dev/null/x"),
+        (ulpm_flow, "--K 1", "num_classes = 1"),
+        (ulpm_flow, "--d 0", "feature_dim = 0"),
+        (ulpm_flow, "--n 0", "every class needs 1"),
+        (ulpm_flow, "--solver Euler", "invalid choice: 'Euler' (choose from"),
+        (ulpm_flow, "--rtol 1e-20", "rtol = 1e-20"),
+        (ulpm_flow, "--dtype float32 --rtol 1e-9", "use float64"),
+        (ulpm_flow, "--norm nan", "--norm nan: give a finite number > 0"),
+        (ulpm_flow, "--norm 0", "--norm 0: give a finite number > 0"),
+        (ulpm_flow, "--seed -1", "--seed -1: give an integer from 0"),
+        (ulpm_flow, "--seeds 0", "--seeds 0: give an integer >= 1"),
+        (ulpm_flow, "--decades -1", "--decades -1"),
+        (ulpm_flow, "--sed 3", "unrecognized arguments: --sed 3"),
+        (ulpm_flow, "--out /dev/null/x", "cannot write to /dev/null/x"),
+        (mixon_strong_collapse, "--norms 0", "--norms 0: give finite numbers > 0"),
+        (mixon_strong_collapse, "--norms 1 nan", "--norms nan: give finite"),
+        (mixon_strong_collapse, "--norms 1 1", "--norms 1 1: give each once"),
+        (mixon_strong_collapse, "--time 0", "--time 0: give a number above 0"),
+        (mixon_strong_collapse, "--rate -1", "--rate -1: give a finite number > 0"),
+        (mixon_strong_collapse, "--rate inf", "--rate inf"),
+        (mixon_strong_collapse, "--steps 0", "--steps 0: give an integer >= 1"),
+        (mixon_strong_collapse, "--rtol 0", "rtol = 0"),
+        (mixon_strong_collapse, "--rtol 1e-20", "rtol = 1e-20"),
+        (mixon_strong_collapse, "--optimizer sgd", "invalid choice: 'sgd' (choose from"),
+        (mixon_strong_collapse, "--K 1", "num_classes = 1"),
+        (mixon_strong_collapse, "--seeds 0", "--seeds 0"),
+        (mixon_linear_phase, "--n 0", "every class needs 1"),
+        (mixon_linear_phase, "--gap 1", "--gap 1: give a number between 0 and 1"),
+        (mixon_linear_phase, "--norms -1", "--norms -1"),
+        (mixon_linear_phase, "--seed -1", "--seed -1"),
     ],
 )
-def test_a_bad_flag_is_one_line_and_exit_2(flags, message, capsys, tmp_path, monkeypatch):
+def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
-        ulpm_flow.main(flags.split())
+        example.main(flags.split())
     assert ended.value.code == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

@@ -185,3 +185,43 @@ def test_nan_in_the_start_is_refused():
     bad = jax.tree.map(lambda leaf: leaf * np.nan, start_of(problem))
     with pytest.raises(ValueError, match="features has 24 of 24 entries NaN"):
         nc.gradient_descent(problem, bad, optax.sgd(0.1), 5)
+
+
+def powers_of_the_start(optimizer, num_steps):
+    """Median powers of the start's norm, 1e-2 to 1e-6, that Mixon's errors fall with."""
+    problem, norms = nc.mixon(3, 15, 3), 10.0 ** -np.arange(2, 7)
+
+    def errors(state):
+        seen = nc.metrics.collapse_metrics(state, problem.labels)
+        return {name: value for name, value in seen.items() if name.startswith("mixon")}
+
+    def run(seed, norm):
+        start, last = start_of(problem, seed, norm), np.array([num_steps])
+        return nc.gradient_descent(problem, start, optimizer, num_steps, last, errors).observables
+
+    seen = jax.jit(jax.vmap(jax.vmap(run, (0, None)), (None, 0)))(np.arange(10), norms)
+    logs = {name: np.log(seen[name])[..., 0] for name in seen if name.startswith("mixon")}
+    return {k: np.median(np.polyfit(np.log(norms), v, 1)[0]) for k, v in logs.items()}
+
+
+def test_momentum_slows_the_decay_of_what_spoils_snc1():
+    # The part of a start in E1-, of eigenvalue -√N, is all that decays in the linear phase, which
+    # lasts until that in E1+ is of order 1: SNC1 ~ ε^p, p = 1 + log(1/|r-|)/log(r+) if below the 2
+    # of the flow, r± the growth a step, r² - (1 + β ± η√N) r + β = 0.
+    rate, momentum = 0.01, 0.9
+    growth = [
+        max(abs(np.roots([1, -(1 + momentum + sign * rate * math.sqrt(3)), momentum])))
+        for sign in (1, -1)
+    ]
+    expected = 1 + math.log(1 / growth[1]) / math.log(growth[0])
+    assert 1.5 < expected < 1.6
+    powers = powers_of_the_start(optax.sgd(rate, momentum), 1600)
+    assert abs(powers["mixon_snc1"] - expected) < 0.05
+    for name in ("mixon_snc2", "mixon_snc3", "mixon_distance_to_s"):
+        assert abs(powers[name] - 1) < 0.02
+
+
+def test_adam_interpolates_without_strong_collapse():
+    # Its steps have one size however small the start: nothing is left to vanish with it.
+    powers = powers_of_the_start(optax.adam(0.01), 3000)
+    assert max(abs(power) for power in powers.values()) < 0.1

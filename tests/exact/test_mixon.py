@@ -450,3 +450,31 @@ def test_errors_of_strong_collapse_fall_as_powers_of_the_start(ends_of_small_sta
     values = np.log(np.asarray(seen[name])[..., 0])
     fitted = np.polyfit(np.log(norms), values, 1)[0]
     np.testing.assert_allclose(fitted, power, atol=0.02)
+
+
+def test_the_slow_tail_ends_where_its_balance_says():
+    # At rest but for 1ᵀA, what moves is a = Wᵀ1/√K and the deviations D (d x N) of the features
+    # from their class means, both off the row space of the centred W: a' = -DDᵀa, D' = -aaᵀD. That
+    # keeps aaᵀ - DDᵀ, and ends with Dᵀa = 0: ‖a‖² at its positive eigenvalue, ‖D‖² at minus the
+    # sum of the others.
+    problem, norm = nc.mixon(3, 15, 3), 1e-2
+    traj = nc.gradient_flow(
+        problem, problem.init(jax.random.key(0), norm), np.array([30.0, 3e6]), nc.RealTime(),
+        nc.RKC(), rtol=1e-8, atol=1e-12, observe=strong_errors((3, 15, 3)), save_states=True,
+    )  # fmt: skip
+
+    def off_rows(state):
+        classifier, features = np.array(state.classifier), np.array(state.features)
+        rows = np.linalg.svd(classifier - classifier.mean(axis=0))[2][:2]
+        off = np.eye(15) - rows.T @ rows
+        means = features.reshape(3, 3, 15).mean(axis=1)
+        return off @ classifier.sum(axis=0) / np.sqrt(3), (features - means[problem.labels]) @ off
+
+    shared, deviations = off_rows(jax.tree.map(lambda leaf: leaf[0], traj.states))
+    kept = np.linalg.eigvalsh(np.outer(shared, shared) - deviations.T @ deviations)
+    last_shared, last_deviations = off_rows(traj.final)
+    # To first order in the start.
+    np.testing.assert_allclose(last_shared @ last_shared, kept[-1], rtol=norm**2)
+    np.testing.assert_allclose(np.sum(last_deviations**2), -kept[kept < 0].sum(), rtol=norm**2)
+    assert shared @ shared > 1.02 * kept[-1]  # it has moved
+    assert np.linalg.norm(last_deviations @ last_shared) < 1e-3 * kept[-1]
