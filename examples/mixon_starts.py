@@ -82,7 +82,8 @@ def by_norm(
             f"{p.min():.3f} to {p.max():.3f}" if p is not None and p.size > 1 else ""
             for p in fitted
         ]
-        rows.append(["", *spread])
+        if any(spread):
+            rows.append(["", *spread])
     return table(["norm", *columns], rows)
 
 

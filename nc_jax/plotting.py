@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, NullLocator
 from numpy.typing import ArrayLike, NDArray
 
@@ -93,21 +94,23 @@ def strong_collapse_figure(
     Example: `strong_collapse_figure({"flow": runs}, [1.0, 0.1]).savefig("collapse.png")`.
     """
     figure = Figure(figsize=(15, 4.1), layout="constrained")
-    panels = figure.subplots(1, 4)
+    panels, colors = figure.subplots(1, 4), _shades(len(norms))
+    times = {run: np.expm1(trajectory.common_log_time()) for run, trajectory in runs.items()}
+    long = max(time[-1] for time in times.values()) > _LONG
     for axes, (title, name) in zip(panels, _STRONG_PANELS, strict=True):
         for (run, trajectory), style in zip(runs.items(), cycle(_LINE_STYLES), strict=False):
-            time = np.expm1(trajectory.common_log_time())
-            for values, norm, color in zip(
-                np.asarray(trajectory.observables[name]), norms, _shades(len(norms)), strict=True
-            ):
-                _draw(axes, time, values, label=f"ε = {norm:g}", color=color, ls=style, lw=1.4)
-            # For the legend, where colours are norms and line styles runs.
-            axes.plot([], [], color="black", ls=style, label=run)
-            if time[-1] > _LONG:
-                axes.set_xscale("log")
+            shown = times[run] > 0 if long else slice(None)
+            values = np.asarray(trajectory.observables[name])[..., shown]
+            for of_norm, color in zip(values, colors, strict=True):
+                _draw(axes, times[run][shown], of_norm, color=color, ls=style, lw=1.4)
+        if long:
+            axes.set_xscale("log")
         _finish(axes, title, "time t")
-    entries = dict(zip(*panels[0].get_legend_handles_labels()[::-1], strict=True))
-    figure.legend(entries.values(), entries, loc="outside right center", frameon=False, fontsize=9)
+    # Colours are norms and line styles runs.
+    entries = [Line2D([], [], color=color) for color in colors]
+    entries += [Line2D([], [], color="black", ls=ls) for _, ls in zip(runs, cycle(_LINE_STYLES))]
+    labels = [*(f"ε = {norm:g}" for norm in norms), *runs]
+    figure.legend(entries, labels, loc="outside right center", frameon=False, fontsize=9)
     return figure
 
 
