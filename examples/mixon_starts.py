@@ -38,6 +38,16 @@ def check(parser: Parser, flags: Namespace) -> None:
         parser.error(f"--norms {' '.join(f'{norm:g}' for norm in flags.norms)}: give each once.")
 
 
+def announce(flags: Namespace) -> None:
+    """Say what is about to run, and why nothing shows at first."""
+    print(
+        f"Mixon's model: K={flags.K} d={flags.d} n={flags.n}, seeds {flags.seed} to "
+        f"{flags.seed + flags.seeds - 1} of {len(flags.norms)} start norm(s). "
+        "The first run compiles for a few seconds.",
+        flush=True,
+    )
+
+
 def over_starts(
     flags: Namespace,
     problem: nc.UnconstrainedFeatures,

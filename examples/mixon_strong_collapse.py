@@ -14,7 +14,7 @@ import diffrax
 import jax
 import numpy as np
 import optax
-from mixon_starts import by_norm, check, over_starts, parser_of, slopes, store
+from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
 from script import Parser
 
 import nc_jax as nc
@@ -125,11 +125,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser, flags = parse(arguments)
     jax.config.update("jax_enable_x64", True)
     check(parser, flags)
-    print(
-        f"Mixon's model: K={flags.K} d={flags.d} n={flags.n}, {flags.seeds} seeds of each of "
-        f"{len(flags.norms)} start norms. The first run compiles for a few seconds.",
-        flush=True,
-    )
+    announce(flags)
     runs = {}
     for name, run in (("flow", run_flow), ("descent", run_descent)):
         began = time.perf_counter()
