@@ -80,23 +80,32 @@ def by_norm(
 ) -> str:
     """Medians over seeds of (norm, seed) arrays, a row a norm, above named rows of fits.
 
-    A fit has a (seed,) array, or None, for each column, shown as median over range.
+    A fit has a (seed,) array, or None, for each column, shown as median over range. What is not
+    finite is left out.
     """
     rows = [
-        [f"{norm:g}", *(f"{np.nanmedian(values[i]):.3g}" for values in columns.values())]
+        [f"{norm:g}", *(summary(values[i], ".3g")[0] for values in columns.values())]
         for i, norm in enumerate(flags.norms)
     ]
     for name, fitted in fits.items():
-        rows.append([name, *("" if p is None else f"{np.median(p):.3f}" for p in fitted)])
-        spread = [
-            f"{p.min():.3f} to {p.max():.3f}" if p is not None and p.size > 1 else ""
-            for p in fitted
-        ]
-        if any(spread):
-            rows.append(["", *spread])
+        summaries = [("", "") if values is None else summary(values, ".3f") for values in fitted]
+        rows.append([name, *(median for median, _ in summaries)])
+        if any(spread for _, spread in summaries):
+            rows.append(["", *(spread for _, spread in summaries)])
     return table(["norm", *columns], rows)
+
+
+def summary(values: np.ndarray, form: str) -> tuple[str, str]:
+    """Median and range of the finite values; no range of one."""
+    values = values[np.isfinite(values)]
+    if not values.size:
+        return "-", ""
+    spread = f"{values.min():{form}} to {values.max():{form}}" if values.size > 1 else ""
+    return f"{np.median(values):{form}}", spread
 
 
 def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Least-squares slope of (norm, seed) values over (norm,) ones, for each seed."""
-    return np.polyfit(x, y, 1)[0]
+    deviation = x - x.mean()
+    # Not polyfit, which fails for all seeds where one is not finite.
+    return deviation @ y / (deviation @ deviation)

@@ -93,6 +93,16 @@ def test_a_long_run_of_strong_collapse_is_implicit(tmp_path, capsys):
     assert flow["objective"].isel(time=-1).max() < 1e-12
 
 
+def test_a_descent_that_diverges_leaves_the_flow_and_says_what_to_do(tmp_path, capsys):
+    mixon_strong_collapse.main(
+        f"--norms 0.1 0.01 --seeds 2 --time 1 --rate 0.5 --steps 60 --out {tmp_path}".split()
+    )
+    printed = capsys.readouterr().out
+    assert "4 of 4 runs did not reach it: lower --rate" in printed
+    assert np.isfinite(storage.load(tmp_path / "flow.zarr")["mixon_snc1"]).all()
+    assert (tmp_path / "mixon_strong_collapse.png").exists()
+
+
 def test_the_linear_phase_lasts_as_log_of_the_norm(tmp_path, capsys):
     mixon_linear_phase.main(f"--norms 1e-2 1e-3 1e-4 --seeds 4 --no-plot --out {tmp_path}".split())
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
