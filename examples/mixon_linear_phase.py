@@ -103,13 +103,12 @@ def show(flags: Namespace, runs: nc.Trajectory) -> str:
     left = first_passage(times, seen["linear_gap"], flags.gap)
     # At the start the bound holds with room to spare.
     passed = first_passage(times, seen["deviation"], seen["bound"])
-    ratio = (seen["linear_deviation"] / seen["bound"]).max(axis=-1)
-    columns = {"hand-over": left, "passes bound": passed, "linear/bound": ratio}
+    columns = {"hand-over": left, "passes bound": passed}
     if len(flags.norms) < 2:
         return by_norm(flags, columns, {})
     logs, root = np.log(1 / np.array(flags.norms)), math.sqrt(flags.n)
-    fits = [slopes(logs, left), slopes(logs, passed), None]
-    theory = [np.array([1 / root]), np.array([2 / 3 / root]), None]
+    fits = [slopes(logs, left), slopes(logs, passed)]
+    theory = [np.array([1 / root]), np.array([2 / 3 / root])]
     return by_norm(flags, columns, {"slope": fits, "theory": theory})
 
 

@@ -2,7 +2,7 @@
 
 import math
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -76,7 +76,9 @@ def store(flags: Namespace, name: str, runs: nc.Trajectory) -> None:
 
 
 def by_norm(
-    flags: Namespace, columns: dict[str, np.ndarray], fits: dict[str, list[np.ndarray | None]]
+    flags: Namespace,
+    columns: dict[str, np.ndarray],
+    fits: Mapping[str, Sequence[np.ndarray | None]],
 ) -> str:
     """Medians over seeds of (norm, seed) arrays, a row a norm, above named rows of fits.
 

@@ -34,7 +34,8 @@ MEASURES = {
     "mixon_snc3": "SNC3",
     "mixon_distance_to_s": "from S",
 }
-# Beyond, the implicit solver: what still moves does so at a rate of about norm^2.
+# Beyond, the implicit solver: what still moves does so at a rate of about norm^2, and it alone can
+# follow that to any time.
 LONG = 1e3
 FIGURE = "mixon_strong_collapse.png"
 
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not flags.no_plot:
         from nc_jax import plotting
 
-        names = {"flow": runs["flow"], flags.optimizer: runs["descent"]}
+        names = {"flow": runs["flow"], f"{flags.optimizer}, t = rate * step": runs["descent"]}
         plotting.strong_collapse_figure(names, flags.norms).savefig(flags.out / FIGURE, dpi=130)
         saved.append(FIGURE)
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")

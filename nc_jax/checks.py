@@ -15,6 +15,8 @@ def check_number(name: str, value: ArrayLike, above_zero: bool = False) -> None:
     """Raise ValueError unless `value` is finite and >= 0 (or > 0); a traced value passes."""
     if is_traced(value):
         return
-    number = np.asarray(value)
-    if not (np.all(np.isfinite(number)) and np.all(number > 0 if above_zero else number >= 0)):
-        raise ValueError(f"{name} = {value}: give a finite number {'>' if above_zero else '>='} 0.")
+    numbers = np.asarray(value)
+    allowed = np.isfinite(numbers) & (numbers > 0 if above_zero else numbers >= 0)
+    if not np.all(allowed):
+        first = numbers[~allowed][0]
+        raise ValueError(f"{name} = {first}: give a finite number {'>' if above_zero else '>='} 0.")

@@ -114,14 +114,19 @@ def project_onto_T(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> LastLa
 
     Args: `labels` (N,) concrete integers, in any order, with n samples of every class.
 
-    Raises: ValueError for classes of unequal size, or traced labels.
+    Raises: ValueError for classes of unequal size, another number of features, or traced labels.
 
     Example: `project_onto_T(state, problem.labels)`.
     """
     num_classes = state.classifier.shape[0]
     root = np.sqrt(_balanced_size(labels, num_classes)).item()
+    if len(state.features) != np.size(labels):
+        raise ValueError(
+            f"state has {len(state.features)} features and labels {np.size(labels)}: give one each."
+        )
     sums = jax.ops.segment_sum(state.features, jnp.asarray(labels), num_classes)
-    classifier = center(state.classifier + sums / root) / 2
+    # Twice, since centring an offset far from 0 leaves a rounding error of its size.
+    classifier = center(center(state.classifier + sums / root)) / 2
     bias = None if state.bias is None else jnp.zeros_like(state.bias)
     return LastLayer((classifier / root)[np.asarray(labels)], classifier, bias)
 

@@ -30,9 +30,9 @@ def to_dataset(
 ) -> xr.Dataset:
     """Observables of a run as an `xarray.Dataset` with dims (time), or (*runs, time) of a batch.
 
-    `log_time` = log(1 + t) is a coordinate. `result` is 0 for success, and each code that occurs
-    has its message among the attributes of `result`. `attributes` (the configuration, say) and
-    `provenance()` become attributes.
+    `log_time` = log(1 + t) is a coordinate. `result` is 0 for a run that reached its end, and each
+    code that occurs has its message among the attributes of `result`. `attributes` (the
+    configuration, say) and `provenance()` become attributes.
 
     Args: `runs` names the axes of the batch, outermost vmap first.
 
@@ -45,7 +45,7 @@ def to_dataset(
     runs = tuple(runs) if batch else ()
     if len(batch) != len(runs):
         raise ValueError(
-            f"trajectory has batch shape {batch}: give as many names as runs, not {runs}."
+            f"runs = {runs}: the trajectory has batch shape {batch}; give one name for each axis."
         )
     return xr.Dataset(
         {

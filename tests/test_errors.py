@@ -25,7 +25,7 @@ CALLS = {
     "event by its condition": (
         "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), "
         "event=diffrax.steady_state_event())",
-        "give an instance of Event, such as diffrax.Event(diffrax.steady_state_event())",
+        "give an instance of Event, such as diffrax.Event(diffrax.steady_state_event(rtol=0, atol",
     ),
     "linear problem for the full one": (
         "nc.exact.strong_collapse(nc.LinearizedMixon(3, 4, 2))",

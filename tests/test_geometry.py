@@ -176,6 +176,8 @@ def test_projections_refuse_what_has_no_balance():
             project(state, np.array([0, 0, 1]))
         with pytest.raises(ValueError, match=r"have \[1, 1\] of 3 samples"):
             project(state, np.array([0, 1, -1]))
+        with pytest.raises(ValueError, match="state has 3 features and labels 4: give one each"):
+            project(state, np.array([0, 1, 0, 1]))
         with pytest.raises(ValueError, match="labels are traced"):
             jax.jit(project)(state, np.array([0, 1, 0]))
 

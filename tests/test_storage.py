@@ -88,7 +88,9 @@ def test_loading_nothing_says_so(tmp_path):
 
 def test_batch_axes_have_the_names_they_are_given(tmp_path):
     batch = jax.vmap(jax.vmap(run))(jnp.ones((2, 3)))
-    with pytest.raises(ValueError, match=r"batch shape \(2, 3\): give as many names as runs"):
+    with pytest.raises(
+        ValueError, match=r"runs = \('seed',\): the trajectory has batch shape \(2, 3\)"
+    ):
         storage.to_dataset(batch)
     labelled = storage.to_dataset(batch, runs=("norm", "seed"))
     assert labelled["num_steps"].dims == labelled["final_log_time"].dims == ("norm", "seed")

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optimistix
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Key
 
 from ..checks import check_number, is_traced
@@ -19,7 +20,7 @@ from ..losses import SquaredError
 from ..precision import matmul
 from ..problems import LinearizedMixon, UnconstrainedFeatures
 from ..state import LastLayer
-from .ulpm import collapsed_state
+from .ulpm import class_size, collapsed_state
 
 # Share of a state that may lie off S, in units of eps: what rounding leaves after a long flow.
 _OFF_S = 1000
@@ -98,17 +99,22 @@ def linearized_solution(
     Args: `state0` with zero bias; `t` >= 0 of any shape, in the flow's time. Returns a state whose
     leaves have the leading axes of `t`.
 
-    Raises: ValueError for a bias other than 0 (a traced one gives NaN) or a negative time.
+    Raises: ValueError for a bias other than 0 (a traced one gives NaN), a state of another shape,
+    or a negative time.
 
     Example: `linearized_solution(problem, start, jnp.linspace(0, 5, 51)).classifier`, (51, K, d).
     """
-    start = _without_bias(state0)
     spaces = linearized_eigenspaces(problem).values()
+    start = _without_bias(problem, state0)
     parts = [(space, space.project(start)) for space in spaces]
     classes, bias_rate = problem.num_classes, problem.num_classes * problem.samples_per_class
 
+    def grow(factor: Float[Array, ""], part: LastLayer) -> LastLayer:
+        # A factor that has overflowed leaves a part that is absent absent.
+        return jax.tree.map(lambda leaf: jnp.where(leaf == 0, 0, factor * leaf), part)
+
     def solution(t: Float[Array, ""]) -> LastLayer:
-        grown = [jax.tree.map(lambda x, g=space.growth(t): g * x, part) for space, part in parts]
+        grown = [grow(space.growth(t), part) for space, part in parts]
         features, classifier = jax.tree.leaves(jax.tree.map(lambda *x: sum(x), *grown))
         bias = jnp.full(classes, -jnp.expm1(-bias_rate * t) / classes)
         return LastLayer(features, classifier, bias)
@@ -128,8 +134,8 @@ def linearized_bound(
 
     Example: `deviation, bound = linearized_bound(problem, start, jnp.linspace(0, 5, 51))`.
     """
-    start, t = _without_bias(state0), _times(t, state0)
     spaces = linearized_eigenspaces(problem)
+    start, t = _without_bias(problem, state0), _times(t, state0)
     others = [(s.growth(t), s.project(start)) for key, s in spaces.items() if key != "E1+"]
     deviation = sum(growth**2 * part.squared_norm() for growth, part in others)
     off_t = sum(part.squared_norm() for _, part in others)
@@ -157,7 +163,7 @@ def subspace_solution(
     """
     start, mean_bias = _on_s(problem, state0)
     left, singular, right = _decompose(start.classifier)
-    root = math.sqrt(_class_size(problem))
+    root = math.sqrt(_check_mixon(problem))
     share = jnp.where(singular > 0, singular, 1) / math.sqrt(root)  # of the limit n^(1/4)
 
     def solution(t: Float[Array, ""]) -> LastLayer:
@@ -185,7 +191,7 @@ def subspace_limit(problem: UnconstrainedFeatures, state0: LastLayer) -> LastLay
     """
     start, _ = _on_s(problem, state0)
     left, singular, right = _decompose(start.classifier)
-    limit = jnp.where(singular > 0, _class_size(problem) ** 0.25, 0 * singular)
+    limit = jnp.where(singular > 0, _check_mixon(problem) ** 0.25, 0 * singular)
     return _state_on_s(problem, matmul(left * limit, right), jnp.ones_like(singular[0]))
 
 
@@ -200,7 +206,7 @@ def subspace_objective(problem: UnconstrainedFeatures, state: LastLayer) -> Floa
     Example: `subspace_objective(problem, start) - problem.objective(start)` is 0 to rounding.
     """
     state, mean_bias = _on_s(problem, state)
-    classes, root = problem.num_classes, math.sqrt(_class_size(problem))
+    classes, root = problem.num_classes, math.sqrt(_check_mixon(problem))
     gram = matmul(state.classifier, state.classifier.T)
     target = root * center(jnp.eye(classes, dtype=gram.dtype))
     off_bias = classes * (mean_bias - 1 / classes) ** 2
@@ -219,7 +225,7 @@ def strong_collapse(
 
     Example: `strong_collapse(mixon(3, 15, 3), jax.random.key(0))`.
     """
-    _class_size(problem)
+    _check_mixon(problem)
     state = collapsed_state(problem, 1.0, key, dtype)
     bias = jnp.full(problem.num_classes, 1 / problem.num_classes, dtype)
     return LastLayer(state.features, state.classifier, bias)
@@ -252,8 +258,9 @@ def _within_part(state: LastLayer, size: int) -> LastLayer:
     )
 
 
-def _without_bias(state: LastLayer) -> LastLayer:
-    """(H, W) of a start whose bias is zero."""
+def _without_bias(problem: LinearizedMixon, state: LastLayer) -> LastLayer:
+    """(H, W) of a start of this problem whose bias is zero."""
+    _check_shape(problem.full, state)
     if state.bias is None:
         return state
     biased = jnp.any(state.bias != 0)
@@ -267,17 +274,20 @@ def _without_bias(state: LastLayer) -> LastLayer:
 
 def _on_s(problem: UnconstrainedFeatures, state: LastLayer) -> tuple[LastLayer, Float[Array, ""]]:
     """The state less its rounding errors off S, and its mean bias; off S beyond them is refused."""
-    _class_size(problem)
+    _check_mixon(problem)
+    _check_shape(problem, state)
     if state.bias is None:
         raise ValueError("state: has no bias; give one like problem.init(key).")
     projected = project_onto_S(state, problem.labels)
-    squares = [jnp.sum(leaf**2) for leaf in jax.tree.leaves(state)]
-    off_squares = jax.tree.leaves(
-        jax.tree.map(lambda a, b: jnp.sum((a - b) ** 2), state, projected)
+    # In units of the largest entry, whose square may not be a float.
+    largest = optimistix.max_norm(state)
+    unit = jnp.where(largest > 0, largest, 1)
+    whole, off = (
+        optimistix.two_norm(jax.tree.map(lambda leaf: leaf / unit, part))
+        for part in (state, jax.tree.map(jnp.subtract, state, projected))
     )
-    norm = jnp.sqrt(sum(squares))
-    distance = jnp.sqrt(sum(off_squares)) / jnp.where(norm > 0, norm, 1)
-    allowed = _OFF_S * jnp.finfo(norm.dtype).eps
+    distance = off / jnp.maximum(whole, 1)  # the zero state is on S
+    allowed = _OFF_S * jnp.finfo(distance.dtype).eps
     if not is_traced(distance) and not distance <= allowed:
         raise ValueError(
             f"state: lies off S by {distance:.3g} of its norm, where {allowed:.1g} is allowed; "
@@ -294,7 +304,7 @@ def _state_on_s(
     problem: UnconstrainedFeatures, classifier: Float[Array, "K d"], bias_sum: Float[Array, ""]
 ) -> LastLayer:
     """The state on S with this classifier and b = bias_sum/K · 1."""
-    means = classifier / math.sqrt(_class_size(problem))
+    means = classifier / math.sqrt(_check_mixon(problem))
     bias = jnp.full(problem.num_classes, bias_sum / problem.num_classes)
     return LastLayer(means[problem.labels], classifier, bias)
 
@@ -323,7 +333,7 @@ def _times(t: Float[ArrayLike, "*times"], state: LastLayer) -> Float[Array, "*ti
     return jnp.asarray(t, state.classifier.dtype)
 
 
-def _class_size(problem: UnconstrainedFeatures) -> int:
+def _check_mixon(problem: UnconstrainedFeatures) -> int:
     """n of a problem that is Mixon's; another is refused."""
     if not isinstance(problem, UnconstrainedFeatures):
         raise ValueError(f"problem is of type {type(problem).__name__}: {_GIVE_MIXON}")
@@ -333,8 +343,15 @@ def _class_size(problem: UnconstrainedFeatures) -> int:
             f"problem has {type(problem.loss).__name__}, reduction {problem.reduction!r}, "
             f"bias {problem.bias}, weight decay {decays}: {_GIVE_MIXON}"
         )
-    if problem.samples_per_class is None:
+    return class_size(problem)
+
+
+def _check_shape(problem: UnconstrainedFeatures, state: LastLayer) -> None:
+    shapes = state.features.shape, state.classifier.shape
+    dim = problem.feature_dim
+    wanted = (problem.num_samples, dim), (problem.num_classes, dim)
+    if shapes != wanted:
         raise ValueError(
-            f"class_sizes = {problem.class_sizes}: the closed form needs classes of one size."
+            f"state: features and classifier of shapes {shapes[0]} and {shapes[1]} where the "
+            f"problem has {wanted[0]} and {wanted[1]}; pass a state like problem.init(key)."
         )
-    return problem.samples_per_class

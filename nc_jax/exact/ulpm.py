@@ -41,7 +41,7 @@ def collapsed_state(
 
     Example: `collapsed_state(ulpm(5, 20, 10), gap=0.5)`.
     """
-    size = _class_size(problem)
+    size = class_size(problem)
     check_number("gap", gap)
     frame = simplex_etf(problem.num_classes, problem.feature_dim, key, dtype)
     squared_row = jnp.asarray(gap, dtype) * ((problem.num_classes - 1) / problem.num_classes)
@@ -70,7 +70,7 @@ def collapsed_gap(
 
     Example: `collapsed_gap(ulpm(5, 20, 10), 0.5, log_times(1000, 5))`.
     """
-    size = _class_size(problem)
+    size = class_size(problem)
     if not isinstance(problem.loss, CrossEntropy) or not problem.weight_decay.absent:
         raise ValueError(
             f"collapsed_gap needs CrossEntropy without weight decay, got {problem.loss} with "
@@ -124,7 +124,8 @@ def _scaled_ei(q: Float[Array, ""]) -> Float[Array, ""]:
     )
 
 
-def _class_size(problem: UnconstrainedFeatures) -> int:
+def class_size(problem: UnconstrainedFeatures) -> int:
+    """n, where all classes have one size; others are refused."""
     if problem.samples_per_class is None:
         raise ValueError(
             f"class_sizes = {problem.class_sizes}: the closed form needs classes of one size."

@@ -17,7 +17,8 @@ class LinearizedMixon(AbstractProblem):
     H' = −WᵀÃ, W' = −ÃHᵀ, b' = −Ã1 (Mixon, theorem 2): linear in (H, W) with a coefficient that b
     alone moves, and close to the flow while WH is small. It descends no function: `objective` is
     the risk R of the full model along it, `gradient` minus its field. WᵀW − HHᵀ is conserved here
-    too. `exact.linearized_solution` has it in closed form.
+    too. (H, W) grows as e^(√n t), past the floats at √n t = 709.
+    `exact.linearized_solution` has it in closed form.
 
     Args: as for `mixon`; `full` is that model.
 
