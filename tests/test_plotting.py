@@ -1,6 +1,5 @@
 import math
 
-import diffrax
 import equinox as eqx
 import jax
 import matplotlib.colors
@@ -77,44 +76,41 @@ def test_ticks_read_as_times_however_far(single):
     ]  # fmt: skip
 
 
-def over_norms(problem, norms, times, observe, event=None):
-    def run(seed, norm):
-        start = problem.init(jax.random.key(seed), norm)
-        return nc.gradient_flow(problem, start, times, nc.RealTime(), observe=observe, event=event)
-
-    return jax.vmap(jax.vmap(run, (0, None)), (None, 0))(np.arange(3), np.array(norms))
+STRONG = ("mixon_snc1", "mixon_snc2", "mixon_snc3", "mixon_distance_to_s")
 
 
-def test_strong_collapse_has_a_colour_a_norm_and_a_style_a_run():
-    problem, norms, times = nc.mixon(3, 4, 2), [1.0, 0.1], np.linspace(0, 5, 6)
-    at_rest = diffrax.Event(diffrax.steady_state_event(rtol=0.0, atol=1e-2))
-    runs = over_norms(problem, norms, times, problem.observe, at_rest)
-    # All lanes of a norm have ended before the last save, where no median is.
-    assert np.isnan(runs.observables["mixon_snc1"][0, :, -1]).all()
-    figure = plotting.strong_collapse_figure({"flow": runs, "gd": runs}, norms)
-    for axes, name in zip(figure.axes, ["snc1", "snc2", "snc3", "distance_to_s"], strict=True):
-        values = np.asarray(runs.observables[f"mixon_{name}"])
-        curves = axes.lines
-        for line, norm in zip(curves[:2], (0, 1), strict=True):
-            drawn = np.isfinite(values[norm]).any(axis=0)
+def over_norms(single, times):
+    """Runs over (2 norms, 3 seeds) with made-up errors."""
+    rng = np.random.default_rng(0)
+    shape = (2, 3, len(times))
+    seen = {name: np.exp(rng.normal(size=shape)) for name in STRONG}
+    log_time = np.broadcast_to(np.log1p(times), shape)
+    return eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, seen))
+
+
+def test_strong_collapse_has_a_colour_a_norm_and_a_style_a_run(single):
+    times = np.linspace(0, 5, 6)
+    runs = over_norms(single, times)
+    # Runs that an event has ended: one of norm 1 after t = 3, all of norm 0.1 after t = 4.
+    for values in runs.observables.values():
+        values[0, 1, 4:] = values[1, :, 5:] = np.nan
+    figure = plotting.strong_collapse_figure({"flow": runs, "gd": runs}, [1.0, 0.1])
+    for axes, name in zip(figure.axes, STRONG, strict=True):
+        for line, values in zip(axes.lines[:2], runs.observables[name], strict=True):
+            drawn = np.isfinite(values).any(axis=0)
             np.testing.assert_allclose(np.asarray(line.get_xdata()), times[drawn], atol=1e-12)
-            expected = np.nanmedian(values[norm][:, drawn], axis=0)
+            expected = np.nanmedian(values[:, drawn], axis=0)
             np.testing.assert_array_equal(np.asarray(line.get_ydata()), expected)
-        assert [line.get_linestyle() for line in curves] == ["-", "-", "--", "--"]
-        assert curves[0].get_color() == pytest.approx(curves[2].get_color())
+        assert [line.get_linestyle() for line in axes.lines] == ["-", "-", "--", "--"]
+        assert axes.lines[0].get_color() == pytest.approx(axes.lines[2].get_color())
         assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["ε = 1", "ε = 0.1", "flow", "gd"]
 
 
-def test_long_runs_of_strong_collapse_are_on_a_log_axis():
-    problem, norms = nc.mixon(3, 4, 2), [1.0]
-    seen = {name: np.ones((1, 3, 2)) for name in ("mixon_snc1", "mixon_snc2", "mixon_snc3")}
-    runs = over_norms(problem, norms, np.array([1.0, 2.0]), lambda state: {})
-    seen["mixon_distance_to_s"] = np.ones((1, 3, 2))
-    long = np.broadcast_to(np.log1p([0.0, 1e6]), (1, 3, 2))
-    runs = eqx.tree_at(lambda run: (run.log_time, run.observables), runs, (long, seen))
-    axes = plotting.strong_collapse_figure({"flow": runs}, norms).axes[0]
+def test_long_runs_of_strong_collapse_are_on_a_log_axis(single):
+    runs = over_norms(single, np.array([0.0, 1e6]))
+    axes = plotting.strong_collapse_figure({"flow": runs}, [1.0, 0.1]).axes[0]
     assert axes.get_xscale() == "log"
     np.testing.assert_allclose(np.asarray(axes.lines[0].get_xdata()), 1e6)  # 0 has no place there
 

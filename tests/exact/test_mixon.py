@@ -119,7 +119,7 @@ def test_linear_solution_solves_its_equation(shape, seed, t):
     np.testing.assert_allclose(flat(rate), flat(field), rtol=0, atol=rounding() * scale)
 
 
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape", SHAPES[:2])
 def test_linear_system_by_diffrax_is_the_exact_solution(shape):
     problem = nc.LinearizedMixon(*shape)
     start, times = problem.init(jax.random.key(3), norm=1e-3), np.linspace(0, 8, 9)
@@ -218,12 +218,16 @@ def test_solution_on_s_solves_the_full_equation(shape, seed, t, norm, bias):
     np.testing.assert_allclose(moved + moved.T, expected, rtol=0, atol=atol)
 
 
-def test_flow_from_s_stays_on_s_and_is_the_closed_form():
-    # To t = 200, long after it has come to rest. An implicit solver damps what rounding puts off S.
+@pytest.mark.parametrize(
+    ("solver", "rtol"),
+    [(nc.RKC(), 1e-12), pytest.param(diffrax.Kvaerno5(), 1e-10, marks=pytest.mark.slow)],
+)
+def test_flow_from_s_stays_on_s_and_is_the_closed_form(solver, rtol):
+    # To t = 200, long after it has come to rest: these solvers damp what rounding puts off S.
     problem = nc.mixon(3, 15, 3)
     start, times = on_s(problem, 1, 0.01, bias=-0.7), np.linspace(0, 200, 201)
     traj = nc.gradient_flow(
-        problem, start, times, nc.RealTime(), diffrax.Kvaerno5(), rtol=1e-10, atol=1e-14,
+        problem, start, times, nc.RealTime(), solver, rtol=rtol, atol=1e-4 * rtol,
         observe=strong_errors((3, 15, 3)), save_states=True,
     )  # fmt: skip
     assert traj.observables["mixon_distance_to_s"].max() < rounding()
@@ -269,10 +273,15 @@ def test_a_rank_deficient_start_ends_at_its_own_projection(shape, rank):
     expected = np.sqrt(shape[2]) * basis @ basis.T
     np.testing.assert_allclose(gram, expected, rtol=0, atol=rounding())
     assert strong_errors(shape)(limit)["mixon_snc1"] > 1
-    # The closed form gets there however late it is asked, the flow until rounding errors in the
-    # kernel have grown by e^(√N t): at t = 8 to 2e-16 · 1e6.
+    # The closed form gets there however late it is asked.
     late = nc.exact.subspace_solution(problem, start, 1e6)
     np.testing.assert_allclose(flat(late), flat(limit), rtol=0, atol=rounding())
+
+
+def test_the_flow_of_a_rank_deficient_start_is_the_closed_form_for_a_while():
+    # Until rounding errors in the kernel have grown by e^(√N t): at t = 8 to 2e-16 · 1e6.
+    problem = nc.mixon(4, 5, 3)
+    start = on_s(problem, 2, 1.0, rank=2)
     traj = nc.gradient_flow(
         problem, start, np.array([8.0]), nc.RealTime(), rtol=1e-10, observe=no_observables
     )  # fmt: skip

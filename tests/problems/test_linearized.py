@@ -52,10 +52,16 @@ def test_it_is_the_derivative_of_the_full_flow_at_the_origin(shape, seed):
     np.testing.assert_allclose(value.bias, field.bias, **close)
 
 
+def risk_alone(state):
+    return {"objective": nc.LinearizedMixon(3, 5, 2).objective(state)}
+
+
 def test_its_flow_keeps_the_balance_and_records_the_risk_of_the_full_model():
     problem = nc.LinearizedMixon(3, 5, 2)
     start = problem.init(jax.random.key(1), norm=0.3)
-    traj = nc.gradient_flow(problem, start, np.array([0.5, 1.0]), nc.RealTime(), rtol=1e-10)
+    traj = nc.gradient_flow(
+        problem, start, np.array([0.5, 1.0]), nc.RealTime(), rtol=1e-10, observe=risk_alone
+    )
     assert traj.observables["balance_drift"].max() < 30 * 1e-10 * np.exp(2 * np.sqrt(2))
     risk = nc.mixon(3, 5, 2).objective(traj.final)
     np.testing.assert_allclose(traj.observables["objective"][-1], risk, rtol=rounding())
