@@ -46,8 +46,8 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     parser = parser_of(__doc__, norms, "results/mixon_strong_collapse")
     add = parser.add_argument
     add("--time", type=float, default=30.0,
-        help="end of the flow (%(default)g); about 100/norm^2 reaches the limit, past a slow tail, "
-        "by an implicit solver")  # fmt: skip
+        help="end of the flow (%(default)g); about 100/norm^2 reaches the limit, past a slow tail. "
+        "Beyond 1000 by an implicit solver: minutes for 100 seeds, most of them early in t")  # fmt: skip
     add("--rtol", type=float,
         help="relative tolerance of the flow (1e-11; of the implicit solver 1e-6)")  # fmt: skip
     add("--optimizer", choices=OPTIMIZERS, default="gd", help="of the descent (%(default)s)")
@@ -127,6 +127,8 @@ def main(arguments: list[str] | None = None) -> None:
     jax.config.update("jax_enable_x64", True)
     check(parser, flags)
     announce(flags)
+    if flags.d < flags.K - 1:
+        print(f"d = {flags.d} < K - 1 = {flags.K - 1}: too few dimensions for strong collapse")
     runs = {}
     for name, run in (("flow", run_flow), ("descent", run_descent)):
         began = time.perf_counter()
@@ -137,6 +139,7 @@ def main(arguments: list[str] | None = None) -> None:
         end = f"t = {flags.time:g}"
         if name == "descent":
             end = f"step {flags.steps} of {flags.optimizer} at rate {flags.rate:g}"
+            end += f" (rate * step = {flags.rate * flags.steps:g})"
         print(f"\n{name} to {end}: {time.perf_counter() - began:.1f} s with compilation")
         failed = int(np.sum(~np.asarray(runs[name].succeeded)))
         if failed:

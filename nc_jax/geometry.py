@@ -134,7 +134,11 @@ def project_onto_T(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> LastLa
 def project_onto_S(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> LastLayer:
     """Orthogonal projection onto S = T × {b in span 1}, which the flow never leaves (Mixon, thm 3).
 
-    That of `project_onto_T` with the bias replaced by its mean. Arguments and errors are the same.
+    That of `project_onto_T` with the bias replaced by its mean.
+
+    Args: `labels` (N,) concrete integers, in any order, with n samples of every class.
+
+    Raises: ValueError for classes of unequal size, another number of features, or traced labels.
 
     Example: `project_onto_S(problem.init(key), problem.labels)` is a random start on S.
     """
@@ -146,6 +150,8 @@ def project_onto_S(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> LastLa
 
 
 def _balanced_size(labels: Integer[ArrayLike, " N"], num_classes: int) -> int:
+    if np.ndim(labels) != 1:
+        raise ValueError(f"labels = {labels!r:.60}: give the class of each row, problem.labels.")
     if is_traced(labels):
         raise ValueError("labels are traced: close over concrete ones, such as problem.labels.")
     size = common_class_size(labels, num_classes)

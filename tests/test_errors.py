@@ -27,6 +27,10 @@ CALLS = {
         "event=diffrax.steady_state_event())",
         "give an instance of Event, such as diffrax.Event(diffrax.steady_state_event(rtol=0, atol",
     ),
+    "problem for its labels": (
+        "nc.geometry.project_onto_S(p.init(jax.random.key(0)), 3)",
+        "labels = 3: give the class of each row, problem.labels",
+    ),
     "linear problem for the full one": (
         "nc.exact.strong_collapse(nc.LinearizedMixon(3, 4, 2))",
         "problem is of type LinearizedMixon: give nc_jax.mixon(",

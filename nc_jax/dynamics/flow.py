@@ -72,8 +72,9 @@ def gradient_flow(
         event: ends the run early with success, as
             `diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-6))` does once the RMS of
             dx/du is below 1e-6: at rest, and at a saddle that a tiny start has yet to leave. An
-            explicit solver at rest still moves by its tolerance: keep well above. What is saved
-            after the event is NaN; `final_log_time` says when it was. Made once it compiles once.
+            explicit solver at rest still moves by its tolerance: keep well above that, and below
+            the speed of what is not rest, such as a slow tail. What is saved after the event is
+            NaN; `final_log_time` says when it was. Made once it compiles once.
         max_steps: steps after which the run is given up.
         progress_meter: such as `diffrax.TqdmProgressMeter()`.
 

@@ -96,8 +96,8 @@ def linearized_solution(
 
     The part in T grows as e^(√n t), and overflows past √n t = 709 (88 in float32).
 
-    Args: `state0` with zero bias; `t` >= 0 of any shape, in the flow's time. Returns a state whose
-    leaves have the leading axes of `t`.
+    Args: `problem` a `LinearizedMixon`; `state0` with zero bias; `t` finite and >= 0, of any shape.
+    Returns a state whose leaves have the leading axes of `t`.
 
     Raises: ValueError for a bias other than 0 (a traced one gives NaN), a state of another shape,
     or a negative time.
@@ -153,8 +153,8 @@ def subspace_solution(
     zero and stays there: e^(√n t) would turn rounding errors into classes by √n t = 37, in an
     integration as well as here.
 
-    Args: `state0` on S; `t` >= 0 of any shape. Returns a state whose leaves have the leading axes
-    of `t`.
+    Args: `problem` of `mixon`; `state0` on S; `t` finite and >= 0, of any shape (for its limit see
+    `subspace_limit`). Returns a state whose leaves have the leading axes of `t`.
 
     Raises: ValueError for a start off S (a traced one gives NaN), a problem that is not `mixon`'s,
     or a negative time.
