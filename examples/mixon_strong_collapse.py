@@ -47,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add = parser.add_argument
     add("--time", type=float, default=30.0,
         help="end of the flow (%(default)g); about 100/norm^2 reaches the limit, past a slow tail. "
-        "Beyond 1000 by an implicit solver: minutes for 100 seeds, most of them early in t")  # fmt: skip
+        "Beyond 1000 by an implicit solver, minutes for 100 seeds")  # fmt: skip
     add("--rtol", type=float,
         help="relative tolerance of the flow (1e-11; of the implicit solver 1e-6)")  # fmt: skip
     add("--optimizer", choices=OPTIMIZERS, default="gd", help="of the descent (%(default)s)")
