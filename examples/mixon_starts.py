@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from script import Parser, check_seeds, table, writable_folder
+from script import Parser, check_seeds_and_stores, table, writable_folder
 
 import nc_jax as nc
 
@@ -29,7 +29,7 @@ def parser_of(description: str | None, norms: list[float], out: str) -> Parser:
 
 def check(parser: Parser, flags: Namespace) -> None:
     """Refuse what the package cannot judge before hours of work."""
-    check_seeds(parser, flags)
+    check_seeds_and_stores(parser, flags)
     for norm in flags.norms:
         # Below, rounding decides what is measured; above, the flow is ever stiffer.
         if not 1e-8 <= norm <= 10:

@@ -31,7 +31,7 @@ def writable_folder(text: str) -> Path:
     return path
 
 
-def check_seeds(parser: Parser, flags: argparse.Namespace) -> None:
+def check_seeds_and_stores(parser: Parser, flags: argparse.Namespace) -> None:
     """Refuse seeds that are none, or that a key cannot hold, and files where stores will be."""
     if flags.seeds < 1:
         parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")

@@ -13,7 +13,7 @@ import diffrax
 import jax
 import numpy as np
 import optax
-from script import Parser, check_seeds, nearest, number, table, writable_folder
+from script import Parser, check_seeds_and_stores, nearest, number, table, writable_folder
 
 import nc_jax as nc
 
@@ -211,7 +211,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def check(parser: Parser, flags: Namespace) -> None:
     """Refuse what only this script can judge."""
-    check_seeds(parser, flags)
+    check_seeds_and_stores(parser, flags)
     if not 0 < flags.decades <= 1e9:
         parser.error(f"--decades {flags.decades:g}: give a number above 0, up to 1e9.")
     if not (math.isfinite(flags.norm) and flags.norm > 0):

@@ -163,7 +163,7 @@ def subspace_solution(
     """
     start, mean_bias = _on_s(problem, state0)
     left, singular, right = _decompose(start.classifier)
-    root = math.sqrt(_check_mixon(problem))
+    root = math.sqrt(problem.class_sizes[0])
     share = jnp.where(singular > 0, singular, 1) / math.sqrt(root)  # of the limit n^(1/4)
 
     def solution(t: Float[Array, ""]) -> LastLayer:
@@ -191,7 +191,7 @@ def subspace_limit(problem: UnconstrainedFeatures, state0: LastLayer) -> LastLay
     """
     start, _ = _on_s(problem, state0)
     left, singular, right = _decompose(start.classifier)
-    limit = jnp.where(singular > 0, _check_mixon(problem) ** 0.25, 0 * singular)
+    limit = jnp.where(singular > 0, problem.class_sizes[0] ** 0.25, 0 * singular)
     return _state_on_s(problem, matmul(left * limit, right), jnp.ones_like(singular[0]))
 
 
@@ -206,7 +206,7 @@ def subspace_objective(problem: UnconstrainedFeatures, state: LastLayer) -> Floa
     Example: `subspace_objective(problem, start) - problem.objective(start)` is 0 to rounding.
     """
     state, mean_bias = _on_s(problem, state)
-    classes, root = problem.num_classes, math.sqrt(_check_mixon(problem))
+    classes, root = problem.num_classes, math.sqrt(problem.class_sizes[0])
     gram = matmul(state.classifier, state.classifier.T)
     target = root * center(jnp.eye(classes, dtype=gram.dtype))
     off_bias = classes * (mean_bias - 1 / classes) ** 2
@@ -304,7 +304,7 @@ def _state_on_s(
     problem: UnconstrainedFeatures, classifier: Float[Array, "K d"], bias_sum: Float[Array, ""]
 ) -> LastLayer:
     """The state on S with this classifier and b = bias_sum/K · 1."""
-    means = classifier / math.sqrt(_check_mixon(problem))
+    means = classifier / math.sqrt(problem.class_sizes[0])
     bias = jnp.full(problem.num_classes, bias_sum / problem.num_classes)
     return LastLayer(means[problem.labels], classifier, bias)
 
@@ -333,8 +333,8 @@ def _times(t: Float[ArrayLike, "*times"], state: LastLayer) -> Float[Array, "*ti
     return jnp.asarray(t, state.classifier.dtype)
 
 
-def _check_mixon(problem: UnconstrainedFeatures) -> int:
-    """n of a problem that is Mixon's; another is refused."""
+def _check_mixon(problem: UnconstrainedFeatures) -> None:
+    """Refuse a problem that is not Mixon's, or whose classes differ in size."""
     if not isinstance(problem, UnconstrainedFeatures):
         raise ValueError(f"problem is of type {type(problem).__name__}: {_GIVE_MIXON}")
     squared, decays = isinstance(problem.loss, SquaredError), not problem.weight_decay.absent
@@ -343,7 +343,7 @@ def _check_mixon(problem: UnconstrainedFeatures) -> int:
             f"problem has {type(problem.loss).__name__}, reduction {problem.reduction!r}, "
             f"bias {problem.bias}, weight decay {decays}: {_GIVE_MIXON}"
         )
-    return class_size(problem)
+    class_size(problem)
 
 
 def _check_shape(problem: UnconstrainedFeatures, state: LastLayer) -> None:
