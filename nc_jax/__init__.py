@@ -4,7 +4,7 @@ The names here are the core: problems, losses, clocks, flow and descent. `nc_jax
 `nc_jax.plotting` are imported on their own, since they bring xarray, Zarr and Matplotlib.
 """
 
-from . import exact as exact, geometry as geometry, metrics as metrics
+from . import exact as exact, geometry as geometry, landscape as landscape, metrics as metrics
 from .dynamics import (
     RKC as RKC,
     LogLogTime as LogLogTime,

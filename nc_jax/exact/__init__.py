@@ -10,4 +10,22 @@ from .mixon import (
     subspace_objective as subspace_objective,
     subspace_solution as subspace_solution,
 )
+from .sphere import (
+    EXAMPLE_3_1_CURVATURE as EXAMPLE_3_1_CURVATURE,
+    example_3_1 as example_3_1,
+    example_3_1_loss as example_3_1_loss,
+    example_3_1_multipliers as example_3_1_multipliers,
+    max_margin_bound as max_margin_bound,
+    separation_optimum as separation_optimum,
+    sphere_optimum as sphere_optimum,
+)
 from .ulpm import collapsed_gap as collapsed_gap, collapsed_state as collapsed_state
+from .zhu import (
+    grouped_saddle as grouped_saddle,
+    minimum_nullity as minimum_nullity,
+    origin_eigenvalues as origin_eigenvalues,
+    paired_saddle as paired_saddle,
+    regularized_minimizer as regularized_minimizer,
+    regularized_minimum as regularized_minimum,
+    subset_saddle as subset_saddle,
+)

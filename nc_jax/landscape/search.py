@@ -1,0 +1,155 @@
+"""Search for critical points of every kind, minima or not, from many starts at once."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import optimistix
+from jaxtyping import Array, ArrayLike, Float, Int, Key
+
+from ..checks import check_number
+from ..precision import matmul
+from ..problems import UnconstrainedFeatures
+from ..state import LastLayer
+from .classify import Classification, classify
+from .hessian import sphere_gradient
+
+# Starts in one batch: all lanes step until the last has converged.
+_BATCH = 32
+
+
+class CriticalPoints(eqx.Module):
+    """Distinct critical points, lowest first.
+
+    Attributes:
+        states: with leading axis M, one for each point.
+        classification: of each, from `classify`.
+        objectives: (M,) their losses.
+        counts: (M,) how many starts ended at each.
+        num_lost: starts that ended at none: local minima of ‖∇L‖, or the step limit.
+    """
+
+    states: LastLayer
+    classification: Classification
+    objectives: Float[np.ndarray, " M"]
+    counts: Int[np.ndarray, " M"]
+    num_lost: int
+
+
+def find_critical_points(
+    problem: UnconstrainedFeatures,
+    keys: Key[Array, " S"],
+    radius: float | None = None,
+    norm: Float[ArrayLike, ""] = 4.0,
+    max_steps: int = 500,
+    tolerance: float = 1e-5,
+) -> CriticalPoints:
+    """Critical points that Levenberg-Marquardt finds on ∇L = 0 from Gaussian starts, classified.
+
+    It minimises ‖∇L‖² and so is drawn to saddles as much as to minima: an experiment that tests
+    "every critical point is a minimum or a strict saddle" where the papers prove it and where they
+    do not (d = K, d = K−1). Ends are told apart by what rotations of feature space and relabelling
+    of classes and samples leave alone: loss, singular values, norms and products of the
+    classifiers, norms of the features, losses of the samples. Two points that agree in all of these
+    would count as one, and so do points of one loss with one number of zero eigenvalues beyond
+    those of symmetry, which lie on a continuum.
+
+    Args:
+        keys: (S,) typed keys, one a start.
+        radius: ρ of the sphere ‖W‖² + ‖H‖² = ρ², for problems without weight decay, whose only
+            critical points in the whole space have WH constant over the classes.
+        norm: ‖W‖_F = ‖H‖_F of the starts; small ones end at the origin. On a sphere it is given.
+        max_steps: of the search.
+        tolerance: relative difference that tells two points apart.
+
+    Raises: ValueError for raw keys, or a radius that is not positive.
+
+    Example: `find_critical_points(zhu(3, 3, 2, 5e-3), jax.random.split(jax.random.key(0), 64))`.
+    """
+    if keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+        raise ValueError("keys: give one dimension of typed keys, jax.random.split(key, num).")
+    if radius is not None:
+        check_number("radius", radius, above_zero=True)
+    states, classes, marks = _search(problem, keys, radius, jnp.asarray(norm, float), max_steps)
+    objectives, marks = np.asarray(jax.vmap(problem.objective)(states)), np.asarray(marks)
+    critical = np.asarray(classes.kind) != "not critical"
+    beyond = np.asarray(classes.nullity - classes.symmetries)
+    marks = np.where((beyond > 0)[:, None], beyond[:, None], marks)
+    marks = np.column_stack([objectives, marks])
+    first, counts = _distinct(objectives, marks, critical, tolerance)
+    return CriticalPoints(
+        states=jax.tree.map(lambda leaf: leaf[first], states),
+        classification=jax.tree.map(lambda leaf: leaf[first], classes),
+        objectives=objectives[first],
+        counts=counts,
+        num_lost=int(np.sum(~critical)),
+    )
+
+
+@eqx.filter_jit
+def _search(
+    problem: UnconstrainedFeatures,
+    keys: Key[Array, " S"],
+    radius: float | None,
+    norm: Float[Array, ""],
+    max_steps: int,
+) -> tuple[LastLayer, Classification, Float[Array, "S marks"]]:
+    solver = optimistix.LevenbergMarquardt(rtol=1e-12, atol=1e-14)
+
+    def residual(state: LastLayer, args: None) -> LastLayer:
+        del args
+        if radius is None:
+            return problem.gradient(state)
+        # Tangential and radial equation at once, being orthogonal.
+        excess = state.squared_norm() / radius**2 - 1
+        return optax.tree.add_scale(sphere_gradient(problem, state)[0], excess, state)
+
+    def from_key(key: Key[Array, ""]) -> tuple[LastLayer, Classification, Float[Array, " marks"]]:
+        start = problem.init(key, norm)
+        if radius is not None:
+            start = optax.tree.scale(radius / jnp.sqrt(start.squared_norm()), start)
+        found = optimistix.least_squares(
+            residual, solver, start, throw=False, max_steps=max_steps
+        ).value
+        return found, classify(problem, found, radius is not None), _marks(problem, found)
+
+    return jax.lax.map(from_key, keys, batch_size=_BATCH)
+
+
+def _marks(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, " marks"]:
+    """Numbers that rotations of feature space and relabelling leave alone."""
+    classifier, features = state.classifier, state.features
+    marks = [
+        jnp.linalg.svd(classifier, compute_uv=False),
+        jnp.linalg.svd(features, compute_uv=False),
+        jnp.sort(matmul(classifier, classifier.T), axis=None),
+        jnp.sort(jnp.linalg.norm(features, axis=1)),
+        jnp.sort(problem.loss.value(state.logits(), problem.labels)),
+    ]
+    if state.bias is not None:
+        # Only differences count, where the bias is free.
+        marks.append(jnp.sort(state.bias - jnp.mean(state.bias)))
+    return jnp.concatenate(marks)
+
+
+def _distinct(
+    objectives: Float[np.ndarray, " S"],
+    marks: Float[np.ndarray, "S marks"],
+    critical: np.ndarray,
+    tolerance: float,
+) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
+    """Indices of the first of each group of ends that agree, lowest first, and their sizes."""
+    first: list[int] = []
+    counts: list[int] = []
+    for i in np.argsort(objectives, kind="stable"):
+        if not critical[i]:
+            continue
+        reach = tolerance * max(np.abs(marks[i]).max(), 1)
+        same = [m for m, j in enumerate(first) if np.abs(marks[i] - marks[j]).max() <= reach]
+        if same:
+            counts[same[0]] += 1
+        else:
+            first.append(int(i))
+            counts.append(1)
+    return np.array(first, dtype=int), np.array(counts, dtype=int)
