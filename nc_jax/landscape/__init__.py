@@ -1,6 +1,6 @@
 """The landscape around a state: what it is, whether it is a minimum, how to leave it."""
 
-from .classify import KINDS as KINDS, Classification as Classification, classify as classify
+from .classification import KINDS as KINDS, Classification as Classification, classify as classify
 from .directions import (
     CASES as CASES,
     DescentDirection as DescentDirection,

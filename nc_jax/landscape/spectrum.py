@@ -259,8 +259,9 @@ def expand(
             lambda image: image / length,
             image,
         )
-        # Twice is enough (Parlett 1998), and once for a random direction.
-        image, again = orthogonalize(basis, image, j + 1)
+        # Twice is enough (Parlett 1998), and once for a random direction. A short image is largely
+        # rounding errors, which leave the range of `project`.
+        image, again = orthogonalize(basis, project(image), j + 1)
         length = jnp.where(exhausted, 0, length)
         projected = projected.at[:, j].set(overlaps + length * again)
         remaining = jnp.linalg.norm(image)

@@ -7,7 +7,7 @@ zero eigenvalues say nothing of degeneracy. Without weight decay any invertible 
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..losses import CrossEntropy
 from ..precision import matmul
@@ -19,8 +19,8 @@ _RANK = 1e-6
 
 
 def project_onto_symmetries(
-    problem: AbstractProblem, state: LastLayer, direction: LastLayer, on_sphere: bool = False
-) -> LastLayer:
+    problem: AbstractProblem, state: PyTree, direction: PyTree, on_sphere: bool = False
+) -> PyTree:
     """Orthogonal projection onto the tangent space of the symmetry orbit through a state.
 
     That of rotations of feature space; of all invertible maps where there is no weight decay and no
@@ -57,7 +57,7 @@ def project_onto_symmetries(
 
 
 def symmetry_dimension(
-    problem: AbstractProblem, state: LastLayer, on_sphere: bool = False
+    problem: AbstractProblem, state: PyTree, on_sphere: bool = False
 ) -> Int[Array, ""]:
     """Dimension of the orbit's tangent space, the rank of that projection.
 

@@ -1,0 +1,217 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from landscape.points import DECAY, FREE, flat, moved, origin, random_state, saddles
+from tolerances import rounding
+
+import nc_jax as nc
+from nc_jax import landscape
+from nc_jax.landscape import classification
+
+ZHU = nc.zhu(4, 6, 3, FREE)
+SHAPES = [(4, 6, 3), (4, 4, 2), (4, 3, 1), (3, 2, 2), (5, 7, 1)]
+
+
+def orbit_generators(problem, state, rigid):
+    """Tangents of all one-parameter symmetries, in rows, written out one by one."""
+    dim, rows = problem.feature_dim, []
+    for i in range(dim):
+        for j in range(dim):
+            generator = np.zeros((dim, dim))
+            generator[i, j] += 1
+            if rigid:
+                generator[j, i] -= 1
+            features = state.features @ generator
+            classifier = state.classifier @ (generator if rigid else -generator.T)
+            bias = np.zeros(problem.num_classes) if problem.bias else np.zeros(0)
+            rows.append(np.concatenate([np.ravel(features), np.ravel(classifier), bias]))
+    if problem.bias and isinstance(problem.loss, nc.CrossEntropy):
+        if problem.weight_decay.bias == 0:
+            rows.append(np.concatenate([np.zeros(rows[0].size - problem.num_classes),
+                                        np.ones(problem.num_classes)]))  # fmt: skip
+    return np.stack(rows)
+
+
+@pytest.mark.parametrize(
+    ("problem", "on_sphere"),
+    [
+        (nc.zhu(3, 4, 2, FREE), False),
+        (nc.zhu(3, 4, 2, DECAY), False),
+        (nc.ulpm(3, 4, 2), True),
+        (nc.ulpm(3, 4, 2), False),  # all invertible maps
+        (nc.mixon(3, 2, 2), False),
+    ],
+)
+@pytest.mark.parametrize("deficient", [False, True])
+def test_projection_onto_the_orbit_is_that_of_least_squares(problem, on_sphere, deficient):
+    state = random_state(problem, 0)
+    if deficient:  # of rank one
+        state = nc.LastLayer(
+            jnp.outer(state.features[:, 0], state.classifier[0]),
+            jnp.outer(state.classifier[:, 0], state.classifier[0]),
+            state.bias,
+        )
+    rigid = on_sphere or not problem.weight_decay.absent
+    generators = orbit_generators(problem, state, rigid)
+    expected = np.linalg.pinv(generators, rcond=1e-10) @ generators
+    direction = random_state(problem, 1)
+    found = landscape.project_onto_symmetries(problem, state, direction, on_sphere)
+    scale = np.linalg.norm(flat(direction))
+    np.testing.assert_allclose(
+        flat(found), expected @ flat(direction), rtol=0, atol=1000 * rounding() * scale
+    )
+    rank = np.linalg.matrix_rank(generators, tol=1e-8)
+    assert landscape.symmetry_dimension(problem, state, on_sphere) == rank
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("decay", [FREE, DECAY])
+def test_the_minimum_is_one_with_the_nullity_of_theory(shape, decay):
+    problem = nc.zhu(*shape, decay)
+    found = landscape.classify(problem, nc.exact.regularized_minimizer(problem, jax.random.key(1)))
+    assert found.kind == "minimum"
+    classes, dim, _ = shape
+    nullity = (classes - 1) * (2 * dim - classes) // 2 + (decay is FREE)
+    assert found.nullity == found.symmetries == nullity == nc.exact.minimum_nullity(problem)
+    assert found.index == 0
+    assert np.all(np.isnan(flat(found.escape_direction)))
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_on_the_sphere_collapse_is_the_minimum(shape):
+    problem = nc.ulpm(*shape)
+    _, state = nc.exact.sphere_optimum(problem, 3.0, jax.random.key(1))
+    found = landscape.classify(problem, state, on_sphere=True)
+    assert found.kind == "minimum"
+    classes, dim, _ = shape
+    assert found.nullity == found.symmetries == (classes - 1) * (2 * dim - classes) // 2
+    # In the whole space it is not critical: the flow goes on outwards.
+    assert landscape.classify(problem, state).kind == "not critical"
+
+
+@pytest.mark.parametrize("decay", [FREE, DECAY])
+def test_origin_has_the_eigenvalues_of_the_formula(decay):
+    for shape in SHAPES:
+        problem = nc.zhu(*shape, decay)
+        values, counts = nc.exact.origin_eigenvalues(problem)
+        expected = np.sort(np.repeat(values, counts))
+        spectrum = np.linalg.eigvalsh(landscape.dense_hessian(problem, origin(problem)))
+        np.testing.assert_allclose(spectrum, expected, rtol=0, atol=rounding())
+        found = landscape.classify(problem, origin(problem))
+        assert found.kind == "strict saddle"
+        np.testing.assert_allclose(found.eigenvalue, values[0], rtol=rounding())
+        assert found.index == counts[0] == shape[1] * (shape[0] - 1)
+
+
+@pytest.mark.parametrize("problem", [ZHU, nc.zhu(4, 3, 1, DECAY), nc.zhu(6, 5, 1, DECAY)])
+def test_every_saddle_built_is_a_strict_one(problem):
+    for name, state in saddles(problem).items():
+        found = landscape.classify(problem, state)
+        assert found.kind == "strict saddle", name
+        assert found.index > 0
+        assert found.residual < rounding() * found.scale
+        lower = problem.objective(moved(state, found.escape_direction, 1e-2))
+        assert lower < problem.objective(state)
+
+
+@pytest.mark.parametrize("problem", [nc.ulpm(4, 6, 3), nc.ulpm(4, 3, 1), nc.ulpm(6, 5, 2)])
+def test_every_saddle_on_the_sphere_is_a_strict_one(problem):
+    for name, state in saddles(problem, radius=3.0).items():
+        assert landscape.classify(problem, state, on_sphere=True).kind == "strict saddle", name
+
+
+def test_past_the_threshold_the_origin_is_the_minimum():
+    for decay, kind in ((0.999, "strict saddle"), (1.001, "minimum")):
+        problem = nc.zhu(3, 4, 2, decay / (3 * np.sqrt(2)))
+        assert landscape.classify(problem, origin(problem)).kind == kind
+    # Right at it the second derivative is zero.
+    exact = nc.zhu(3, 4, 2, 1 / (3 * np.sqrt(2)))
+    assert landscape.classify(exact, origin(exact)).kind == "degenerate"
+
+
+def test_near_misses_are_told_apart():
+    state = nc.exact.regularized_minimizer(ZHU, jax.random.key(1))
+    direction = random_state(ZHU, 3, norm=1.0)
+    near = landscape.classify(ZHU, moved(state, direction, 1e-4))
+    assert near.kind == "not critical"
+    # The way out is then that of the gradient.
+    gradient = flat(ZHU.gradient(moved(state, direction, 1e-4)))
+    np.testing.assert_allclose(
+        flat(near.escape_direction), -gradient / np.linalg.norm(gradient), atol=rounding()
+    )
+    assert landscape.classify(ZHU, moved(state, direction, 1e-12)).kind == "minimum"
+
+
+def test_minima_that_fill_more_than_an_orbit_are_degenerate():
+    problem = nc.mixon(3, 5, 2)
+    state = nc.exact.strong_collapse(problem, jax.random.key(0))
+    found = landscape.classify(problem, state)
+    assert found.kind == "degenerate"
+    # The logits may not move: (K+N)d + K unknowns, N(K-1) + K independent equations.
+    assert found.nullity == (3 + 6) * 5 - 6 * 2 > found.symmetries
+    assert landscape.global_certificate(problem, state).holds(1e-12)
+
+
+def test_large_states_are_classified_without_the_matrix(monkeypatch):
+    problem = nc.zhu(4, 7, 3, DECAY)
+    points = {
+        "minimum": nc.exact.regularized_minimizer(problem, jax.random.key(1)),
+        "saddle": nc.exact.grouped_saddle(problem, 2, key=jax.random.key(1)),
+        "random": random_state(problem, 0),
+    }
+    dense = {name: landscape.classify(problem, state) for name, state in points.items()}
+    monkeypatch.setattr(classification, "DENSE_LIMIT", 10)
+    matrix_free = jax.jit(lambda state: landscape.classify.__wrapped__(problem, state))
+    for name, state in points.items():
+        found = matrix_free(state)
+        assert found.kind == dense[name].kind
+        assert (found.index, found.nullity) == (-1, -1)
+        np.testing.assert_allclose(found.eigenvalue, dense[name].eigenvalue, atol=1e-8)
+        np.testing.assert_allclose(found.scale, dense[name].scale, rtol=1e-3)
+        assert found.symmetries == dense[name].symmetries
+
+
+def test_a_batch_has_an_array_of_kinds():
+    states = [nc.exact.regularized_minimizer(ZHU), origin(ZHU), random_state(ZHU, 0)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    found = jax.vmap(lambda state: landscape.classify(ZHU, state))(stacked)
+    assert list(found.kind) == ["minimum", "strict saddle", "not critical"]
+
+
+def test_states_whose_loss_underflows_are_classified_at_a_scale():
+    problem = nc.ulpm(4, 4, 1)
+    far = jax.tree.map(lambda x: 40 * x, nc.exact.example_3_1())  # q = 3200
+    found = landscape.classify(problem, far, on_sphere=True, log_scale=3200.0)
+    assert found.kind == "strict saddle"
+    optimum = nc.exact.collapsed_state(problem, 3200.0)
+    assert landscape.classify(problem, optimum, True, 3200.0).kind == "minimum"
+
+
+def test_a_problem_of_another_kind_has_no_known_symmetry():
+    class Saddle(nc.problems.AbstractProblem):
+        def init(self, key):
+            return jax.random.normal(key, (3,))
+
+        def objective(self, state):
+            return jnp.sum(jnp.array([1.0, 2.0, -3.0]) * state**2) / 2
+
+        def gradient(self, state):
+            return jnp.array([1.0, 2.0, -3.0]) * state
+
+        def scaled_descent(self, state, log_scale):
+            return -jnp.exp(log_scale) * self.gradient(state)
+
+        def observe(self, state):
+            return {}
+
+        def invariants(self, state):
+            return {}
+
+        def largest_log_scale(self, dtype):
+            return 700.0
+
+    found = landscape.classify(Saddle(), jnp.zeros(3))
+    assert found.kind == "strict saddle"
+    np.testing.assert_allclose(found.eigenvalue, -3, rtol=rounding())
+    np.testing.assert_allclose(np.abs(found.escape_direction), [0, 0, 1], atol=rounding())

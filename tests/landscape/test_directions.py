@@ -1,0 +1,255 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+from landscape.points import DECAY, FREE, flat, moved, on_circle, origin, random_state, saddles
+from tolerances import rounding
+
+import nc_jax as nc
+from nc_jax import landscape
+
+ULPM = nc.ulpm(4, 6, 3)
+DIRECTION = jax.jit(lambda state: landscape.tangent_descent_direction(ULPM, state))
+RANGE = jax.jit(lambda s, d: landscape.descent_range(ULPM, s, d, on_sphere=True))
+LOSS = jax.jit(ULPM.objective)
+
+
+def check_descends(state, found):
+    """Unit, tangent, and lower on every step up to the measured range."""
+    direction = flat(found.direction)
+    np.testing.assert_allclose(np.linalg.norm(direction), 1, rtol=rounding())
+    assert abs(direction @ flat(state)) < rounding() * np.linalg.norm(flat(state))
+    reach = float(RANGE(state, found.direction))
+    assert reach > 1e-3
+    start = LOSS(state)
+    for share in (0.01, 0.3, 0.99):
+        assert LOSS(on_circle(state, found.direction, share * reach)) < start
+    if reach < 3:
+        assert LOSS(on_circle(state, found.direction, 1.1 * reach)) >= start
+    # (3.3) is along the straight line, where the step has the sphere's radius as its unit.
+    radius = np.linalg.norm(flat(state))
+    assert LOSS(moved(state, found.direction, 0.01 * reach * radius)) < start
+
+
+def collapsed(gap=2.0, features=1.0, classifier=1.0):
+    state = nc.exact.collapsed_state(ULPM, gap, jax.random.key(5))
+    return nc.LastLayer(features * state.features, classifier * state.classifier)
+
+
+def equal_means(seed=0, shift=0.0):
+    """No classifier but a common one, class means that coincide: the gradient vanishes."""
+    key, other = jax.random.split(jax.random.key(seed))
+    features = jnp.tile(jax.random.normal(key, (3, 6)), (4, 1))
+    common = shift * jax.random.normal(other, (6,))
+    return nc.LastLayer(features, jnp.tile(common, (4, 1)))
+
+
+@given(seed=st.integers(0, 1000), norm=st.floats(0.3, 5))
+def test_a_random_state_goes_down_its_tangential_gradient(seed, norm):
+    state = random_state(ULPM, seed, norm)
+    found = DIRECTION(state)
+    assert found.case == "gradient"
+    tangential, _ = landscape.sphere_gradient(ULPM, state)
+    size = np.linalg.norm(flat(tangential))
+    np.testing.assert_allclose(found.slope, -size, rtol=rounding())
+    np.testing.assert_allclose(flat(found.direction), -flat(tangential) / size, atol=rounding())
+    assert LOSS(on_circle(state, found.direction, 1e-3)) < LOSS(state)
+
+
+def test_collapse_with_unequal_norms_is_left_by_balancing_them():
+    found = DIRECTION(collapsed(features=0.8, classifier=1.25))
+    assert found.case == "gradient"
+    state = collapsed(features=0.8, classifier=1.25)
+    check_descends(state, found)
+    # Along (-W/‖W‖², H/‖H‖²) for ‖W‖ > ‖H‖, the one way to change the ratio at fixed directions.
+    towards = flat(
+        nc.LastLayer(
+            state.features / jnp.sum(state.features**2),
+            -state.classifier / jnp.sum(state.classifier**2),
+        )
+    )
+    cosine = flat(found.direction) @ towards / np.linalg.norm(towards)
+    np.testing.assert_allclose(cosine, 1, rtol=rounding())
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.5])
+def test_where_the_gradient_vanishes_there_need_be_no_null_vector(shift):
+    # The printed proof takes a with Wa = 0, Hᵀa = 0, which does not exist for rank d (E14).
+    problem = nc.ulpm(4, 3, 3)
+    key = jax.random.key(1)
+    features = jnp.tile(jax.random.normal(key, (3, 3)), (4, 1))
+    state = nc.LastLayer(features, shift * jnp.ones((4, 3)))
+    assert np.linalg.matrix_rank(np.concatenate([features, state.classifier])) == 3
+    found = landscape.tangent_descent_direction(problem, state)
+    assert found.case == "zero multiplier"
+    assert abs(found.slope) < rounding()
+    assert found.curvature < -1e-3
+    reach = float(landscape.descent_range(problem, state, found.direction, on_sphere=True))
+    assert reach > 1e-3
+    turned = on_circle(state, found.direction, reach / 2)
+    assert problem.objective(turned) < problem.objective(state)
+
+
+def test_a_vanishing_gradient_with_room_to_spare():
+    for shift in (0.0, 0.7):
+        state = equal_means(shift=shift)
+        found = DIRECTION(state)
+        assert found.case == "zero multiplier"
+        check_descends(state, found)
+        # With a in the null space of H and W both, the curvature is -‖G‖₂.
+        np.testing.assert_allclose(found.curvature, -found.spectral_norm, rtol=1e-9)
+
+
+@pytest.mark.parametrize("sign", [-1])
+def test_anti_collapse_is_left_by_making_norms_unequal(sign):
+    # W = -cHᵀ has |λ| = ‖G‖₂, which the printed proof would call global (E15).
+    state = collapsed(features=sign)
+    found = DIRECTION(state)
+    assert found.case == "positive multiplier"
+    np.testing.assert_allclose(found.multiplier, found.spectral_norm, rtol=rounding())
+    np.testing.assert_allclose(found.curvature, -2 * found.multiplier, rtol=1e-10)
+    check_descends(state, found)
+
+
+def test_saddles_are_left_along_a_null_vector_with_the_curvature_of_the_proof():
+    for name, state in saddles(ULPM, radius=3.0).items():
+        found = DIRECTION(state)
+        assert found.case == "null vector", name
+        residual = np.asarray(ULPM.loss.gradient(state.logits(), ULPM.labels))
+        norm = np.linalg.norm(residual, 2)
+        np.testing.assert_allclose(found.spectral_norm, norm, rtol=rounding())
+        # (D^T Hess D of the proof is for ‖D‖² = 2.)
+        np.testing.assert_allclose(found.curvature, -(norm + found.multiplier), rtol=1e-8)
+        check_descends(state, found)
+        # Neither W nor H moves along its own rows or columns: the logits stay to first order.
+        first_order = (
+            found.direction.features @ state.classifier.T
+            + state.features @ found.direction.classifier.T
+        )
+        assert jnp.abs(first_order).max() < rounding()
+
+
+def test_example_3_1_is_left_at_the_rate_of_its_own_curve():
+    problem = nc.ulpm(4, 4, 1)
+    state = nc.exact.example_3_1()
+    found = landscape.tangent_descent_direction(problem, state)
+    assert found.case == "null vector"
+    # |λ| = 2/(1+e²), ‖G‖₂ = 1/cosh²(1).
+    np.testing.assert_allclose(found.multiplier, -2 / (1 + np.exp(2)), rtol=rounding())
+    np.testing.assert_allclose(found.spectral_norm, np.cosh(1.0) ** -2, rtol=rounding())
+    # On the paper's curve ‖θ'(0)‖² = 16 + 16: no direction is steeper.
+    expected = nc.exact.EXAMPLE_3_1_CURVATURE / 32
+    np.testing.assert_allclose(found.curvature, expected, rtol=rounding())
+    smallest = landscape.classify(problem, state, on_sphere=True).eigenvalue
+    np.testing.assert_allclose(smallest, expected, rtol=rounding())
+
+
+def test_collapse_with_equal_norms_has_no_way_down():
+    for key in range(3):
+        state = nc.exact.collapsed_state(ULPM, 2.0, jax.random.key(key))
+        found = DIRECTION(state)
+        assert found.case == "optimal"
+        assert np.all(np.isnan(flat(found.direction)))
+    # A near miss has one.
+    near = moved(state, random_state(ULPM, 0, norm=1.0), 1e-5)
+    found = DIRECTION(near)
+    assert found.case == "gradient"
+    assert LOSS(on_circle(near, found.direction, 1e-6)) < LOSS(near)
+
+
+def test_states_whose_loss_underflows_have_their_direction_at_a_scale():
+    problem = nc.ulpm(4, 4, 1)
+    far = jax.tree.map(lambda x: 40 * x, nc.exact.example_3_1())  # q = 3200
+    found = landscape.tangent_descent_direction(problem, far, log_scale=3200.0)
+    assert found.case == "null vector"
+    # ‖G‖₂/|λ| = 2/(1 + e^-q) -> 2.
+    np.testing.assert_allclose(-found.spectral_norm / found.multiplier, 2, rtol=1e-9)
+    assert landscape.descent_range(problem, far, found.direction, on_sphere=True) > 0.01
+
+
+@pytest.mark.parametrize("decay", [FREE, DECAY])
+@pytest.mark.parametrize("shape", [(4, 6, 3), (4, 3, 1), (6, 6, 1)])
+def test_regularised_saddles_are_left_with_the_curvature_of_the_bound(shape, decay):
+    problem = nc.zhu(*shape, decay)
+    for name, state in {"origin": origin(problem), **saddles(problem)}.items():
+        found = landscape.escape_direction(problem, state)
+        assert found.case == "null vector", name
+        norm = float(found.spectral_norm)
+        mean, half = (5e-3 + 8e-3) / 2, (5e-3 - 8e-3) / 2
+        expected = mean - np.sqrt(half**2 + norm**2)
+        np.testing.assert_allclose(found.curvature, expected, rtol=1e-8)
+        # At least as steep as the direction of the paper's proof.
+        ratio = (8 / 5) ** 0.5
+        paper = -2 * (norm - np.sqrt(40) * 1e-3) / (ratio + 1 / ratio)
+        assert found.curvature <= paper + rounding()
+        # No eigenvalue is below the smallest.
+        smallest = landscape.classify(problem, state).eigenvalue
+        assert smallest <= found.curvature + rounding()
+        reach = float(landscape.descent_range(problem, state, found.direction))
+        assert reach > 1e-3
+        scale = max(np.linalg.norm(flat(state)), 1)
+        for share in (0.01, 0.5, 0.99):
+            lower = problem.objective(moved(state, found.direction, share * reach * scale))
+            assert lower < problem.objective(state)
+
+
+def test_escape_knows_minima_and_slopes():
+    problem = nc.zhu(4, 6, 3, DECAY)
+    minimum = nc.exact.regularized_minimizer(problem, jax.random.key(0))
+    assert landscape.escape_direction(problem, minimum).case == "optimal"
+    assert landscape.escape_direction(problem, random_state(problem, 0)).case == "gradient"
+    over = nc.zhu(3, 4, 2, 0.3)  # past the threshold
+    assert landscape.escape_direction(over, origin(over)).case == "optimal"
+
+
+def test_a_flow_kicked_out_of_any_saddle_reaches_the_minimum():
+    # A rank-one kick of a state of low rank leaves it of low rank for good, see below; a speck of
+    # noise, a millionth of the kick, breaks that.
+    for problem in (nc.zhu(4, 6, 3, FREE), nc.zhu(4, 3, 3, DECAY), nc.zhu(4, 4, 1, DECAY)):
+        points = [origin(problem), *saddles(problem).values()]
+        kicked = [
+            moved(
+                moved(state, landscape.escape_direction(problem, state).direction, 1e-2),
+                random_state(problem, i, norm=1.0), 1e-8,
+            )
+            for i, state in enumerate(points)
+        ]  # fmt: skip
+        batch = jax.tree.map(lambda *leaves: jnp.stack(leaves), *kicked)
+        flow = jax.vmap(
+            lambda start, problem=problem: nc.gradient_flow(
+                problem, start, np.geomspace(1, 3e4, 20), nc.RealTime(), nc.RKC(), rtol=1e-6,
+                observe=lambda state: {"loss": problem.objective(state)},
+            )
+        )(batch)  # fmt: skip
+        losses = np.asarray(flow.observables["loss"])
+        least = float(nc.exact.regularized_minimum(problem))
+        np.testing.assert_allclose(losses[:, -1], least, rtol=0, atol=1e-8)
+        assert np.all(np.diff(losses, axis=1) < 1e-12)
+        assert np.all(losses[:, 0] < [float(problem.objective(state)) for state in points])
+
+
+def test_a_kick_raises_the_rank_by_one_and_no_flow_raises_it_further():
+    # The flow keeps the row space of (W, H): kicked by rank one, the origin ends at rank one.
+    problem = nc.zhu(4, 4, 1, DECAY)
+    kick = landscape.escape_direction(problem, origin(problem))
+    start = moved(origin(problem), kick.direction, 1e-2)
+    flow = nc.gradient_flow(problem, start, np.array([1e4]), nc.RealTime(), nc.RKC(), rtol=1e-8)
+    singular = np.linalg.svd(flow.final.classifier, compute_uv=False)
+    assert singular[0] > 1 > 1e-12 > singular[1]
+    found = landscape.classify(problem, flow.final)
+    assert found.kind == "strict saddle"
+    assert problem.objective(flow.final) > float(nc.exact.regularized_minimum(problem)) + 0.1
+
+
+@pytest.mark.parametrize("problem", [nc.mixon(3, 4, 2), nc.zhu(3, 4, 2, 0.1)])
+def test_theorem_3_4_is_of_plain_cross_entropy(problem):
+    with pytest.raises(ValueError, match="Ji's theorems"):
+        landscape.tangent_descent_direction(problem, random_state(problem, 0))
+
+
+def test_directions_under_vmap_have_an_array_of_cases():
+    states = [collapsed(), collapsed(features=-1.0), random_state(ULPM, 0)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
+    found = jax.vmap(lambda s: landscape.tangent_descent_direction(ULPM, s))(stacked)
+    assert list(found.case) == ["optimal", "positive multiplier", "gradient"]
