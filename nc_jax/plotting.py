@@ -147,6 +147,162 @@ def linear_phase_figure(
     return figure
 
 
+def kkt_figure(runs: Trajectory) -> Figure:
+    """How nearly a flow's direction is a KKT point, with the bounds of Ji's lemma B.1, over time.
+
+    Args: `runs`, one or a batch over one axis, with the observables `epsilon`, `delta`, their
+    `_bound`s, and `max_margin_ratio`.
+
+    Returns: a Matplotlib `Figure` of three panels on log log time; medians in bands.
+
+    Example: `kkt_figure(runs).savefig("kkt.png")`.
+    """
+    figure = Figure(figsize=(13, 3.9), layout="constrained")
+    decades = _decades(runs)
+    # Infinite until a start is separated: a gap in the curve.
+    seen = {k: np.where(np.isfinite(v), v, np.nan) for k, v in runs.observables.items()}
+    panels = figure.subplots(1, 3)
+    for axes, name, title in zip(
+        panels, ("epsilon", "delta"), ("ε = ‖θ − Σλ∇s‖", "δ = Σλ(s − 1)"), strict=False
+    ):
+        _draw(axes, decades, seen[name], color="#1f6fb4", label="measured", lw=1.8)
+        bound = seen[f"{name}_bound"]
+        _draw(axes, decades, bound, color="#4a4a4a", label="bound of lemma B.1", ls="--")
+        _label_times(axes, title)
+        axes.legend(frameon=False, fontsize=8)
+    _draw(panels[2], decades, 1 - seen["max_margin_ratio"], color="#1f6fb4", lw=1.8)
+    _label_times(panels[2], "1 − q_min/(largest at its norm)")
+    return figure
+
+
+def escape_figure(
+    alpha: NDArray[np.floating],
+    loss: NDArray[np.floating],
+    curvature: float,
+    runs: Trajectory,
+    eps: NDArray[np.floating],
+    left: NDArray[np.floating],
+    gaussian: Trajectory,
+) -> Figure:
+    """How the flow leaves the saddle of Ji's example 3.1, and starts that stay near others.
+
+    Args:
+        alpha, loss: (A,) the loss along the paper's curve.
+        curvature: L''(0).
+        runs: flows over (eps,) with the observable `max_margin_ratio`.
+        eps, left: (E,) their distances at the start, and log t at which they left (NaN: not yet).
+        gaussian: flows over (seed,) of Gaussian starts, with the same observable.
+
+    Returns: a Matplotlib `Figure` of four panels.
+
+    Example: see `examples/ulpm_saddle.py`.
+    """
+    figure = Figure(figsize=(16, 3.9), layout="constrained")
+    curve, margins, times, starts = figure.subplots(1, 4)
+    curve.plot(alpha, loss, color="#1f6fb4", lw=1.8, label="L(α)")
+    start = np.interp(0.0, alpha, loss)
+    near = np.abs(alpha) < 0.45
+    parabola = start + curvature / 2 * alpha[near] ** 2
+    curve.plot(alpha[near], parabola, ":", color="black", lw=1.2, label="L(0) + L''(0)α²/2")
+    curve.plot([-0.5, 0.5], np.interp([-0.5, 0.5], alpha, loss), "o", color="#d1651a",
+               label="neural collapse")  # fmt: skip
+    _finish_linear(curve, "(a) Loss along example 3.1's curve", "α")
+    decades = _decades(runs)
+    for seen, distance, color in zip(
+        np.asarray(runs.observables["max_margin_ratio"]), eps, _shades(len(eps)), strict=True
+    ):
+        margins.plot(decades, seen, color=color, label=f"ε = {distance:.3g}", lw=1.4)
+    _finish_linear(margins, "(b) Margin over the largest", "time t (log log scale)")
+    known = np.isfinite(left)
+    times.loglog(eps[known], left[known] / math.log(10), "o", color="#1f6fb4", label="measured")
+    if known.any():
+        last = int(np.flatnonzero(known)[np.argmin(eps[known])])
+        law = left[last] / math.log(10) * (eps / eps[last]) ** -2.0
+        times.loglog(eps, law, ":", color="black", lw=1.2, label="ε⁻²")
+    times.set_ylabel("log10 t")
+    _finish_linear(times, "(c) When it has left", "distance ε at the start")
+    ratios = np.asarray(gaussian.observables["max_margin_ratio"])
+    decades = _decades(gaussian)
+    slow = ratios[:, np.abs(decades - min(1e4, decades[-1])).argmin()] < 0.97
+    shown = decades >= 1
+    for seen, is_slow in zip(ratios, slow, strict=True):
+        style = {"color": "#d1651a", "lw": 1.3} if is_slow else {"color": "#9a9a9a", "lw": 0.4}
+        starts.plot(decades[shown], seen[shown], **style)
+    _finish_linear(
+        starts, f"(d) {len(ratios)} Gaussian starts, d = K−1: {slow.sum()} slow", "time t"
+    )
+    for axes in (margins, starts):
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(FuncFormatter(_time_label))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_ylim(0.7, 1.01)
+    margins.set_xlim(left=1)
+    margins.legend(frameon=False, fontsize=7, loc="upper left")
+    for axes in (curve, times):
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def landscape_figure(
+    spectra: Mapping[str, NDArray[np.floating]],
+    found: Mapping[str, ArrayLike],
+    flows: Trajectory,
+    steps: NDArray[np.floating],
+    profiles: Mapping[str, NDArray[np.floating]],
+) -> Figure:
+    """Spectra at critical points, the points found among what flows see, and the ways out.
+
+    Args:
+        spectra: (n,) eigenvalues of the Hessian by point.
+        found: (M,) `gradient_norm`, `eigenvalue` (the smallest) and `excess` (loss over the least)
+            of the critical points found.
+        flows: over (seed,) with the observables `gradient_norm` and `eigenvalue`.
+        steps, profiles: (S,) steps along the explicit escape direction of each point, and the
+            loss there over the least.
+
+    Returns: a Matplotlib `Figure` of three panels.
+
+    Example: see `examples/zhu_landscape.py`.
+    """
+    figure = Figure(figsize=(16, 4.4), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for row, values in enumerate(spectra.values()):
+        rounded, counts = np.unique(np.round(values, 9), return_counts=True)
+        colors = np.where(
+            rounded < -1e-8, "#d1651a", np.where(rounded > 1e-8, "#1f6fb4", "#4a4a4a")
+        )
+        left.scatter(rounded, np.full(rounded.size, row), s=12 * counts, c=list(colors), alpha=0.6)
+    left.set_yticks(range(len(spectra)), list(spectra))
+    left.invert_yaxis()
+    left.set_xscale("symlog", linthresh=1e-2)
+    _finish_linear(left, "Eigenvalues of the Hessian (area: multiplicity)", "eigenvalue")
+    # Gradients that are zero to rounding have no place on a log axis.
+    floor = 1e-17
+    for gradient, eigenvalue in zip(
+        np.asarray(flows.observables["gradient_norm"]),
+        np.asarray(flows.observables["eigenvalue"]),
+        strict=True,
+    ):
+        middle.plot(np.maximum(gradient, floor), eigenvalue, ".-", color="#9a9a9a", ms=3, lw=0.5)
+    points = middle.scatter(
+        np.maximum(np.asarray(found["gradient_norm"]), floor), np.asarray(found["eigenvalue"]),
+        c=np.asarray(found["excess"]), cmap="viridis", s=36, zorder=3, edgecolors="black",
+        linewidths=0.4,
+    )  # fmt: skip
+    figure.colorbar(points, ax=middle, label="loss above the least")
+    middle.axhline(0, color="black", lw=0.8)
+    middle.set_xscale("log")
+    middle.set_ylabel("smallest eigenvalue off the symmetries")
+    _finish_linear(middle, "Critical points found (dots), flows (grey)", "gradient norm")
+    for (name, values), color in zip(profiles.items(), _shades(len(profiles)), strict=True):
+        right.plot(steps, values, label=name, color=color, lw=1.6)
+    right.set_yscale("log")
+    _finish_linear(right, "Loss above the least, along the escape direction", "step")
+    if profiles:
+        right.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _shades(count: int) -> NDArray[np.floating]:
     """Colours from dark to light for an ordered family of curves."""
     return colormaps["viridis"](np.linspace(0, 0.9, count))
@@ -189,11 +345,15 @@ def _label_times(axes: Axes, title: str) -> None:
 
 
 def _finish(axes: Axes, title: str, time: str) -> None:
-    axes.set_title(title, fontsize=10)
     # Measures that are identically zero, as at K = 2, have no logarithm.
     if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
         axes.set_yscale("log")
-    axes.set_xlabel(time)
+    _finish_linear(axes, title, time)
+
+
+def _finish_linear(axes: Axes, title: str, label: str) -> None:
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(label)
     axes.grid(True, which="major", alpha=0.25)
 
 

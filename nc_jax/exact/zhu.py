@@ -8,6 +8,7 @@ same saddles exist on every sphere ‖W‖_F² + ‖H‖_F² = ρ², with τ in 
 
 import math
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -181,7 +182,7 @@ def subset_saddle(
     """The critical point where the first m classes have collapsed, and the others are zero.
 
     The active ones form a simplex ETF; where there is a bias it is one number on each side, of mean
-    zero. Gap and bias are the root of two scalar equations, found by Newton's method.
+    zero. Gap and bias are the root of two scalar equations, found by a dogleg iteration.
 
     Args and errors: as `grouped_saddle`, m from 2 to K−1; ValueError where there is no such point,
     and for a radius with a bias.
@@ -208,9 +209,33 @@ def subset_saddle(
 
 def _subset_gap(problem: UnconstrainedFeatures, active: int) -> tuple[float, float]:
     """Logit gap of the active classes, and the offset of the others' bias."""
-    ratio, classes = _check_below_threshold(problem), problem.num_classes
-    rest, mass = classes - active, problem.loss_scale * problem.class_sizes[0]
-    decay = problem.weight_decay.bias
+    ratio, size = _check_below_threshold(problem), problem.loss_scale * class_size(problem)
+    settings = (ratio, size, problem.weight_decay.bias)
+    gap, offset, left = (
+        float(x)
+        for x in _solve_subset(
+            active, problem.num_classes, problem.bias, *map(jnp.asarray, settings)
+        )
+    )
+    if not (left < 1e-6 and gap > 0):
+        raise ValueError(
+            f"active = {active}: no such critical point was found at this weight decay. "
+            "Lower the decay."
+        )
+    return gap, offset
+
+
+@eqx.filter_jit
+def _solve_subset(
+    active: int,
+    classes: int,
+    bias: bool,
+    ratio: Float[Array, ""],
+    size: Float[Array, ""],
+    decay: Float[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
+    """Root (gap, offset) of the stationarity conditions, and the residual left there."""
+    rest = classes - active
 
     def residuals(unknowns: Float[Array, "2"], args: None) -> Float[Array, "2"]:
         del args
@@ -220,20 +245,15 @@ def _subset_gap(problem: UnconstrainedFeatures, active: int) -> tuple[float, flo
         at_rest = active + rest * jnp.exp(offset)
         contrast = 1 - (jnp.exp(gap) - 1) / at_active - ratio
         share = active * above / at_active + rest * jnp.exp(offset) / at_rest - 1
-        on_bias = mass * share + decay * active * offset / classes
-        return jnp.stack([contrast, on_bias if problem.bias else offset])
+        on_bias = size * share + decay * active * offset / classes
+        return jnp.stack([contrast, on_bias if bias else offset])
 
-    start = jnp.array([math.log(active / ratio), 0.0])
+    start = jnp.stack([jnp.log(active / ratio), jnp.zeros_like(ratio)])
     solution = optimistix.root_find(
         residuals, optimistix.Dogleg(1e-13, 1e-13), start, throw=False, max_steps=500
     )
-    gap, offset = (float(x) for x in solution.value)
-    left = float(jnp.max(jnp.abs(residuals(solution.value, None))))
-    if not (left < 1e-6 and gap > 0):
-        raise ValueError(
-            f"active = {active}: no such critical point was found at this weight decay; lower it."
-        )
-    return gap, offset
+    left = jnp.max(jnp.abs(residuals(solution.value, None)))
+    return solution.value[0], solution.value[1], left
 
 
 def _balanced_state(problem: UnconstrainedFeatures, classifier: Float[Array, "K d"]) -> LastLayer:

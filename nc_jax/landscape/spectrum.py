@@ -3,7 +3,8 @@
 Both rest on one Lanczos step with full reorthogonalisation. matfree has such a decomposition, but
 without restarts, so that its memory grows with accuracy and it sees a repeated eigenvalue once;
 where the Krylov space is exhausted, as it is within six steps at symmetric critical points, it goes
-on with normalised rounding errors, or with 0/0. Its estimator keeps the bases of all probes at once.
+on with normalised rounding errors, or with 0/0. Its estimator holds the bases of all probes at
+once.
 """
 
 from collections.abc import Callable

@@ -76,5 +76,7 @@ def test_the_gradient_on_the_sphere_is_tangent_and_leaves_the_multiplier():
     tangential, multiplier = landscape.sphere_gradient(problem, state)
     whole = jax.tree.map(lambda g, x: g + multiplier * x, tangential, state)
     expected = flat(jax.grad(problem.objective)(state))
-    np.testing.assert_allclose(flat(whole), expected, rtol=0, atol=rounding() * np.abs(expected).max())
+    np.testing.assert_allclose(
+        flat(whole), expected, rtol=0, atol=rounding() * np.abs(expected).max()
+    )
     assert abs(flat(tangential) @ flat(state)) < rounding() * np.linalg.norm(expected)

@@ -51,6 +51,7 @@ def test_rotations_and_relabelling_do_not_make_new_points():
     problem = nc.zhu(4, 4, 2, DECAY)
     # Started at turned and relabelled copies of one saddle.
     state = nc.exact.subset_saddle(problem, 2)
+    assert state.bias is not None
     order = np.array([2, 0, 3, 1])
     rotation = jax.random.orthogonal(jax.random.key(3), 4)
     samples = (2 * order[:, None] + np.array([1, 0])).ravel()

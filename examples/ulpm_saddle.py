@@ -1,0 +1,213 @@
+"""Example 3.1 of Ji et al.: a saddle of the margin problem, and how slowly the flow leaves it.
+
+Draws the loss along the paper's curve through the saddle, integrates the exact flow of K=4, n=1
+from points a share EPS beside it, measures when each leaves (log t falls as EPS^-2) and where it
+goes, and follows Gaussian starts of the unconstrained layer-peeled model (eq. 2.3) at d = K-1, a
+few of which stay near other saddles beyond t = 10^1000. Prints tables, saves a figure.
+"""
+
+import math
+import time
+from argparse import Namespace
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from script import Parser, number, table, writable_folder
+
+import nc_jax as nc
+
+EXAMPLE = nc.ulpm(4, 4, 1)
+# The saddle's margin is 3/4 of the largest, collapse has all of it: half way it has left.
+SADDLE_RATIO, LEFT_RATIO = 0.75, 0.875
+FIGURE = "ulpm_saddle.png"
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--eps", type=float, nargs="+", default=np.geomspace(0.3, 1e-3, 11).tolist(),
+        metavar="EPS", help="distances from the saddle along the paper's curve (0.3 to 1e-3)")  # fmt: skip
+    add("--decades", type=float, default=1e6, help="integrate to t = 10^DECADES (%(default)g)")
+    add("--rtol", type=float, default=1e-6, help="relative tolerance (%(default)g)")
+    add("--K", type=int, default=5, help="classes of the Gaussian starts (%(default)s)")
+    add("--n", type=int, default=10, help="their samples of each class (%(default)s)")
+    add("--seeds", type=int, default=256, help="their number, at d = K-1 (%(default)s)")
+    add("--out", type=writable_folder, default="results/ulpm_saddle", help="folder (%(default)s)")
+    add("--no-plot", action="store_true", help="save no figure")
+    return parser, parser.parse_args(arguments)
+
+
+def check(parser: Parser, flags: Namespace) -> None:
+    """Refuse what only this script can judge."""
+    for eps in flags.eps:
+        if not 1e-6 <= eps < 0.5:
+            parser.error(f"--eps {eps:g}: give numbers from 1e-6 to below 0.5, which is collapse.")
+    if len(set(flags.eps)) < len(flags.eps):
+        parser.error("--eps: give each distance once.")
+    if not 10 <= flags.decades <= 1e8:
+        parser.error(f"--decades {flags.decades:g}: give a number from 10 to 1e8.")
+    if flags.seeds < 1:
+        parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
+
+
+def follow(flags: Namespace, problem: nc.UnconstrainedFeatures, starts) -> nc.Trajectory:
+    """Flows of a batch of starts to t = 10^DECADES, even in log log t."""
+    stop = flags.decades * math.log(10)
+    times = np.log1p(np.geomspace(0.1, stop, 400))
+
+    def observe(state: nc.LastLayer) -> dict[str, jax.Array]:
+        margins = nc.metrics.margin_metrics(state, problem.labels)
+        bound = nc.exact.max_margin_bound(problem, jnp.sqrt(margins["squared_norm"]))
+        singular = jnp.linalg.svd(state.classifier, compute_uv=False)
+        return {
+            "max_margin_ratio": margins["margin_min"] / bound,
+            "smallest_singular": singular[problem.num_classes - 2]
+            / jnp.sqrt(margins["squared_norm"]),
+        }
+
+    def run(start: nc.LastLayer) -> nc.Trajectory:
+        return nc.gradient_flow(
+            problem, start, times, nc.LogLogTime(), nc.RKC(), rtol=flags.rtol,
+            atol=flags.rtol / 100, observe=observe, progress_meter=diffrax.TqdmProgressMeter(),
+        )  # fmt: skip
+
+    began = time.perf_counter()
+    runs = jax.block_until_ready(jax.jit(jax.vmap(run))(starts))
+    size = runs.num_steps.size
+    print(
+        f"{size} flows to t = 10^{flags.decades:.10g}: {np.max(runs.num_steps)} steps, "
+        f"{time.perf_counter() - began:.1f} s with compilation"
+    )
+    failed = size - int(np.sum(runs.succeeded))
+    if failed:
+        print(f"{failed} of {size} flows stopped early: raise --rtol or lower --decades")
+    return runs
+
+
+def leaving_times(runs: nc.Trajectory, ratio: float) -> np.ndarray:
+    """log t at which the margin passes a share of its bound, NaN where it does not; (runs,)."""
+    log_time = np.log(runs.common_log_time())
+
+    def first(seen: np.ndarray) -> float:
+        i = int(np.argmax(seen > ratio))
+        if not seen[i] > ratio:
+            return math.nan
+        if i == 0:
+            return math.exp(log_time[0])
+        return math.exp(np.interp(ratio, seen[i - 1 : i + 1], log_time[i - 1 : i + 1]))
+
+    return np.array([first(seen) for seen in np.asarray(runs.observables["max_margin_ratio"])])
+
+
+def escape_table(flags: Namespace, runs: nc.Trajectory, left: np.ndarray) -> str:
+    """When each flow left, EPS^2 log t, the local power of EPS, and where it is in the end."""
+    eps, rows = np.array(flags.eps), []
+    for i, (distance, log_time) in enumerate(zip(eps, left, strict=True)):
+        state = jax.tree.map(lambda leaf, i=i: leaf[i], runs.final)
+        seen = nc.metrics.collapse_metrics(state, EXAMPLE.labels)
+        power = math.nan
+        if i:
+            power = math.log(log_time / left[i - 1]) / math.log(distance / eps[i - 1])
+        rows.append(
+            [
+                f"{distance:.3g}",
+                number(log_time / math.log(10)) if math.isfinite(log_time) else "not yet",
+                f"{distance**2 * log_time:.4f}",
+                f"{power:.3f}" if math.isfinite(power) else "-",
+                f"{float(runs.observables['max_margin_ratio'][i, -1]):.6f}",
+                f"{float(seen['ji_classifier_cosine_gap']):.1e}",
+            ]
+        )
+    return table(["eps", "leaves at t", "eps^2 log t", "power", "margin", "cos W"], rows)
+
+
+def slow_table(flags: Namespace, runs: nc.Trajectory) -> str:
+    """The Gaussian starts still below 0.97 of the largest margin at 10^1000, at three times."""
+    decades = runs.common_log_time() / math.log(10)
+    ratios = np.asarray(runs.observables["max_margin_ratio"])
+    singular = np.asarray(runs.observables["smallest_singular"])
+    shown = [int(np.abs(decades - d).argmin()) for d in (10, 1e3, 1e4) if d <= flags.decades]
+    slow = np.flatnonzero(ratios[:, shown[-1]] < 0.97)
+    rows = []
+    for seed in slow:
+        growth = np.diff(np.log(singular[seed, shown[-2:]])) / np.diff(np.log(decades[shown[-2:]]))
+        rows.append(
+            [
+                str(seed),
+                *(f"{ratios[seed, i]:.4f}" for i in shown),
+                f"{ratios[seed, -1]:.4f}",
+                f"{growth[0]:.2f}" if growth.size else "-",
+            ]
+        )
+    header = ["seed", *(f"10^{decades[i]:.0f}" for i in shown), "end", "growth"]
+    return table(header, rows) if rows else "none"
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print, save."""
+    parser, flags = parse(arguments)
+    jax.config.update("jax_enable_x64", True)
+    check(parser, flags)
+    try:
+        model = nc.ulpm(flags.K, flags.K - 1, flags.n)
+        show_saddle()
+        print(f"\nflows from eps beside the saddle, left where the margin passes {LEFT_RATIO}:")
+        runs = follow(flags, EXAMPLE, jax.vmap(nc.exact.example_3_1)(jnp.asarray(flags.eps)))
+        left = leaving_times(runs, LEFT_RATIO)
+        print(escape_table(flags, runs, left))
+        print(f"\nGaussian starts, K={flags.K} d={flags.K - 1} n={flags.n}, below 0.97 late:")
+        keys = jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(np.arange(flags.seeds))
+        gaussian = follow(flags, model, jax.vmap(model.init)(keys))
+    except ValueError as error:
+        parser.error(str(error))
+    print(slow_table(flags, gaussian))
+    print("growth: power of log t with which their smallest singular value over the norm rises")
+    store(flags, runs, gaussian)
+    saved = ["escape.zarr", "gaussian.zarr"]
+    if not flags.no_plot:
+        from nc_jax import plotting
+
+        alpha = np.linspace(-1, 1, 401)
+        figure = plotting.escape_figure(
+            alpha, np.asarray(nc.exact.example_3_1_loss(alpha)), nc.exact.EXAMPLE_3_1_CURVATURE,
+            runs, np.array(flags.eps), left, gaussian,
+        )  # fmt: skip
+        figure.savefig(flags.out / FIGURE, dpi=130)
+        saved.append(FIGURE)
+    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+
+
+def show_saddle() -> None:
+    """What the saddle is, by closed form, by autodiff and by the landscape's own tools."""
+    state = nc.exact.example_3_1()
+    by_autodiff = jax.grad(jax.grad(lambda a: EXAMPLE.objective(nc.exact.example_3_1(a))))(0.0)
+    found = nc.landscape.classify(EXAMPLE, state, on_sphere=True)
+    way = nc.landscape.tangent_descent_direction(EXAMPLE, state)
+    reach = nc.landscape.descent_range(EXAMPLE, state, way.direction, on_sphere=True)
+    least, _ = nc.exact.sphere_optimum(EXAMPLE, 4.0)
+    print(
+        f"example 3.1: L = {EXAMPLE.objective(state):.7f}, least on its sphere {least:.7f}\n"
+        f"  L''(0) along the curve: {nc.exact.EXAMPLE_3_1_CURVATURE:.9f}, "
+        f"by autodiff {by_autodiff:.9f}\n"
+        f"  a {found.kind} of its sphere: smallest eigenvalue {found.eigenvalue:.6f}, "
+        f"{found.index} negative, {found.nullity} zero of which {found.symmetries} by symmetry\n"
+        f"  direction of theorem 3.4 ({way.case}): curvature {way.curvature:.6f}, "
+        f"loss lower up to an angle of {reach:.3f}"
+    )
+
+
+def store(flags: Namespace, runs: nc.Trajectory, gaussian: nc.Trajectory) -> None:
+    """Both batches as Zarr stores."""
+    from nc_jax import storage
+
+    settings = {flag: str(value) for flag, value in vars(flags).items()}
+    escape = storage.to_dataset(runs, settings, ("eps",)).assign_coords(eps=flags.eps)
+    storage.save(escape, flags.out / "escape.zarr")
+    storage.save(storage.to_dataset(gaussian, settings), flags.out / "gaussian.zarr")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,228 @@
+"""The landscape of Zhu et al.'s regularised model (eq. 3): its minimum, its saddles, what flows see.
+
+Searches critical points from many random starts, tells minima from saddles with the global
+certificate beside, compares with the closed forms, and follows gradient flows past them. Prints a
+table, saves a figure: the spectrum at each explicit point, smallest eigenvalue against gradient
+norm of the points found and along the flows, and the loss along each explicit escape direction.
+"""
+
+import time
+from argparse import Namespace
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+from script import Parser, table, writable_folder
+
+import nc_jax as nc
+
+FIGURE = "zhu_landscape.png"
+# Critical points are found with a matrix of the state's size, factored at every step.
+LARGEST = 600
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add = parser.add_argument
+    add("--K", type=int, default=4, help="classes (%(default)s)")
+    add("--d", type=int, default=4, help="feature dimension (%(default)s)")
+    add("--n", type=int, default=2, help="samples of each class (%(default)s)")
+    add("--decay", type=float, default=5e-3, help="lambda of W and H (%(default)g)")
+    add("--bias-decay", type=float, default=0.0, help="lambda of the bias (%(default)g)")
+    add("--starts", type=int, default=256, help="of the search (%(default)s)")
+    add("--flows", type=int, default=8, help="gradient flows (%(default)s)")
+    add("--seed", type=int, default=0, help="of all starts (%(default)s)")
+    add("--out", type=writable_folder, default="results/zhu_landscape", help="folder (%(default)s)")
+    add("--no-plot", action="store_true", help="save no figure")
+    return parser, parser.parse_args(arguments)
+
+
+def check(parser: Parser, flags: Namespace) -> None:
+    """Refuse what only this script can judge."""
+    for name in ("starts", "flows"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} {getattr(flags, name)}: give an integer >= 1.")
+    if not 0 <= flags.seed < 2**32:
+        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    if not flags.decay > 0:
+        parser.error(f"--decay {flags.decay:g}: give a number > 0.")
+    size = flags.d * flags.K * (flags.n + 1) + flags.K
+    if size > LARGEST:
+        parser.error(f"--K, --d, --n: a state of {size} numbers; up to {LARGEST} are searched.")
+
+
+def explicit_points(problem: nc.UnconstrainedFeatures) -> dict[str, nc.LastLayer]:
+    """The critical points that have a closed form, by name; the origin alone past the threshold."""
+    key = jax.random.key(1)
+    points = {"origin": jax.tree.map(jnp.zeros_like, problem.init(key))}
+    if nc.landscape.classify(problem, points["origin"]).kind != "strict saddle":
+        return points
+    points = {"minimum": nc.exact.regularized_minimizer(problem, key), **points}
+    classes, dim = problem.num_classes, problem.feature_dim
+    for groups in range(2, classes):
+        if classes % groups == 0:
+            points[f"{groups} groups"] = nc.exact.grouped_saddle(problem, groups, key=key)
+    if classes % 2 == 0 and 2 < classes <= 2 * dim:
+        points["pairs"] = nc.exact.paired_saddle(problem, key=key)
+    for active in range(2, classes):
+        points[f"{active} of {classes}"] = nc.exact.subset_saddle(problem, active, key=key)
+    return points
+
+
+def show_found(
+    problem: nc.UnconstrainedFeatures,
+    found: nc.landscape.CriticalPoints,
+    points: dict[str, nc.LastLayer],
+) -> str:
+    """A row for each critical point found, named where it is an explicit one."""
+    least = float(nc.exact.regularized_minimum(problem))
+    certificates = jax.vmap(lambda state: nc.landscape.global_certificate(problem, state))(
+        found.states
+    )
+    names = {name: float(problem.objective(state)) for name, state in points.items()}
+    seen, rows = found.classification, []
+    for i, loss in enumerate(found.objectives):
+        named = [name for name, value in names.items() if abs(value - loss) < 1e-8]
+        ratio = certificates.spectral_norm[i] / certificates.threshold[i]
+        rows.append(
+            [
+                f"{loss - least:.6f}",
+                str(found.counts[i]),
+                seen.kind[i],
+                ", ".join(named) or "-",
+                f"{seen.eigenvalue[i]:.5f}",
+                str(seen.index[i]),
+                f"{seen.nullity[i]} ({seen.symmetries[i]})",
+                f"{ratio:.3f}",
+                f"{certificates.gap[i]:.1e}",
+            ]
+        )
+    header = ["L - least", "ends", "kind", "explicit", "smallest", "index", "zero (symm.)",
+              "|G|/c", "gap"]  # fmt: skip
+    return table(header, rows)
+
+
+def follow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory:
+    """Gradient flows from small starts, classified as they go."""
+
+    def observe(state: nc.LastLayer) -> dict[str, jax.Array]:
+        seen = nc.landscape.classify(problem, state)
+        return {
+            "objective": problem.objective(state),
+            "gradient_norm": seen.gradient_norm,
+            "eigenvalue": seen.eigenvalue,
+        }
+
+    def run(key) -> nc.Trajectory:
+        return nc.gradient_flow(
+            problem, problem.init(key, 0.1), np.geomspace(1, 20 / flags.decay, 120),
+            nc.RealTime(), nc.RKC(), rtol=1e-6, observe=observe,
+            progress_meter=diffrax.TqdmProgressMeter(),
+        )  # fmt: skip
+
+    keys = jax.random.split(jax.random.key(flags.seed + 1), flags.flows)
+    return jax.block_until_ready(jax.jit(jax.vmap(run))(keys))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print, save."""
+    parser, flags = parse(arguments)
+    jax.config.update("jax_enable_x64", True)
+    check(parser, flags)
+    try:
+        decay = nc.WeightDecay(flags.decay, flags.decay, flags.bias_decay)
+        problem = nc.zhu(flags.K, flags.d, flags.n, decay)
+        points = explicit_points(problem)
+    except ValueError as error:
+        parser.error(str(error))
+    print(
+        f"Zhu eq. 3: K={flags.K} d={flags.d} n={flags.n}, decay {flags.decay:g}, of the bias "
+        f"{flags.bias_decay:g}; least loss {nc.exact.regularized_minimum(problem):.8f}",
+        flush=True,
+    )
+    began = time.perf_counter()
+    keys = jax.random.split(jax.random.key(flags.seed), flags.starts)
+    found = nc.landscape.find_critical_points(problem, keys)
+    print(
+        f"{len(found.counts)} distinct critical points from {flags.starts} starts "
+        f"({found.num_lost} ended at none), {time.perf_counter() - began:.1f} s with compilation"
+    )
+    print(show_found(problem, found, points))
+    kinds = list(np.atleast_1d(found.classification.kind))
+    above = found.objectives > float(nc.exact.regularized_minimum(problem)) + 1e-8
+    spurious = sum(kind != "strict saddle" for kind, high in zip(kinds, above, strict=True) if high)
+    print(f"points above the least loss that are no strict saddle: {spurious}\n")
+    flows = follow(flags, problem)
+    ends = np.asarray(flows.observables["objective"])[:, -1]
+    excess = ends - float(nc.exact.regularized_minimum(problem))
+    print(
+        f"{flags.flows} flows to t = {20 / flags.decay:g} end {excess.max():.1e} above it at most"
+    )
+    store(flags, found, flows)
+    saved = ["points.zarr", "flows.zarr"]
+    if not flags.no_plot:
+        draw(flags, problem, points, found, flows)
+        saved.append(FIGURE)
+    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+
+
+def store(flags: Namespace, found: nc.landscape.CriticalPoints, flows: nc.Trajectory) -> None:
+    """The points found and the flows as Zarr stores."""
+    import xarray as xr
+
+    from nc_jax import storage
+
+    settings = {flag: str(value) for flag, value in vars(flags).items()}
+    seen = found.classification
+    columns = {
+        "objective": found.objectives, "count": found.counts, "kind": seen.code,
+        "gradient_norm": seen.gradient_norm, "eigenvalue": seen.eigenvalue, "index": seen.index,
+        "nullity": seen.nullity, "symmetries": seen.symmetries,
+    }  # fmt: skip
+    labelled = xr.Dataset(
+        {name: ("point", np.asarray(values)) for name, values in columns.items()},
+        attrs={**settings, **storage.provenance(), "kinds": ", ".join(nc.landscape.KINDS)},
+    )
+    storage.save(labelled, flags.out / "points.zarr")
+    storage.save(storage.to_dataset(flows, settings), flags.out / "flows.zarr")
+
+
+def draw(
+    flags: Namespace,
+    problem: nc.UnconstrainedFeatures,
+    points: dict[str, nc.LastLayer],
+    found: nc.landscape.CriticalPoints,
+    flows: nc.Trajectory,
+) -> None:
+    """The three panels."""
+    from nc_jax import plotting
+
+    least = float(nc.exact.regularized_minimum(problem))
+    spectra, profiles = {}, {}
+    steps = np.linspace(0, 6, 241)
+    for name, state in points.items():
+        spectra[name] = np.linalg.eigvalsh(nc.landscape.dense_hessian(problem, state))
+        way = nc.landscape.escape_direction(problem, state)
+        if way.case == "null vector":
+            moved = jax.vmap(
+                lambda step, state=state, way=way: problem.objective(
+                    jax.tree.map(lambda x, d: x + step * d, state, way.direction)
+                )
+            )(steps)
+            profiles[name] = np.asarray(moved) - least
+    seen = found.classification
+    figure = plotting.landscape_figure(
+        spectra,
+        found={
+            "gradient_norm": seen.gradient_norm, "eigenvalue": seen.eigenvalue,
+            "excess": found.objectives - least,
+        },
+        flows=flows, steps=steps, profiles=profiles,
+    )  # fmt: skip
+    figure.savefig(flags.out / FIGURE, dpi=130)
+
+
+if __name__ == "__main__":
+    main()
