@@ -70,7 +70,7 @@ def show(flow: nc.Trajectory, flags: Namespace) -> str:
     wanted = np.array([0.3, 1, 3, 10, 30, 100, 300, 1000, 3000]) * math.log(10)
     rows = []
     for i in nearest(times, np.append(wanted[wanted < times[-1]], times[-1])):
-        log10_t = (times[i] + math.log(-math.expm1(-times[i]))) / math.log(10)
+        log10_t = float(times[i] + math.log(-math.expm1(-times[i]))) / math.log(10)
         # Infinite where a start is not separated yet, or its loss above log 2.
         medians = [np.median(np.asarray(flow.observables[name])[:, i]) for name in MEASURES]
         rows.append([number(log10_t), *(f"{median:.3g}" for median in medians)])

@@ -1,4 +1,4 @@
-"""The landscape of Zhu et al.'s regularised model (eq. 3): its minimum, its saddles, what flows see.
+"""The landscape of Zhu et al.'s regularised model (eq. 3): minimum, saddles, and what flows see.
 
 Searches critical points from many random starts, tells minima from saddles with the global
 certificate beside, compares with the closed forms, and follows gradient flows past them. Prints a

@@ -208,11 +208,11 @@ def escape_figure(
                label="neural collapse")  # fmt: skip
     _finish_linear(curve, "(a) Loss along example 3.1's curve", "α")
     decades = _decades(runs)
-    for seen, distance, color in zip(
-        np.asarray(runs.observables["max_margin_ratio"]), eps, _shades(len(eps)), strict=True
-    ):
-        margins.plot(decades, seen, color=color, label=f"ε = {distance:.3g}", lw=1.4)
-    _finish_linear(margins, "(b) Margin over the largest", "time t (log log scale)")
+    curves = np.asarray(runs.observables["max_margin_ratio"])
+    for seen, color in zip(curves, _shades(len(eps)), strict=True):
+        margins.plot(decades, seen, color=color, lw=1.4)
+    span = f"ε = {eps.max():.3g} (dark) to {eps.min():.3g}" if len(eps) > 1 else f"ε = {eps[0]:.3g}"
+    _finish_linear(margins, f"(b) Margin over the largest, {span}", "time t (log log scale)")
     known = np.isfinite(left)
     times.loglog(eps[known], left[known] / math.log(10), "o", color="#1f6fb4", label="measured")
     if known.any():
@@ -237,7 +237,6 @@ def escape_figure(
         axes.xaxis.set_minor_locator(NullLocator())
         axes.set_ylim(0.7, 1.01)
     margins.set_xlim(left=1)
-    margins.legend(frameon=False, fontsize=7, loc="upper left")
     for axes in (curve, times):
         axes.legend(frameon=False, fontsize=8)
     return figure

@@ -1,0 +1,313 @@
+"""Smallest Hessian eigenvalue, side by side: restarted Lanczos, power iteration, ARPACK, dense.
+
+Every row finds the smallest eigenvalue of the Hessian of the regularised cross-entropy model at one
+state beside its minimum, in float64. Power iteration is PyHessian's: largest by magnitude first,
+then that of the shifted matrix, with its default of 100 iterations and relative change 1e-3, and
+again to 1e-10 without that limit; once in JAX, once on PyTorch's autograd.
+"""
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.flatten_util import ravel_pytree
+from reporting import (
+    Parser,
+    add_json,
+    machine,
+    parse_with_json,
+    seconds,
+    show_machine,
+    show_ratio,
+    show_time,
+    version,
+)  # fmt: skip
+from tqdm import tqdm
+
+import nc_jax as nc
+
+SLOW = 5.0  # seconds after which a run is not repeated
+DENSE_LIMIT = 2000  # numbers of a state
+# PyHessian's defaults, and what it takes to compare.
+LOOSE, TIGHT = (100, 1e-3), (20_000, 1e-10)
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """A problem and the state whose Hessian is looked at."""
+
+    title: str
+    problem: nc.UnconstrainedFeatures
+
+    def state(self) -> nc.LastLayer:
+        """The minimum, off by a tenth of its norm."""
+        key, noise_key = jax.random.split(jax.random.key(0))
+        minimum = nc.exact.regularized_minimizer(self.problem, key)
+        noise = self.problem.init(noise_key, 0.1 * jnp.linalg.norm(minimum.classifier))
+        return jax.tree.map(jnp.add, minimum, noise)
+
+
+def setups(quick: bool) -> list[Setup]:
+    """What is measured."""
+    shapes = [(4, 6, 5), (10, 18, 10)]
+    if not quick:
+        shapes += [(10, 100, 19), (50, 200, 99), (100, 1000, 99)]
+    found = []
+    for classes, dim, size in shapes:
+        count = dim * classes * (size + 1) + classes
+        # A tenth of the decay at which the origin becomes the minimum.
+        decay = 0.1 / (classes * size**0.5)
+        title = f"K={classes} d={dim} n={size}, {count:,} numbers"
+        found.append(Setup(title, nc.zhu(classes, dim, size, decay)))
+    return found
+
+
+@dataclasses.dataclass
+class Result:
+    """What a way found."""
+
+    value: float
+    products: int | None
+
+
+Way = Callable[[Setup], Callable[[], Result]]
+
+
+def lanczos(setup: Setup) -> Callable[[], Result]:
+    """`nc_jax.landscape.extreme_eigenpairs`."""
+    state = setup.state()
+
+    def run() -> Result:
+        found = jax.block_until_ready(nc.landscape.extreme_eigenpairs(setup.problem, state))
+        return Result(float(found.values[0]), int(found.num_products))
+
+    return run
+
+
+def flat_product(setup: Setup) -> tuple[Callable[[jax.Array], jax.Array], int]:
+    """The Hessian on flat vectors, compiled, and their length."""
+    flat, unravel = ravel_pytree(setup.state())
+
+    @jax.jit
+    def product(vector: jax.Array) -> jax.Array:
+        image = nc.landscape.hessian_vector_product(setup.problem, unravel(flat), unravel(vector))
+        return ravel_pytree(image)[0]
+
+    return product, flat.size
+
+
+def jax_power(limits: tuple[int, float]) -> Way:
+    """Power iteration in one compiled loop."""
+    iterations, change = limits
+
+    def prepare(setup: Setup) -> Callable[[], Result]:
+        product, size = flat_product(setup)
+
+        @jax.jit
+        def dominant(shift: jax.Array, key: jax.Array) -> tuple[jax.Array, jax.Array]:
+            def step(carry):
+                vector, value, _, i = carry
+                image = product(vector) - shift * vector
+                found = jnp.vdot(vector, image)
+                return image / jnp.linalg.norm(image), found, value, i + 1
+
+            def unfinished(carry):
+                _, value, previous, i = carry
+                moved = jnp.abs(value - previous) / (jnp.abs(previous) + 1e-6)
+                return (i < iterations) & ((i < 2) | (moved >= change))
+
+            start = jax.random.normal(key, (size,))
+            start = start / jnp.linalg.norm(start)
+            _, value, _, i = jax.lax.while_loop(
+                unfinished, step, (start, jnp.array(0.0), jnp.array(jnp.inf), jnp.array(0))
+            )
+            return value + shift, i
+
+        def run() -> Result:
+            keys = jax.random.split(jax.random.key(1))
+            largest, first = dominant(jnp.array(0.0), keys[0])
+            smallest, second = dominant(largest, keys[1])
+            return Result(float(jnp.minimum(smallest, largest)), int(first + second))
+
+        return run
+
+    return prepare
+
+
+def torch_power(setup: Setup) -> Callable[[], Result]:
+    """The same with products by PyTorch's double backward, as PyHessian takes them."""
+    import torch
+
+    problem, state = setup.problem, setup.state()
+    parameters = [
+        torch.tensor(np.asarray(leaf), requires_grad=True) for leaf in jax.tree.leaves(state)
+    ]
+    features, classifier, bias = parameters
+    labels = torch.tensor(problem.labels, dtype=torch.int64)
+    decay = float(problem.weight_decay.classifier)
+    logits = features @ classifier.T + bias
+    penalty = sum((parameter**2).sum() for parameter in parameters)
+    loss = torch.nn.functional.cross_entropy(logits, labels) + decay / 2 * penalty
+    gradient = torch.autograd.grad(loss, parameters, create_graph=True)
+
+    def dominant(shift: float, seed: int) -> tuple[float, int]:
+        generator = torch.Generator().manual_seed(seed)
+        vector = [torch.randn(p.shape, generator=generator, dtype=p.dtype) for p in parameters]
+        previous, value, count = None, 0.0, 0
+        for _ in range(LOOSE[0]):
+            norm = torch.sqrt(sum((v**2).sum() for v in vector))  # pyright: ignore
+            vector = [v / norm for v in vector]
+            image = torch.autograd.grad(gradient, parameters, vector, retain_graph=True)
+            image = [h - shift * v for h, v in zip(image, vector, strict=True)]
+            value = float(sum((h * v).sum() for h, v in zip(image, vector, strict=True)))
+            vector, count = image, count + 1
+            if previous is not None and abs(value - previous) / (abs(previous) + 1e-6) < LOOSE[1]:
+                break
+            previous = value
+        return value + shift, count
+
+    def run() -> Result:
+        largest, first = dominant(0.0, 1)
+        smallest, second = dominant(largest, 2)
+        return Result(min(smallest, largest), first + second)
+
+    return run
+
+
+def arpack(setup: Setup) -> Callable[[], Result]:
+    """SciPy's `eigsh` on the compiled product."""
+    import scipy.sparse.linalg as sparse
+
+    product, size = flat_product(setup)
+
+    def run() -> Result:
+        count = 0
+
+        def counted(vector: np.ndarray) -> np.ndarray:
+            nonlocal count
+            count += 1
+            return np.asarray(product(jnp.asarray(vector.ravel())))
+
+        shape = (size, size)
+        operator = sparse.LinearOperator(shape, matvec=counted, dtype=np.float64)  # pyright: ignore
+        start = np.random.default_rng(0).normal(size=size)
+        values = sparse.eigsh(operator, 1, which="SA", v0=start, return_eigenvectors=False)
+        return Result(float(values[0]), count)
+
+    return run
+
+
+def dense(setup: Setup) -> Callable[[], Result]:
+    """All eigenvalues of the matrix."""
+    state = setup.state()
+    spectrum = jax.jit(
+        lambda state: jnp.linalg.eigvalsh(nc.landscape.dense_hessian(setup.problem, state))
+    )
+
+    def run() -> Result:
+        return Result(float(spectrum(state)[0]), None)
+
+    return run
+
+
+LANCZOS = "nc_jax restarted Lanczos"
+WAYS: dict[str, Way] = {
+    LANCZOS: lanczos,
+    "power iteration, 100 x 2, 1e-3": jax_power(LOOSE),
+    "power iteration, to 1e-10": jax_power(TIGHT),
+    "PyTorch power iteration, 100 x 2, 1e-3": torch_power,
+    "SciPy eigsh (ARPACK)": arpack,
+    "dense": dense,
+}
+
+
+@dataclasses.dataclass
+class Row:
+    """One line of the table; times in seconds."""
+
+    setup: str
+    way: str
+    products: int | None
+    compile_s: float
+    run_s: float
+    value: float
+    error: float | None = None
+
+
+def applies(way: str, setup: Setup) -> bool:
+    """Whether a way is tried: dense only where the matrix is small, tight power only there too."""
+    size = sum(np.size(leaf) for leaf in jax.tree.leaves(jax.eval_shape(setup.state)))
+    if way.startswith("PyTorch") and version("torch") is None:
+        return False
+    return size <= DENSE_LIMIT or way not in ("dense", "power iteration, to 1e-10")
+
+
+def measure(setup: Setup, way: str) -> Row:
+    """One way, compiled and run."""
+    run = WAYS[way](setup)
+    first, found = seconds(run)
+    second, _ = seconds(run)
+    times = [second] + [seconds(run)[0] for _ in range(4 if second < SLOW else 0)]
+    taken = statistics.median(times)
+    return Row(setup.title, way, found.products, max(first - taken, 0.0), taken, found.value)
+
+
+def show(rows: Sequence[Row]) -> str:
+    """A setup as a Markdown table."""
+    ours = next(row.run_s for row in rows if row.way == LANCZOS)
+    lines = [
+        f"\n{rows[0].setup}\n",
+        "| smallest eigenvalue by | products | compile | run | against Lanczos | error |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.way} | {row.products or '–'} | {show_time(row.compile_s)} | "
+            f"{show_time(row.run_s)} | {show_ratio(row.run_s / ours)} | {row.error:.0e} |"
+        )
+    return "\n".join(lines)
+
+
+METHOD = """\
+run: median of 5 calls (of 1 where it takes over 5 s); products: Hessian-vector products
+error: value minus that of the dense matrix, or, where that is too large, minus the lowest found,
+relative to the largest eigenvalue met: all but the dense are bounds from above"""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure, print the tables, write the JSON file."""
+    parser = Parser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="the two smallest, for a look")
+    add_json(parser, "results/benchmark_landscape.json")
+    options = parse_with_json(parser, arguments)
+    jax.config.update("jax_enable_x64", True)
+    place = machine()
+    print("\n".join([*show_machine(place), "", METHOD]), flush=True)
+    todo = [(s, [way for way in WAYS if applies(way, s)]) for s in setups(options.quick)]
+    rows = []
+    with tqdm(total=sum(len(ways) for _, ways in todo), unit="row", disable=None) as bar:
+        for setup, ways in todo:
+            found = []
+            for way in ways:
+                bar.set_description(f"{setup.title}: {way}")
+                found.append(measure(setup, way))
+                bar.update()
+            exact = [row.value for row in found if row.way == "dense"]
+            reference = exact[0] if exact else min(row.value for row in found)
+            top = nc.landscape.extreme_eigenpairs(setup.problem, setup.state(), 1, "largest")
+            for row in found:
+                row.error = (row.value - reference) / float(top.values[0])
+            bar.write(show(found))
+            rows += [dataclasses.asdict(row) for row in found]
+            # Setup by setup, so that a run cut short leaves what it had.
+            facts = {"machine": place, "rows": rows}
+            options.json.write_text(json.dumps(facts, indent=2) + "\n")
+    print(f"\nwrote {options.json}")
+
+
+if __name__ == "__main__":
+    main()
