@@ -32,3 +32,16 @@ def test_the_solver_benchmark_measures_what_agrees(tmp_path):
     assert len(rows) == 6
     for row in rows:
         assert row["state_error"] < 1e-3, row["way"]
+
+
+@pytest.mark.slow
+def test_the_landscape_benchmark_measures_what_agrees(tmp_path):
+    target = tmp_path / "landscape.json"
+    command = [sys.executable, str(BENCHMARKS / "landscape.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(target.read_text())["rows"]
+    assert {row["setup"].split(",")[0] for row in rows} == {"K=4 d=6 n=5", "K=10 d=18 n=10"}
+    for row in rows:
+        assert row["error"] > -1e-10, row["way"]  # bounds from above
+        accurate = "power" not in row["way"]
+        assert row["error"] < (1e-8 if accurate else 0.1), row["way"]

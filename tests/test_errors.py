@@ -39,6 +39,18 @@ CALLS = {
         "nc.exact.linearized_eigenspaces(nc.mixon(3, 4, 2))",
         "problem is of type UnconstrainedFeatures: give nc_jax.LinearizedMixon(",
     ),
+    "end by another word": (
+        "nc.landscape.extreme_eigenpairs(p, p.init(jax.random.key(0)), 1, 'lowest')",
+        "end = 'lowest': give 'smallest' or 'largest'",
+    ),
+    "one key for many": (
+        "nc.landscape.find_critical_points(p, jax.random.key(0), 1.0)",
+        "keys: give one dimension of typed keys",
+    ),
+    "certificate of another problem": (
+        "nc.landscape.kkt_certificate(nc.LinearizedMixon(3, 4, 2), p.init(jax.random.key(0)))",
+        "problem is of type LinearizedMixon: give nc_jax.ulpm(...)",
+    ),
     "float64 without x64": (
         "p.init(jax.random.key(0), dtype='float64')",
         "dtype = float64: set jax_enable_x64",

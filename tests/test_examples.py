@@ -11,6 +11,9 @@ import numpy as np
 import pytest
 import script
 import ulpm_flow
+import ulpm_kkt
+import ulpm_saddle
+import zhu_landscape
 
 from nc_jax import storage
 
@@ -113,6 +116,59 @@ def test_the_linear_phase_lasts_as_log_of_the_norm(tmp_path, capsys):
     assert not (tmp_path / "mixon_linear_phase.png").exists()
 
 
+def test_the_saddle_is_left_at_the_inverse_square_of_the_distance(tmp_path, capsys):
+    ulpm_saddle.main(
+        f"--eps 0.03 0.01 --decades 3000 --K 3 --n 1 --seeds 4 --out {tmp_path}".split()
+    )
+    printed = capsys.readouterr().out
+    assert "a strict saddle of its sphere: smallest eigenvalue -0.181568" in printed
+    assert "direction of theorem 3.4 (null vector): curvature -0.181568" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    [row] = [row for row in rows if row[:1] == ["0.01"]]
+    # eps^2 log t, its power between the two, and the margin at the end.
+    assert abs(float(row[2]) - 0.306) < 2e-3
+    assert abs(float(row[3]) + 2) < 0.05
+    assert float(row[4]) > 0.999
+    assert (tmp_path / "ulpm_saddle.png").stat().st_size > 10_000
+    escape = storage.load(tmp_path / "escape.zarr")
+    assert list(escape["eps"]) == [0.03, 0.01]
+    assert storage.load(tmp_path / "gaussian.zarr")["max_margin_ratio"].dims == ("seed", "time")
+
+
+def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys):
+    ulpm_kkt.main(f"--K 3 --d 4 --n 2 --seeds 2 --decades 100 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    assert "saves with loss < log 2: True" in printed
+    last = next(line.split() for line in printed.splitlines() if "1.00e+100" in line)
+    assert float(last[1]) <= float(last[2]) < 0.2
+    power = next(line.split() for line in printed.splitlines() if line.split()[:1] == ["power"])
+    assert abs(float(power[1]) + 0.5) < 0.1
+    flow = storage.load(tmp_path / "flow.zarr")
+    assert np.all(flow["delta"] <= flow["delta_bound"])
+    assert (tmp_path / "ulpm_kkt.png").stat().st_size > 10_000
+
+
+def test_the_landscape_has_one_minimum(tmp_path, capsys):
+    zhu_landscape.main(f"--K 3 --d 2 --n 1 --starts 32 --flows 2 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    assert "points above the least loss that are no strict saddle: 0" in printed
+    rows = [line.split() for line in printed.splitlines()]
+    assert [row[0] for row in rows if "minimum" in row[2:3]] == ["0.000000"]
+    assert any("origin" in row for row in rows)
+    points = storage.load(tmp_path / "points.zarr")
+    assert int(points["count"].sum()) == 32
+    assert (tmp_path / "zhu_landscape.png").stat().st_size > 10_000
+
+
+def test_past_the_threshold_the_landscape_has_the_origin_alone(tmp_path, capsys):
+    zhu_landscape.main(
+        f"--K 2 --d 1 --n 1 --decay 0.6 --starts 4 --flows 1 --no-plot --out {tmp_path}".split()
+    )
+    printed = capsys.readouterr().out
+    assert "1 distinct critical points from 4 starts" in printed
+    assert not (tmp_path / "zhu_landscape.png").exists()
+
+
 def test_first_passage_is_where_the_curve_crosses():
     times = np.linspace(0, 4, 9)
     values = np.exp([2, 3, -1])[:, None] * np.exp(times) * np.exp([-4.2])
@@ -153,6 +209,20 @@ def test_first_passage_is_where_the_curve_crosses():
         (mixon_linear_phase, "--gap 1", "--gap 1: give a number between 0 and 1"),
         (mixon_linear_phase, "--norms -1", "--norms -1"),
         (mixon_linear_phase, "--seed -1", "--seed -1"),
+        (ulpm_saddle, "--eps 0.5", "--eps 0.5: give numbers from 1e-6 to below 0.5"),
+        (ulpm_saddle, "--eps 0.1 0.1", "--eps: give each distance once"),
+        (ulpm_saddle, "--decades 1", "--decades 1: give a number from 10"),
+        (ulpm_saddle, "--seeds 0", "--seeds 0"),
+        (ulpm_saddle, "--K 1", "num_classes = 1"),
+        (ulpm_kkt, "--decades 1e5", "--decades 100000: give a number from 1 to 1e4"),
+        (ulpm_kkt, "--seeds 0", "--seeds 0"),
+        (ulpm_kkt, "--K 1", "num_classes = 1"),
+        (ulpm_kkt, "--rtol 1e-20", "rtol = 1e-20"),
+        (zhu_landscape, "--decay 0", "--decay 0: give a number > 0"),
+        (zhu_landscape, "--bias-decay -1", "weight decay bias = -1"),
+        (zhu_landscape, "--d 1", "feature_dim = 1"),
+        (zhu_landscape, "--K 10 --d 20 --n 10", "a state of 2210 numbers; up to 600"),
+        (zhu_landscape, "--starts 0", "--starts 0: give an integer >= 1"),
     ],
 )
 def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_path, monkeypatch):

@@ -127,3 +127,70 @@ def test_linear_phase_shows_the_gap_and_the_bound(single):
         np.testing.assert_array_equal(np.asarray(gap.get_ydata()), median)
         assert gap.get_color() == pytest.approx(deviation.get_color())
     assert list(np.asarray(left.lines[2].get_ydata())) == [0.1, 0.1]
+
+
+def test_kkt_residuals_are_drawn_under_their_bounds(single):
+    rng = np.random.default_rng(0)
+    names = ("epsilon", "epsilon_bound", "delta", "delta_bound")
+    seen = {name: np.exp(rng.normal(size=(3, TIMES.size))) for name in names}
+    seen["epsilon_bound"][:, 0] = np.inf  # before separation
+    seen["max_margin_ratio"] = rng.uniform(0.1, 0.9, size=(3, TIMES.size))
+    log_time = np.broadcast_to(TIMES, (3, TIMES.size))
+    runs = eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, seen))
+    first, second, third = plotting.kkt_figure(runs).axes
+    for axes, name in ((first, "epsilon"), (second, "delta")):
+        measured, bound = axes.lines
+        median = np.median(seen[name], axis=0)
+        np.testing.assert_allclose(np.asarray(measured.get_ydata()), median)
+        assert bound.get_linestyle() == "--"
+        assert np.all(np.isfinite(np.asarray(bound.get_ydata())))
+    assert np.size(first.lines[1].get_xdata()) == TIMES.size - 1
+    ratio = np.median(1 - seen["max_margin_ratio"], axis=0)
+    np.testing.assert_allclose(np.asarray(third.lines[0].get_ydata()), ratio)
+
+
+def test_escapes_have_their_law_and_slow_starts_their_colour(single):
+    times, eps = np.geomspace(1, 3e4, 50), np.array([0.1, 0.01, 0.001])
+    log_time = np.broadcast_to(times, (3, 50))
+    ratios = np.stack([np.linspace(0.75, end, 50) for end in (1.0, 0.9, 0.8)])
+    seen = {"max_margin_ratio": ratios}
+    runs = eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, seen))
+    left = np.array([30.0, 3000.0, np.nan])
+    alpha = np.linspace(-1, 1, 41)
+    figure = plotting.escape_figure(alpha, alpha**4 - alpha**2, -2.0, runs, eps, left, runs)
+    curve, margins, law, starts = figure.axes
+    parabola = curve.lines[1]
+    x, y = (np.asarray(data) for data in (parabola.get_xdata(), parabola.get_ydata()))
+    np.testing.assert_allclose(y, -(x**2), atol=1e-12)
+    assert len(margins.lines) == 3
+    measured, guide = law.lines
+    np.testing.assert_allclose(np.asarray(measured.get_ydata()), left[:2] / math.log(10))
+    slope = np.diff(np.log(guide.get_ydata())) / np.diff(np.log(guide.get_xdata()))
+    np.testing.assert_allclose(slope, -2)
+    colors = [matplotlib.colors.to_hex(line.get_color()) for line in starts.lines]
+    assert colors == ["#9a9a9a", "#d1651a", "#d1651a"]
+    assert "2 slow" in starts.get_title()
+
+
+def test_the_landscape_shows_spectra_points_and_profiles(single):
+    log_time = np.broadcast_to(TIMES, (2, TIMES.size))
+    rng = np.random.default_rng(0)
+    seen = {
+        "gradient_norm": np.exp(rng.normal(size=(2, TIMES.size))),
+        "eigenvalue": rng.normal(size=(2, TIMES.size)),
+    }
+    flows = eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, seen))
+    spectra = {"minimum": np.array([0.0, 0.0, 1.0]), "saddle": np.array([-1.0, 0.0, 1.0])}
+    found = {"gradient_norm": [0.0, 1e-12], "eigenvalue": [0.5, -1.0], "excess": [0.0, 1.0]}
+    steps = np.linspace(0, 1, 5)
+    figure = plotting.landscape_figure(spectra, found, flows, steps, {"saddle": 2 - steps})
+    left, middle, right = figure.axes[:3]
+    offsets = [np.asarray(dots.get_offsets()) for dots in left.collections]
+    np.testing.assert_allclose(offsets[0], [[0, 0], [1, 0]])  # two zeros are one dot, larger
+    np.testing.assert_allclose(offsets[1][:, 0], [-1, 0, 1])
+    sizes = np.asarray(left.collections[0].get_sizes())  # pyright: ignore
+    assert sizes[0] == 2 * sizes[1]
+    points = np.asarray(middle.collections[0].get_offsets())
+    assert np.all(points[:, 0] > 0)  # 0 has no place on a log axis
+    np.testing.assert_allclose(points[:, 1], found["eigenvalue"])
+    np.testing.assert_allclose(np.asarray(right.lines[0].get_ydata()), 2 - steps)
