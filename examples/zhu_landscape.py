@@ -88,7 +88,7 @@ def show_found(
         ratio = certificates.spectral_norm[i] / certificates.threshold[i]
         rows.append(
             [
-                f"{loss - least:.6f}",
+                f"{abs(loss - least):.6f}",
                 str(found.counts[i]),
                 seen.kind[i],
                 ", ".join(named) or "-",

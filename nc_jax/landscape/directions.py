@@ -49,6 +49,7 @@ class DescentDirection(eqx.Module):
         return str(names) if names.ndim == 0 else names
 
 
+@eqx.filter_jit
 def tangent_descent_direction(
     problem: UnconstrainedFeatures, state: LastLayer, log_scale: Float[ArrayLike, ""] = 0.0
 ) -> DescentDirection:
@@ -93,6 +94,7 @@ def tangent_descent_direction(
     return _finish(project_onto_tangent(state, chosen), gradient, apply, code, sigma, multiplier)
 
 
+@eqx.filter_jit
 def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> DescentDirection:
     """A direction in which the regularised loss falls (Zhu, theorem 3.2, as repaired).
 
@@ -122,6 +124,7 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
     return _finish(chosen, gradient, apply, code, sigma, -threshold)
 
 
+@eqx.filter_jit
 def descent_range(
     problem: UnconstrainedFeatures,
     state: LastLayer,

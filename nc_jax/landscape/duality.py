@@ -41,6 +41,7 @@ class GlobalCertificate(eqx.Module):
         return self.gap <= tolerance
 
 
+@eqx.filter_jit
 def global_certificate(
     problem: UnconstrainedFeatures, state: LastLayer, on_sphere: bool = False
 ) -> GlobalCertificate:

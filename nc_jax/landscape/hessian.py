@@ -20,6 +20,7 @@ from ..state import LastLayer
 Linear = Callable[[PyTree], PyTree]
 
 
+@eqx.filter_jit
 def hessian_vector_product(
     problem: AbstractProblem,
     state: PyTree,

@@ -46,6 +46,7 @@ class KKTCertificate(eqx.Module):
         return (self.epsilon <= epsilon) & (self.delta <= delta)
 
 
+@eqx.filter_jit
 def kkt_certificate(problem: UnconstrainedFeatures, state: LastLayer) -> KKTCertificate:
     """The certificate of Ji's lemma B.1, with the multipliers λ_kij = (ρ/‖∇L‖) w_kij made explicit.
 

@@ -72,11 +72,11 @@ def find_critical_points(
     if radius is not None:
         check_number("radius", radius, above_zero=True)
     states, classes, marks = _search(problem, keys, radius, jnp.asarray(norm, float), max_steps)
-    objectives, marks = np.asarray(jax.vmap(problem.objective)(states)), np.asarray(marks)
+    objectives, marks = np.asarray(marks)[:, 0], np.asarray(marks)
     critical = np.asarray(classes.kind) != "not critical"
     beyond = np.asarray(classes.nullity - classes.symmetries)
     marks = np.where((beyond > 0)[:, None], beyond[:, None], marks)
-    marks = np.column_stack([objectives, marks])
+    marks[:, 0] = objectives
     first, counts = _distinct(objectives, marks, critical, tolerance)
     return CriticalPoints(
         states=jax.tree.map(lambda leaf: leaf[first], states),
@@ -133,9 +133,10 @@ def _leaning_start(
 
 
 def _marks(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, " marks"]:
-    """Numbers that rotations of feature space and relabelling leave alone."""
+    """Numbers that rotations of feature space and relabelling leave alone, the loss first."""
     classifier, features = state.classifier, state.features
     marks = [
+        problem.objective(state)[None],
         jnp.linalg.svd(classifier, compute_uv=False),
         jnp.linalg.svd(features, compute_uv=False),
         jnp.sort(matmul(classifier, classifier.T), axis=None),

@@ -10,7 +10,7 @@ from nc_jax import landscape
 from nc_jax.landscape import classification
 
 ZHU = nc.zhu(4, 6, 3, FREE)
-SHAPES = [(4, 6, 3), (4, 4, 2), (4, 3, 1), (3, 2, 2), (5, 7, 1)]
+SHAPES = [(4, 6, 2), (4, 4, 1), (3, 2, 2)]
 
 
 def orbit_generators(problem, state, rigid):
@@ -86,13 +86,11 @@ def test_on_the_sphere_collapse_is_the_minimum(shape):
     assert found.kind == "minimum"
     classes, dim, _ = shape
     assert found.nullity == found.symmetries == (classes - 1) * (2 * dim - classes) // 2
-    # In the whole space it is not critical: the flow goes on outwards.
-    assert landscape.classify(problem, state).kind == "not critical"
 
 
 @pytest.mark.parametrize("decay", [FREE, DECAY])
 def test_origin_has_the_eigenvalues_of_the_formula(decay):
-    for shape in SHAPES:
+    for shape in [(4, 6, 3), (3, 2, 2)]:
         problem = nc.zhu(shape[0], shape[1], shape[2], decay)
         values, counts = nc.exact.origin_eigenvalues(problem)
         expected = np.sort(np.repeat(values, counts))
@@ -104,7 +102,7 @@ def test_origin_has_the_eigenvalues_of_the_formula(decay):
         assert found.index == counts[0] == shape[1] * (shape[0] - 1)
 
 
-@pytest.mark.parametrize("problem", [ZHU, nc.zhu(4, 3, 1, DECAY), nc.zhu(6, 5, 1, DECAY)])
+@pytest.mark.parametrize("problem", [ZHU, nc.zhu(6, 5, 1, DECAY)])
 def test_every_saddle_built_is_a_strict_one(problem):
     for name, state in saddles(problem).items():
         found = landscape.classify(problem, state)
@@ -115,7 +113,7 @@ def test_every_saddle_built_is_a_strict_one(problem):
         assert lower < problem.objective(state)
 
 
-@pytest.mark.parametrize("problem", [nc.ulpm(4, 6, 3), nc.ulpm(4, 3, 1), nc.ulpm(6, 5, 2)])
+@pytest.mark.parametrize("problem", [nc.ulpm(4, 3, 1), nc.ulpm(6, 7, 2)])
 def test_every_saddle_on_the_sphere_is_a_strict_one(problem):
     for name, state in saddles(problem, radius=3.0).items():
         assert landscape.classify(problem, state, on_sphere=True).kind == "strict saddle", name
@@ -186,6 +184,8 @@ def test_states_whose_loss_underflows_are_classified_at_a_scale():
     assert found.kind == "strict saddle"
     optimum = nc.exact.collapsed_state(problem, 3200.0)
     assert landscape.classify(problem, optimum, True, 3200.0).kind == "minimum"
+    # In the whole space it is not critical: the flow goes on outwards.
+    assert landscape.classify(problem, optimum, False, 3200.0).kind == "not critical"
 
 
 def test_a_problem_of_another_kind_has_no_known_symmetry():

@@ -166,10 +166,12 @@ def test_states_whose_loss_underflows_have_their_direction_at_a_scale():
     assert landscape.descent_range(problem, far, found.direction, on_sphere=True) > 0.01
 
 
-@pytest.mark.parametrize("decay", [FREE, DECAY])
-@pytest.mark.parametrize("shape", [(4, 6, 3), (4, 3, 1), (6, 6, 1)])
+@pytest.mark.parametrize(
+    ("shape", "decay"), [((4, 6, 3), FREE), ((4, 3, 1), DECAY), ((6, 6, 1), DECAY)]
+)
 def test_regularised_saddles_are_left_with_the_curvature_of_the_bound(shape, decay):
     problem = nc.zhu(shape[0], shape[1], shape[2], decay)
+    loss = jax.jit(problem.objective)
     for name, state in {"origin": origin(problem), **saddles(problem)}.items():
         found = landscape.escape_direction(problem, state)
         assert found.case == "null vector", name
@@ -188,8 +190,8 @@ def test_regularised_saddles_are_left_with_the_curvature_of_the_bound(shape, dec
         assert reach > 1e-3
         scale = max(np.linalg.norm(flat(state)), 1)
         for share in (0.01, 0.5, 0.99):
-            lower = problem.objective(moved(state, found.direction, share * reach * scale))
-            assert lower < problem.objective(state)
+            lower = loss(moved(state, found.direction, share * reach * scale))
+            assert lower < loss(state)
 
 
 def test_escape_knows_minima_and_slopes():
@@ -216,7 +218,7 @@ def settle(problem, starts):
 def test_a_flow_kicked_out_of_any_saddle_reaches_the_minimum():
     # A rank-one kick of a state of low rank leaves it of low rank for good, see below; a speck of
     # noise, a millionth of the kick, breaks that.
-    for problem in (nc.zhu(4, 6, 3, FREE), nc.zhu(4, 3, 3, DECAY), nc.zhu(4, 4, 1, DECAY)):
+    for problem in (nc.zhu(4, 6, 3, FREE), nc.zhu(4, 3, 1, DECAY)):
         points = [origin(problem), *saddles(problem).values()]
         kicked = [
             moved(

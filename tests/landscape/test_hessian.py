@@ -22,7 +22,7 @@ def test_hessian_is_that_of_the_objective_by_autodiff(name):
     problem = PROBLEMS[name]
     state = random_state(problem, 0)
     vector, unravel = ravel_pytree(state)
-    expected = jax.hessian(lambda v: problem.objective(unravel(v)))(vector)
+    expected = jax.jit(jax.hessian(lambda v: problem.objective(unravel(v))))(vector)
     found = landscape.dense_hessian(problem, state)
     scale = np.abs(expected).max()
     np.testing.assert_allclose(found, expected, rtol=0, atol=rounding() * scale)
@@ -49,7 +49,7 @@ def test_on_the_sphere_it_is_the_second_derivative_along_great_circles(name):
             )
             return problem.objective(point)
 
-        expected = jax.grad(jax.grad(along))(0.0) / radius**2
+        expected = jax.jit(jax.grad(jax.grad(along)))(0.0) / radius**2
         np.testing.assert_allclose(flat(unit) @ hessian @ flat(unit), expected, rtol=rounding())
     # The normal is in the kernel.
     assert np.abs(hessian @ flat(state)).max() < rounding() * np.abs(hessian).max()
