@@ -39,6 +39,14 @@ CALLS = {
         "nc.exact.linearized_eigenspaces(nc.mixon(3, 4, 2))",
         "problem is of type UnconstrainedFeatures: give nc_jax.LinearizedMixon(",
     ),
+    "state of another shape": (
+        "nc.landscape.classify(p, nc.ulpm(3, 5, 2).init(jax.random.key(0)))",
+        "state: features has shape (6, 5) where the problem has (6, 4)",
+    ),
+    "certificate of a state of another shape": (
+        "nc.landscape.global_certificate(p, nc.ulpm(3, 4, 3).init(jax.random.key(0)))",
+        "state: features has shape (9, 4) where the problem has (6, 4)",
+    ),
     "end by another word": (
         "nc.landscape.extreme_eigenpairs(p, p.init(jax.random.key(0)), 1, 'lowest')",
         "end = 'lowest': give 'smallest' or 'largest'",

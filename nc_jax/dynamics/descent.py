@@ -10,11 +10,10 @@ import optax
 from jaxtyping import Array, ArrayLike, Int, PyTree
 
 from ..metrics import Invariant
-from ..problems import AbstractProblem
+from ..problems import AbstractProblem, check_shapes
 from .trajectory import (
     Observe,
     Trajectory,
-    check_shapes,
     check_start,
     drifts,
     finish,

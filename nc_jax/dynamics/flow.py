@@ -9,13 +9,12 @@ import optimistix
 from jaxtyping import Array, ArrayLike, Bool, Float, PyTree
 
 from ..checks import check_number, is_traced
-from ..problems import AbstractProblem
+from ..problems import AbstractProblem, check_shapes
 from .clock import AbstractClock, LogLogTime, LogTime, RealTime
 from .rkc import RKC
 from .trajectory import (
     Observe,
     Trajectory,
-    check_shapes,
     check_start,
     drifts,
     finish,

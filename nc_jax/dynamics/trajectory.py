@@ -12,7 +12,6 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..checks import is_traced
 from ..metrics import Invariant, drift
-from ..problems import AbstractProblem
 
 Observe = Callable[[PyTree], dict[str, Float[Array, ""]]]
 
@@ -113,23 +112,6 @@ def mark_nonfinite(
     """`nonfinite` where that occurred, else the given result."""
     nonfinite = diffrax.RESULTS.nonfinite
     return diffrax.RESULTS.where(occurred, nonfinite, result)  # pyright: ignore[reportArgumentType]
-
-
-def check_shapes(problem: AbstractProblem, state: PyTree) -> None:
-    """Refuse a start that is not of the problem's shape; called while tracing, where it is free."""
-    expected = jax.eval_shape(problem.init, jax.random.key(0))
-    if jax.tree.structure(state) != jax.tree.structure(expected):
-        raise ValueError(
-            f"start: {jax.tree.structure(state)} where the problem has "
-            f"{jax.tree.structure(expected)}; pass a state like problem.init(key)."
-        )
-    wanted = jax.tree.leaves(expected)
-    for (path, leaf), like in zip(tree_leaves_with_path(state), wanted, strict=True):
-        if np.shape(leaf) != like.shape:
-            raise ValueError(
-                f"start: {keystr(path).lstrip('.')} has shape {np.shape(leaf)} where the problem "
-                f"has {like.shape}; pass a state like problem.init(key)."
-            )
 
 
 def check_start(state: PyTree) -> np.dtype:

@@ -15,8 +15,9 @@ from jaxtyping import Array, Bool, Float
 from ..geometry import membership
 from ..losses import CrossEntropy, SquaredError
 from ..precision import matmul
-from ..problems import UnconstrainedFeatures
+from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
+from .symmetries import bias_is_free
 
 
 class GlobalCertificate(eqx.Module):
@@ -63,6 +64,7 @@ def global_certificate(
         raise ValueError(
             f"problem has {problem.loss}: the dual is known for CrossEntropy() and SquaredError()."
         )
+    check_shapes(problem, state, "state")
     decay = problem.weight_decay
     if on_sphere and not decay.absent:
         raise ValueError(
@@ -73,14 +75,14 @@ def global_certificate(
     scale = problem.loss_scale
     plain_norm, dual_norm = (scale * spectral_norm(part) for part in (residual, dual))
     if on_sphere:
-        gradient = scale * jnp.sum(residual * (state.logits() - _bias(state)))
-        threshold = jnp.abs(2 * gradient / state.squared_norm())
+        product = matmul(state.features, state.classifier.T)  # logits without the bias
+        threshold = jnp.abs(2 * scale * jnp.sum(residual * product) / state.squared_norm())
         bound = -scale * _conjugate(problem, dual) - state.squared_norm() / 2 * dual_norm
     else:
         threshold = jnp.sqrt(jnp.asarray(decay.classifier * decay.features, residual.dtype))
         dual = dual * jnp.minimum(1, threshold / jnp.where(dual_norm > 0, dual_norm, 1))
         bound = -scale * _conjugate(problem, dual)
-        if problem.bias and not _bias_is_free(problem):
+        if problem.bias and not bias_is_free(problem):
             # min over b of λ_b/2 ‖b‖² + ⟨ΣU, b⟩.
             bound -= jnp.sum((scale * jnp.sum(dual, axis=0)) ** 2) / (2 * decay.bias)
     return GlobalCertificate(
@@ -120,7 +122,7 @@ def _feasible_for_bias(
     problem: UnconstrainedFeatures, residual: Float[Array, "N K"]
 ) -> Float[Array, "N K"]:
     """A dual point near the residual whose sums over samples are 0 if the bias is not penalised."""
-    if not (problem.bias and _bias_is_free(problem)):
+    if not bias_is_free(problem):
         return residual
     if isinstance(problem.loss, SquaredError):
         return residual - jnp.mean(residual, axis=0)
@@ -131,12 +133,3 @@ def _feasible_for_bias(
     share = excess / (1 + excess)
     common = (share * sizes - (1 - share) * jnp.sum(residual, axis=0)) / problem.num_samples
     return (1 - share) * residual + common - share * targets
-
-
-def _bias_is_free(problem: UnconstrainedFeatures) -> bool:
-    decay = problem.weight_decay.bias
-    return isinstance(decay, float) and decay == 0
-
-
-def _bias(state: LastLayer) -> Float[Array, " K"] | float:
-    return 0.0 if state.bias is None else state.bias

@@ -14,7 +14,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..problems import AbstractProblem
+from ..problems import AbstractProblem, check_shapes
 from ..state import LastLayer
 
 Linear = Callable[[PyTree], PyTree]
@@ -47,6 +47,7 @@ def hessian_operator(
     log_scale: Float[ArrayLike, ""] = 0.0,
 ) -> Linear:
     """`hessian_vector_product` as a function of the direction, the gradient linearised once."""
+    check_shapes(problem, state, "state")
     descent, push = jax.linearize(lambda x: problem.scaled_descent(x, log_scale), state)
     if not on_sphere:
         return lambda direction: jax.tree.map(jnp.negative, push(direction))

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from ..geometry import membership, split_at_label
 from ..losses import CrossEntropy
 from ..metrics import gamma_tilde
-from ..problems import UnconstrainedFeatures
+from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
 from .hessian import project_onto_tangent
 
@@ -60,6 +60,7 @@ def kkt_certificate(problem: UnconstrainedFeatures, state: LastLayer) -> KKTCert
     Example: `kkt_certificate(problem, traj.final).holds(0.1, 0.01)`.
     """
     check_homogeneous(problem)
+    check_shapes(problem, state, "state")
     logits, labels = state.logits(), problem.labels
     own, others = split_at_label(logits, labels)
     margins = own[:, None] - others  # s_kij, infinite at the label

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import optimistix
-from jaxtyping import Array, ArrayLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from ..checks import check_number
 from ..precision import matmul
@@ -53,7 +53,8 @@ def find_critical_points(
     of classes and samples leave alone: loss, singular values, norms and products of the
     classifiers, norms of the features, losses of the samples. Two points that agree in all of these
     would count as one, and so do points of one loss with one number of zero eigenvalues beyond
-    those of symmetry, which lie on a continuum.
+    those of symmetry, which lie on a continuum. Every step factors a matrix of the state's size,
+    so this is for states of some hundred numbers.
 
     Args:
         keys: (S,) typed keys, one a start.
@@ -72,16 +73,16 @@ def find_critical_points(
     if radius is not None:
         check_number("radius", radius, above_zero=True)
     states, classes, marks = _search(problem, keys, radius, jnp.asarray(norm, float), max_steps)
-    objectives, marks = np.asarray(marks)[:, 0], np.asarray(marks)
+    marks = np.array(marks)
     critical = np.asarray(classes.kind) != "not critical"
-    beyond = np.asarray(classes.nullity - classes.symmetries)
-    marks = np.where((beyond > 0)[:, None], beyond[:, None], marks)
-    marks[:, 0] = objectives
-    first, counts = _distinct(objectives, marks, critical, tolerance)
+    # Of points on a continuum the loss counts, and its dimension.
+    beyond = np.asarray(classes.nullity - classes.symmetries)[:, None]
+    marks[:, 1:] = np.where(beyond > 0, beyond, marks[:, 1:])
+    first, counts = _distinct(marks, critical, tolerance)
     return CriticalPoints(
         states=jax.tree.map(lambda leaf: leaf[first], states),
         classification=jax.tree.map(lambda leaf: leaf[first], classes),
-        objectives=objectives[first],
+        objectives=marks[first, 0],
         counts=counts,
         num_lost=int(np.sum(~critical)),
     )
@@ -150,15 +151,12 @@ def _marks(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, " m
 
 
 def _distinct(
-    objectives: Float[np.ndarray, " S"],
-    marks: Float[np.ndarray, "S marks"],
-    critical: np.ndarray,
-    tolerance: float,
+    marks: Float[np.ndarray, "S marks"], critical: Bool[np.ndarray, " S"], tolerance: float
 ) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
     """Indices of the first of each group of ends that agree, lowest first, and their sizes."""
     first: list[int] = []
     counts: list[int] = []
-    for i in np.argsort(objectives, kind="stable"):
+    for i in np.argsort(marks[:, 0], kind="stable"):
         if not critical[i]:
             continue
         reach = tolerance * max(np.abs(marks[i]).max(), 1)

@@ -48,7 +48,7 @@ def project_onto_symmetries(
         on_classifier = -generator.T
     bias = direction.bias
     if bias is not None:
-        bias = jnp.full_like(bias, jnp.mean(bias) if _bias_is_free(problem) else 0)
+        bias = jnp.full_like(bias, jnp.mean(bias) if _bias_shifts(problem) else 0)
     return LastLayer(
         features=matmul(state.features, generator),
         classifier=matmul(state.classifier, on_classifier),
@@ -68,7 +68,7 @@ def symmetry_dimension(
         return jnp.array(0)
     spectrum = _OrbitSpectrum(problem, state, on_sphere)
     moved = jnp.triu(spectrum.moved, 1) if spectrum.rigid else spectrum.moved
-    return jnp.sum(moved) + int(_bias_is_free(problem))
+    return jnp.sum(moved) + int(_bias_shifts(problem))
 
 
 class _OrbitSpectrum:
@@ -93,7 +93,12 @@ class _OrbitSpectrum:
         return matmul(matmul(self.left, solved), self.right.T)
 
 
-def _bias_is_free(problem: UnconstrainedFeatures) -> bool:
+def bias_is_free(problem: UnconstrainedFeatures) -> bool:
+    """Whether there is a bias, known not to be penalised."""
     decay = problem.weight_decay.bias
-    unpenalised = isinstance(decay, float) and decay == 0
-    return problem.bias and unpenalised and isinstance(problem.loss, CrossEntropy)
+    return problem.bias and isinstance(decay, float) and decay == 0
+
+
+def _bias_shifts(problem: UnconstrainedFeatures) -> bool:
+    """Whether adding a constant to the bias changes nothing."""
+    return bias_is_free(problem) and isinstance(problem.loss, CrossEntropy)

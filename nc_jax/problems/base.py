@@ -3,6 +3,9 @@
 import abc
 
 import equinox as eqx
+import jax
+import numpy as np
+from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
 
 from ..metrics import Invariant
@@ -49,3 +52,20 @@ class AbstractProblem(eqx.Module):
         """−∇L in real time, with the signature of a `diffrax.ODETerm`; `t`, `args` are unused."""
         del t, args
         return self.scaled_descent(state, 0.0)
+
+
+def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:
+    """Refuse a state that is not of the problem's shape; called while tracing, where it is free."""
+    expected = jax.eval_shape(problem.init, jax.random.key(0))
+    if jax.tree.structure(state) != jax.tree.structure(expected):
+        raise ValueError(
+            f"{name}: {jax.tree.structure(state)} where the problem has "
+            f"{jax.tree.structure(expected)}; pass a state like problem.init(key)."
+        )
+    wanted = jax.tree.leaves(expected)
+    for (path, leaf), like in zip(tree_leaves_with_path(state), wanted, strict=True):
+        if np.shape(leaf) != like.shape:
+            raise ValueError(
+                f"{name}: {keystr(path).lstrip('.')} has shape {np.shape(leaf)} where the problem "
+                f"has {like.shape}; pass a state like problem.init(key)."
+            )
