@@ -19,6 +19,8 @@ class Parser(argparse.ArgumentParser):
 def writable_folder(text: str) -> Path:
     """An output folder, made now, so that a long run does not end in an error."""
     path = Path(text)
+    if not text:
+        raise argparse.ArgumentTypeError("empty: give the name of a folder")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"

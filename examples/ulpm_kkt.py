@@ -87,7 +87,11 @@ def main(arguments: list[str] | None = None) -> None:
     check_seeds_and_stores(parser, flags)
     if not 1 <= flags.decades <= 1e4:
         parser.error(f"--decades {flags.decades:g}: give a number from 1 to 1e4.")
+    if flags.rtol is not None and flags.rtol > 1e-2:
+        parser.error(f"--rtol {flags.rtol:g}: give a number up to 0.01.")
     print("The first run compiles for a few seconds.", flush=True)
+    if flags.d < flags.K - 1:
+        print(f"d = {flags.d} < K - 1 = {flags.K - 1}: too few dimensions for collapse")
     try:
         flow = run_flow(flags)
     except ValueError as error:

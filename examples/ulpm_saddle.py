@@ -52,6 +52,8 @@ def check(parser: Parser, flags: Namespace) -> None:
         parser.error("--eps: give each distance once.")
     if not 10 <= flags.decades <= 1e8:
         parser.error(f"--decades {flags.decades:g}: give a number from 10 to 1e8.")
+    if not 1e-12 <= flags.rtol <= 1e-2:
+        parser.error(f"--rtol {flags.rtol:g}: give a number from 1e-12 to 0.01.")
     if flags.seeds < 1:
         parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
 

@@ -42,12 +42,15 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
 def check(parser: Parser, flags: Namespace) -> None:
     """Refuse what only this script can judge."""
     for name in ("starts", "flows"):
-        if getattr(flags, name) < 1:
-            parser.error(f"--{name} {getattr(flags, name)}: give an integer >= 1.")
+        if not 1 <= getattr(flags, name) <= 100_000:
+            parser.error(f"--{name} {getattr(flags, name)}: give an integer from 1 to 100000.")
     if not 0 <= flags.seed < 2**32:
         parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
-    if not flags.decay > 0:
-        parser.error(f"--decay {flags.decay:g}: give a number > 0.")
+    # Far outside, verdicts relative to the largest eigenvalue lose their meaning.
+    if not 1e-5 <= flags.decay <= 1:
+        parser.error(f"--decay {flags.decay:g}: give a number from 1e-5 to 1.")
+    if not 0 <= flags.bias_decay <= 1:
+        parser.error(f"--bias-decay {flags.bias_decay:g}: give a number from 0 to 1.")
     size = flags.d * flags.K * (flags.n + 1) + flags.K
     if size > LARGEST:
         parser.error(f"--K, --d, --n: a state of {size} numbers; up to {LARGEST} are searched.")

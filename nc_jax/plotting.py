@@ -229,7 +229,7 @@ def escape_figure(
         style = {"color": "#d1651a", "lw": 1.3} if is_slow else {"color": "#9a9a9a", "lw": 0.4}
         starts.plot(decades[shown], seen[shown], **style)
     _finish_linear(
-        starts, f"(d) {len(ratios)} Gaussian starts, d = K−1: {slow.sum()} slow", "time t"
+        starts, f"(d) {len(ratios)} Gaussian starts, d = K−1: {slow.sum()} slow (orange)", "time t"
     )
     for axes in (margins, starts):
         axes.set_xscale("log")
@@ -274,6 +274,7 @@ def landscape_figure(
     left.set_yticks(range(len(spectra)), list(spectra))
     left.invert_yaxis()
     left.set_xscale("symlog", linthresh=1e-2)
+    left.margins(x=0.1, y=0.12)
     _finish_linear(left, "Eigenvalues of the Hessian (area: multiplicity)", "eigenvalue")
     # Gradients that are zero to rounding have no place on a log axis.
     floor = 1e-17
@@ -288,7 +289,7 @@ def landscape_figure(
         c=np.asarray(found["excess"]), cmap="viridis", s=36, zorder=3, edgecolors="black",
         linewidths=0.4,
     )  # fmt: skip
-    figure.colorbar(points, ax=middle, label="loss above the least")
+    figure.colorbar(points, ax=middle).set_label("loss above the least", rotation=270, labelpad=14)
     middle.axhline(0, color="black", lw=0.8)
     middle.set_xscale("log")
     middle.set_ylabel("smallest eigenvalue off the symmetries")

@@ -57,7 +57,7 @@ CALLS = {
     ),
     "certificate of another problem": (
         "nc.landscape.kkt_certificate(nc.LinearizedMixon(3, 4, 2), p.init(jax.random.key(0)))",
-        "problem is of type LinearizedMixon: give nc_jax.ulpm(...)",
+        "problem is of type LinearizedMixon: give an UnconstrainedFeatures",
     ),
     "float64 without x64": (
         "p.init(jax.random.key(0), dtype='float64')",

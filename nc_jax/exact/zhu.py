@@ -69,6 +69,7 @@ def minimum_nullity(problem: UnconstrainedFeatures) -> int:
 
     Example: `minimum_nullity(zhu(10, 64, 100, 5e-4))`.
     """
+    _collapse_gap(problem)  # for its checks
     _check_below_threshold(problem)
     classes, dim = problem.num_classes, problem.feature_dim
     free = problem.bias and problem.weight_decay.bias == 0
@@ -283,6 +284,11 @@ def _on_sphere(
 def _collapse_gap(problem: UnconstrainedFeatures) -> Float[Array, ""]:
     """a = log(K/τ − (K−1)), or 0 from τ = 1 on."""
     classes = problem.num_classes
+    if problem.feature_dim < classes - 1:
+        raise ValueError(
+            f"feature_dim = {problem.feature_dim}: the minimum has a closed form for at least "
+            f"num_classes - 1 = {classes - 1} dimensions."
+        )
     ratio = jnp.minimum(jnp.asarray(_decay_ratio(problem)), 1)
     return jnp.log(classes / ratio - (classes - 1))
 
@@ -314,7 +320,12 @@ def _feature_ratio(problem: UnconstrainedFeatures) -> Float[Array, ""]:
 
 def _check_below_threshold(problem: UnconstrainedFeatures) -> float:
     """τ, where it is below 1."""
-    ratio = float(_decay_ratio(problem))
+    traced = _decay_ratio(problem)
+    if is_traced(traced):
+        raise ValueError(
+            "weight decay is traced: saddles are built for known numbers; close over them."
+        )
+    ratio = float(traced)
     if ratio >= 1:
         raise ValueError(
             f"weight decay: √(λ_W λ_H)/(s√n) = {ratio:.3g}, which is K√(nλ_W λ_H) for the mean "

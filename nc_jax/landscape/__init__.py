@@ -1,4 +1,10 @@
-"""The landscape around a state: what it is, whether it is a minimum, how to leave it."""
+"""The landscape around a state: what it is, whether it is a minimum, how to leave it.
+
+`classify`, `global_certificate`, `kkt_certificate`; `escape_direction`,
+`tangent_descent_direction`, `descent_range`; `hessian_vector_product`, `dense_hessian`,
+`extreme_eigenpairs`, `spectral_density`; `project_onto_symmetries`, `symmetry_dimension`;
+`find_critical_points`. See docs/landscape.md. The first call of a shape compiles for some seconds.
+"""
 
 from .classification import KINDS as KINDS, Classification as Classification, classify as classify
 from .directions import (

@@ -6,13 +6,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.flatten_util import ravel_pytree
-from jaxtyping import Array, ArrayLike, Float, Int, PyTree
+from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
 from ..precision import matmul
 from ..problems import AbstractProblem
-from .hessian import dense_hessian, sphere_gradient
+from .hessian import dense_hessian, descent_at, safe_norm, sphere_gradient
 from .spectrum import Apply, Vector, flat_operator, lanczos
 from .symmetries import project_onto_symmetries, symmetry_dimension
 
@@ -26,7 +25,7 @@ class Classification(eqx.Module):
     """What `classify` found; under vmap every array gains leading axes.
 
     Attributes:
-        code: index into `KINDS`; `kind` is its name.
+        code: index into `KINDS`; `kind` is its name (under jit or vmap use the code).
         gradient_norm: ‖∇L‖, on the sphere that of its tangential part.
         eigenvalue: smallest of the Hessian, symmetry directions aside.
         eigenvector: its unit eigenvector.
@@ -64,6 +63,7 @@ class _Smallest(NamedTuple):
     vector: Vector
     residual: Float[Array, ""]
     scale: Float[Array, ""]
+    sure: Bool[Array, ""]  # that no eigenvalue is smaller
     nullity: Int[Array, ""]
     num_negative: Int[Array, ""]
 
@@ -86,7 +86,9 @@ def classify(
     `global_certificate` can still prove them global.
 
     States of up to 1500 numbers are judged by all eigenvalues of the dense matrix, larger ones by
-    Lanczos with the symmetry directions projected out.
+    Lanczos with the symmetry directions projected out; where that does not converge within its
+    limits, and has found nothing negative, they are degenerate. NaN, and on the sphere the zero
+    state, are not critical.
 
     Args:
         on_sphere: as a point of ‖W‖² + ‖H‖² = ρ², the stage of Ji's theorems 3.3 and 3.4.
@@ -103,16 +105,16 @@ def classify(
     if on_sphere:
         gradient, _ = sphere_gradient(problem, state, log_scale)
     else:
-        gradient = jax.tree.map(jnp.negative, problem.scaled_descent(state, log_scale))
+        gradient = jax.tree.map(jnp.negative, descent_at(problem, state, log_scale))
     symmetries = symmetry_dimension(problem, state, on_sphere)
     smallest = _smallest_dense if flat.size <= DENSE_LIMIT else _smallest_by_lanczos
     found = smallest(problem, state, on_sphere, log_scale, tolerance)
     value, threshold = found.value, tolerance * found.scale
-    gradient_norm = optax.tree.norm(gradient)
+    gradient_norm = safe_norm(gradient)
     critical = gradient_norm <= threshold * jnp.maximum(jnp.linalg.norm(flat), 1)
     # A Ritz value is above the smallest eigenvalue, by as much as its residual.
     code = jnp.select(
-        [~critical, value < -threshold, value - found.residual > threshold],
+        [~critical, value < -threshold, found.sure & (value - found.residual > threshold)],
         [_NOT_CRITICAL, _SADDLE, _MINIMUM],
         _DEGENERATE,
     )
@@ -146,7 +148,7 @@ def _smallest_dense(
     kept = jax.vmap(keep)(jnp.eye(size, dtype=hessian.dtype))
     excluded = jnp.eye(size, dtype=hessian.dtype) - kept
     # What is excluded goes above all other eigenvalues.
-    shift = 2 * optax.tree.norm(hessian)
+    shift = 2 * safe_norm(hessian)
     values, vectors = jnp.linalg.eigh(matmul(matmul(kept, hessian), kept) + shift * excluded)
     symmetries = symmetry_dimension(problem, state, on_sphere)
     counted = jnp.arange(size) < size - symmetries - int(on_sphere)
@@ -158,6 +160,7 @@ def _smallest_dense(
         vector=vector,
         residual=jnp.linalg.norm(matmul(hessian, vector) - values[0] * vector),
         scale=scale,
+        sure=jnp.array(True),
         nullity=jnp.sum(null) + symmetries,
         num_negative=jnp.sum(counted & (values < -tolerance * scale)),
     )
@@ -171,7 +174,13 @@ def _smallest_by_lanczos(
     found = lanczos(apply, keep, 1, flat, tolerance / 10, 32, 300, jax.random.key(0))
     unknown = jnp.array(-1)
     return _Smallest(
-        found.values[0], found.vectors[0], found.residuals[0], found.norm, unknown, unknown
+        value=found.values[0],
+        vector=found.vectors[0],
+        residual=found.residuals[0],
+        scale=found.norm,
+        sure=found.converged,
+        nullity=unknown,
+        num_negative=unknown,
     )
 
 

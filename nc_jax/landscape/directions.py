@@ -16,18 +16,28 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
 from .duality import top_singular_pair
-from .hessian import Linear, hessian_operator, project_onto_tangent, sphere_gradient
+from .hessian import (
+    Linear,
+    hessian_operator,
+    project_onto_tangent,
+    safe_norm,
+    sphere_gradient,
+)
 from .kkt import check_homogeneous
+from .symmetries import check_unconstrained
 
-CASES = ("optimal", "gradient", "zero multiplier", "positive multiplier", "null vector")
-_OPTIMAL, _GRADIENT, _ZERO, _POSITIVE, _NULL = range(5)
+CASES = (
+    "optimal", "gradient", "zero multiplier", "positive multiplier", "null vector", "none known",
+)  # fmt: skip
+_OPTIMAL, _GRADIENT, _ZERO, _POSITIVE, _NULL, _UNKNOWN = range(6)
 
 
 class DescentDirection(eqx.Module):
     """A unit direction in which the loss falls; under vmap every array gains leading axes.
 
     Attributes:
-        direction: the unit direction; NaN in the case "optimal", where there is none.
+        direction: the unit direction; NaN in the cases "optimal", where there is none, and
+            "none known".
         code: index into `CASES`; `case` is its name.
         slope: first derivative along it, <= 0.
         curvature: second derivative, on the sphere that along the great circle.
@@ -64,6 +74,7 @@ def tangent_descent_direction(
     | positive multiplier | ∇L = λθ, λ > 0 | (W, −H) (missing in print, E15) | −2λ |
     | null vector | λ < 0, abs(λ) < ‖G‖₂ | (u aᵀ, −a vᵀ)/√2, Wa = 0, Hᵀa = 0 | −(‖G‖₂ − abs(λ)) |
     | optimal | λ < 0, abs(λ) = ‖G‖₂ | none | – |
+    | none known | d < K−1, where there may be other minima; NaN, or the zero state | – | – |
 
     These are told apart to √eps of ‖G‖₂. Slopes and curvatures are those of e^log_scale L.
 
@@ -78,13 +89,14 @@ def tangent_descent_direction(
     small = jnp.sqrt(jnp.finfo(sigma.dtype).eps) * sigma
     code = jnp.select(
         [
-            optax.tree.norm(gradient) > small * jnp.sqrt(state.squared_norm()),
+            safe_norm(gradient) > small * jnp.sqrt(state.squared_norm()),
             jnp.abs(multiplier) <= small,
             multiplier > 0,
             sigma + multiplier > small,
+            sigma + multiplier <= small,
         ],
-        [_GRADIENT, _ZERO, _POSITIVE, _NULL],
-        _OPTIMAL,
+        [_GRADIENT, _ZERO, _POSITIVE, _NULL, _OPTIMAL],
+        _UNKNOWN,
     )
     unbalanced = LastLayer(-state.features, state.classifier)
     chosen = jax.tree.map(
@@ -100,15 +112,15 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
 
     −∇L where that is not zero ("gradient"); at a critical point with ‖G‖₂ > √(λ_W λ_H) the pair
     above ("null vector"), of curvature (λ_W + λ_H)/2 − √((λ_W − λ_H)²/4 + ‖G‖₂²) or less; "optimal"
-    where ‖G‖₂ <= √(λ_W λ_H), a global minimum. d >= K−1 is all it needs (the paper asks d > K):
-    critical points of rank d = K−1 are global.
+    where ‖G‖₂ <= √(λ_W λ_H), a global minimum. d >= K−1 is all it needs (the paper asks d > K),
+    since critical points of rank d = K−1 are global; d >= K under squared error. Below that there
+    may be other minima, with no null vector: "none known".
 
     Raises: ValueError for a problem that is no `UnconstrainedFeatures`.
 
     Example: `escape_direction(problem, exact.grouped_saddle(problem, 2)).curvature`.
     """
-    if not isinstance(problem, UnconstrainedFeatures):
-        raise ValueError(f"problem is of type {type(problem).__name__}: give nc_jax.zhu(...).")
+    check_unconstrained(problem)
     gradient, decay = problem.gradient(state), problem.weight_decay
     apply = hessian_operator(problem, state)
     sigma, paired = _singular_direction(problem, state, apply, 0.0)
@@ -116,9 +128,13 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
     small = jnp.sqrt(jnp.finfo(sigma.dtype).eps) * jnp.maximum(sigma, threshold)
     size = jnp.maximum(optax.tree.norm(state), 1)
     code = jnp.select(
-        [optax.tree.norm(gradient) > small * size, sigma - threshold > small],
-        [_GRADIENT, _NULL],
-        _OPTIMAL,
+        [
+            safe_norm(gradient) > small * size,
+            sigma - threshold > small,
+            sigma - threshold <= small,
+        ],
+        [_GRADIENT, _NULL, _OPTIMAL],
+        _UNKNOWN,
     )
     chosen = optax.tree.where(code == _GRADIENT, gradient, paired)
     return _finish(chosen, gradient, apply, code, sigma, -threshold)
@@ -136,19 +152,24 @@ def descent_range(
 
     The largest step of the grid at which the loss is lower and up to which it is nowhere higher, 0
     if it is not at the first. Steps are even in their logarithm, from 1e-8 to 100 times max(‖x‖, 1)
-    along the straight line, or angles from 1e-8 to π along the great circle.
+    along the straight line, or angles from 1e-8 to π along the great circle of (W, H), ρ to the
+    radian; a bias moves straight with them.
 
     Example: `descent_range(problem, state, found.direction, on_sphere=True)`.
     """
-    length = jnp.maximum(optax.tree.norm(state), 1)
+    length, radius = jnp.maximum(optax.tree.norm(state), 1), jnp.sqrt(state.squared_norm())
     steps = jnp.asarray(np.geomspace(1e-8, np.pi if on_sphere else 100, num_steps), length.dtype)
-    radius = jnp.sqrt(state.squared_norm())
+    steps = steps if on_sphere else steps * length
 
     def moved(step: Float[Array, ""]) -> LastLayer:
         if not on_sphere:
-            return optax.tree.add_scale(state, step * length, direction)
+            return optax.tree.add_scale(state, step, direction)
         turned = optax.tree.scale(jnp.cos(step), state)
-        return optax.tree.add_scale(turned, jnp.sin(step) * radius, direction)
+        turned = optax.tree.add_scale(turned, jnp.sin(step) * radius, direction)
+        if state.bias is None or direction.bias is None:
+            return turned
+        bias = state.bias + step * radius * direction.bias
+        return LastLayer(turned.features, turned.classifier, bias)
 
     start = problem.log_objective(state)
     change = jax.lax.map(lambda step: problem.log_objective(moved(step)) - start, steps)
@@ -195,10 +216,14 @@ def _finish(
     multiplier: Float[Array, ""],
 ) -> DescentDirection:
     """Of unit length, downhill, with its derivatives."""
-    length = optax.tree.norm(direction)
+    length = safe_norm(direction)
+    # What the proof promises of null vectors is checked: without one there is no descent.
+    curvature = optax.tree.vdot(direction, apply(direction)) / length**2
+    needs_curvature = (code == _NULL) | (code == _ZERO)
+    code = jnp.where(needs_curvature & ~(curvature < 0), _UNKNOWN, code)
     slope = jnp.asarray(optax.tree.vdot(gradient, direction))
     sign = jnp.where(slope > 0, -1, 1).astype(length.dtype)
-    factor = jnp.where(code == _OPTIMAL, jnp.nan, sign / length)
+    factor = jnp.where((code == _OPTIMAL) | (code == _UNKNOWN), jnp.nan, sign / length)
     direction = optax.tree.scale(factor, direction)
     return DescentDirection(
         direction=direction,

@@ -17,7 +17,7 @@ from ..losses import CrossEntropy, SquaredError
 from ..precision import matmul
 from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
-from .symmetries import bias_is_free
+from .symmetries import bias_is_free, check_unconstrained
 
 
 class GlobalCertificate(eqx.Module):
@@ -25,11 +25,15 @@ class GlobalCertificate(eqx.Module):
 
     Attributes:
         spectral_norm: ‖∂L/∂Z‖₂, the largest singular value of the residual.
-        threshold: c = √(λ_W λ_H), or on the sphere |λ| with ∇L = λ(W, H) + tangential part. A
-            critical point is a global minimum exactly if spectral_norm <= threshold.
+        threshold: c = √(λ_W λ_H), or on the sphere −λ (0 where that is negative), with
+            ∇L = λ(W, H) + tangential part. A critical point is a global minimum if
+            spectral_norm <= threshold, and for d >= K−1 under cross-entropy only then.
         lower_bound: no state (of this sphere) has a smaller loss.
         gap: loss of the state minus that; 0 proves it a global minimum, a positive one proves
-            nothing but that no state is lower by more.
+            nothing but that no state is lower by more. Hold it against the loss itself, which may
+            be tiny.
+
+    Bound and gap are NaN where a loss of cross-entropy has underflowed to 0, which it never is.
     """
 
     spectral_norm: Float[Array, "*batch"]
@@ -38,7 +42,7 @@ class GlobalCertificate(eqx.Module):
     gap: Float[Array, "*batch"]
 
     def holds(self, tolerance: float) -> Bool[Array, "*batch"]:
-        """Whether no state is lower by more than this."""
+        """Whether no state is lower by more than this, in units of the loss; False for NaN."""
         return self.gap <= tolerance
 
 
@@ -53,13 +57,15 @@ def global_certificate(
     Holds for any state and classes of any size, and is tight exactly at the minima of the convex
     problem, which d >= K−1 puts within reach.
 
-    Args: `on_sphere` compares with the states of the same ‖W‖² + ‖H‖² (Ji, theorem 3.3).
+    Args: `on_sphere` compares with the states of the same ‖W‖² + ‖H‖² (Ji, theorem 3.3). A λ_b of 0
+    is to be a number: given as an array it bounds nothing (−∞).
 
     Raises: ValueError for losses other than cross-entropy and squared error, and on the sphere for
     a problem with weight decay.
 
     Example: `global_certificate(problem, state).holds(1e-10)`.
     """
+    check_unconstrained(problem)
     if not isinstance(problem.loss, (CrossEntropy, SquaredError)):
         raise ValueError(
             f"problem has {problem.loss}: the dual is known for CrossEntropy() and SquaredError()."
@@ -73,10 +79,11 @@ def global_certificate(
     residual = problem.loss.gradient(state.logits(), problem.labels)
     dual = _feasible_for_bias(problem, residual)
     scale = problem.loss_scale
-    plain_norm, dual_norm = (scale * spectral_norm(part) for part in (residual, dual))
+    plain_norm, dual_norm = (scale * top_singular_pair(part)[0] for part in (residual, dual))
     if on_sphere:
         product = matmul(state.features, state.classifier.T)  # logits without the bias
-        threshold = jnp.abs(2 * scale * jnp.sum(residual * product) / state.squared_norm())
+        multiplier = 2 * scale * jnp.sum(residual * product) / state.squared_norm()
+        threshold = jnp.maximum(-multiplier, 0)
         bound = -scale * _conjugate(problem, dual) - state.squared_norm() / 2 * dual_norm
     else:
         threshold = jnp.sqrt(jnp.asarray(decay.classifier * decay.features, residual.dtype))
@@ -84,27 +91,29 @@ def global_certificate(
         bound = -scale * _conjugate(problem, dual)
         if problem.bias and not bias_is_free(problem):
             # min over b of λ_b/2 ‖b‖² + ⟨ΣU, b⟩.
-            bound -= jnp.sum((scale * jnp.sum(dual, axis=0)) ** 2) / (2 * decay.bias)
+            squared = jnp.sum((scale * jnp.sum(dual, axis=0)) ** 2)
+            bound -= squared / (2 * jnp.asarray(decay.bias, bound.dtype))
+    objective = problem.objective(state)
+    if isinstance(problem.loss, CrossEntropy):
+        bound = jnp.where(objective > 0, bound, jnp.nan)
     return GlobalCertificate(
         spectral_norm=plain_norm,
         threshold=threshold,
         lower_bound=bound,
-        gap=problem.objective(state) - bound,
+        gap=objective - bound,
     )
-
-
-def spectral_norm(residual: Float[Array, "N K"]) -> Float[Array, ""]:
-    """Largest singular value, from the K x K Gram matrix: N may be large."""
-    return top_singular_pair(residual)[0]
 
 
 def top_singular_pair(
     residual: Float[Array, "N K"],
 ) -> tuple[Float[Array, ""], Float[Array, " K"], Float[Array, " N"]]:
-    """σ, u (K,) and v (N,) of the papers' G = residualᵀ: G v = σu."""
-    squared, vectors = jnp.linalg.eigh(matmul(residual.T, residual))
+    """σ, u (K,) and v (N,) of the papers' G = residualᵀ: G v = σu; N may be large."""
+    # In units of the largest entry, since squares underflow long before the residual does.
+    largest = jnp.max(jnp.abs(residual))
+    unit = residual / jnp.where(largest > 0, largest, 1)
+    squared, vectors = jnp.linalg.eigh(matmul(unit.T, unit))
     sigma, left = jnp.sqrt(jnp.maximum(squared[-1], 0)), vectors[:, -1]
-    return sigma, left, matmul(residual, left) / jnp.where(sigma > 0, sigma, 1)
+    return largest * sigma, left, matmul(unit, left) / jnp.where(sigma > 0, sigma, 1)
 
 
 def _conjugate(problem: UnconstrainedFeatures, dual: Float[Array, "N K"]) -> Float[Array, ""]:

@@ -2,7 +2,8 @@
 
 The sphere is ‖W‖_F² + ‖H‖_F² = ρ² through the state, on which Ji's theorems 3.3 and 3.4 live; a
 bias is free on it. `log_scale` s everywhere means e^s L instead of L, formed in log space where the
-loss allows it: states from the far end of a flow have Hessians that underflow.
+loss allows it: states from the far end of a flow, of losses under 1e-100 or so, have Hessians that
+underflow. s is to be about −log L: far above, the loss's own cap on exponents is what one sees.
 """
 
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
+import optimistix
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
@@ -48,7 +50,7 @@ def hessian_operator(
 ) -> Linear:
     """`hessian_vector_product` as a function of the direction, the gradient linearised once."""
     check_shapes(problem, state, "state")
-    descent, push = jax.linearize(lambda x: problem.scaled_descent(x, log_scale), state)
+    descent, push = jax.linearize(lambda x: descent_at(problem, x, log_scale), state)
     if not on_sphere:
         return lambda direction: jax.tree.map(jnp.negative, push(direction))
     multiplier = _multiplier(state, jax.tree.map(jnp.negative, descent))
@@ -59,6 +61,19 @@ def hessian_operator(
         return project_onto_tangent(state, jax.tree.map(jnp.negative, curved))
 
     return apply
+
+
+def descent_at(problem: AbstractProblem, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
+    """e^log_scale (−∇L), with the scale in the state's dtype."""
+    dtype = jnp.result_type(*jax.tree.leaves(state))
+    return problem.scaled_descent(state, jnp.asarray(log_scale, dtype))
+
+
+def safe_norm(tree: PyTree) -> Float[Array, ""]:
+    """‖x‖ in units of its largest entry, whose square may not be a float."""
+    largest = optimistix.max_norm(tree)
+    unit = jnp.where(largest > 0, largest, 1)
+    return largest * optax.tree.norm(jax.tree.map(lambda leaf: leaf / unit, tree))
 
 
 @eqx.filter_jit
@@ -87,7 +102,7 @@ def sphere_gradient(
     problem: AbstractProblem, state: LastLayer, log_scale: Float[ArrayLike, ""] = 0.0
 ) -> tuple[LastLayer, Float[Array, ""]]:
     """∇L less its radial part λ(W, H), and λ = ⟨∇L, θ⟩/ρ²; critical points have the first 0."""
-    gradient = jax.tree.map(jnp.negative, problem.scaled_descent(state, log_scale))
+    gradient = jax.tree.map(jnp.negative, descent_at(problem, state, log_scale))
     return project_onto_tangent(state, gradient), _multiplier(state, gradient)
 
 

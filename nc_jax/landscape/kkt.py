@@ -17,6 +17,7 @@ from ..metrics import gamma_tilde
 from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
 from .hessian import project_onto_tangent
+from .symmetries import check_unconstrained
 
 
 class KKTCertificate(eqx.Module):
@@ -72,7 +73,7 @@ def kkt_certificate(problem: UnconstrainedFeatures, state: LastLayer) -> KKTCert
     unit = jnp.sqrt(squared_norm) / optax.tree.norm(descent)
     multipliers = unit * jnp.where(membership(labels, problem.num_classes), 0, residual)
 
-    root = jnp.sqrt(smallest)  # NaN where a sample is not separated
+    root = jnp.sqrt(jnp.where(smallest > 0, smallest, jnp.nan))
     point = LastLayer(state.features / root, state.classifier / root)
     stationary = optax.tree.add_scale(point, unit, point.pull_back(residual))
     slack = jnp.where(jnp.isfinite(margins), margins / smallest - 1, 0)
@@ -110,8 +111,7 @@ def one_minus_alignment(state: LastLayer, descent: LastLayer) -> Float[Array, ""
 
 def check_homogeneous(problem: UnconstrainedFeatures) -> None:
     """Refuse what is not cross-entropy of WH alone."""
-    if not isinstance(problem, UnconstrainedFeatures):
-        raise ValueError(f"problem is of type {type(problem).__name__}: give nc_jax.ulpm(...).")
+    check_unconstrained(problem)
     plain = isinstance(problem.loss, CrossEntropy) and problem.weight_decay.absent
     if problem.bias or not plain:
         raise ValueError(

@@ -14,6 +14,7 @@ from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
 from .classification import Classification, classify
 from .hessian import sphere_gradient
+from .symmetries import check_unconstrained
 
 # Starts in one batch: all lanes step until the last has converged.
 _BATCH = 32
@@ -64,14 +65,21 @@ def find_critical_points(
         max_steps: of the search.
         tolerance: relative difference that tells two points apart.
 
-    Raises: ValueError for raw keys, or a radius that is not positive.
+    Not to be called under jit or vmap.
+
+    Raises: ValueError for raw keys, or a radius that is not positive or comes with weight decay.
 
     Example: `find_critical_points(zhu(3, 3, 2, 5e-3), jax.random.split(jax.random.key(0), 64))`.
     """
+    check_unconstrained(problem)
     if keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
         raise ValueError("keys: give one dimension of typed keys, jax.random.split(key, num).")
     if radius is not None:
         check_number("radius", radius, above_zero=True)
+        if not problem.weight_decay.absent:
+            raise ValueError(
+                f"radius = {radius}: the sphere is for problems without weight decay; leave it out."
+            )
     states, classes, marks = _search(problem, keys, radius, jnp.asarray(norm, float), max_steps)
     marks = np.array(marks)
     critical = np.asarray(classes.kind) != "not critical"

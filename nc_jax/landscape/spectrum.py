@@ -86,6 +86,8 @@ def extreme_eigenpairs(
     basis_size = min(2 * num + 24 if basis_size is None else basis_size, free)
     if basis_size < min(num + 2, free):
         raise ValueError(f"basis_size = {basis_size}: give at least num + 2 = {num + 2}.")
+    if max_restarts < 1:
+        raise ValueError(f"max_restarts = {max_restarts}: give an integer >= 1.")
     return _extreme_eigenpairs(
         problem, state, num, end == "largest", on_sphere, jnp.asarray(log_scale),
         rtol, basis_size, max_restarts, jax.random.key(0) if key is None else key,
@@ -205,10 +207,12 @@ def _cycle(
         apply, project, search.basis, search.following, search.projected, search.filled, step_key
     )
     values, rotation = ritz(projected)
-    norm = jnp.max(jnp.abs(values))
+    norm = jnp.maximum(search.norm, jnp.max(jnp.abs(values)))
     bounds = length * jnp.abs(rotation[-1])
     after = min(num, basis_size - 1)  # the pair after the last wanted
-    settled = jnp.all(bounds[:num] <= rtol * norm) & (bounds[after] <= rtol**0.5 * norm)
+    # It has to be known, or known to lie above, lest it be a copy that is still on its way.
+    above = values[after] - bounds[after] >= values[num - 1] - rtol * norm
+    settled = jnp.all(bounds[:num] <= rtol * norm) & (above | (bounds[after] <= rtol * norm))
     unchanged = jnp.all(jnp.abs(values[:num] - search.settled_values) <= rtol * norm)
     # A copy of a repeated eigenvalue is invisible to the Krylov space of one vector. Where the
     # wanted pairs have settled, a random direction is searched next: if they come out the same,
@@ -331,11 +335,12 @@ def spectral_density(
 
     Args:
         num_probes: error bars fall as its root, and as that of the dimension.
+        num_steps: of Lanczos; at most the dimension are taken.
         width: of the Gaussian; None means a hundredth of the range of the nodes.
         on_sphere: the Riemannian Hessian on the tangent space of ‖W‖² + ‖H‖² = ρ².
         log_scale: s of e^s L.
 
-    Raises: ValueError for fewer than 2 probes, or steps beyond the dimension.
+    Raises: ValueError for fewer than 2 probes, or no steps.
 
     Example: `spectral_density(problem, state, jax.random.key(0)).density`.
     """
@@ -352,6 +357,7 @@ def spectral_density(
         # All eigenvalues may be one.
         width = jnp.maximum((high - low) / 100, 1e-3 * jnp.maximum(jnp.abs(low), jnp.abs(high)))
     width = jnp.asarray(width, nodes.dtype)
+    width = jnp.where(width > 0, width, 1)  # all eigenvalues may be 0
     grid = jnp.linspace(low - 4 * width, high + 4 * width, num_points)
 
     def smooth(nodes: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " G"]:

@@ -14,7 +14,7 @@ from ..precision import matmul
 from ..problems import AbstractProblem, UnconstrainedFeatures
 from ..state import LastLayer
 
-# A singular value of the state under this share of the largest counts as zero.
+# Singular values of the state under this share of the largest count as zero.
 _RANK = 1e-6
 
 
@@ -62,7 +62,8 @@ def symmetry_dimension(
     """Dimension of the orbit's tangent space, the rank of that projection.
 
     r(2d − r − 1)/2 under rotations for a state of rank r, plus 1 for a free bias: (K−1)(2d−K)/2 at
-    Zhu's minimum. Singular values under 1e-6 of the largest count as zero.
+    Zhu's minimum. Singular values under 1e-6 of the largest (in float32
+    √(10 d eps)) count as zero.
     """
     if not isinstance(problem, UnconstrainedFeatures):
         return jnp.array(0)
@@ -84,13 +85,24 @@ class _OrbitSpectrum:
         right, self.right = jnp.linalg.eigh(of_classifier)
         self.stretch = left[:, None] + right
         largest = jnp.maximum(left[-1], right[-1])
-        self.moved: Bool[Array, "d d"] = self.stretch > _RANK**2 * largest
+        # Gram matrices know squares to eps only, which in float32 is the coarser of the two.
+        share = max(_RANK**2, 10 * len(left) * float(jnp.finfo(left.dtype).eps))
+        self.moved: Bool[Array, "d d"] = self.stretch > share * largest
 
     def solve(self, target: Float[Array, "d d"]) -> Float[Array, "d d"]:
         """The least-norm A with HᵀH A + A WᵀW = target, or G in the place of both."""
         rotated = matmul(matmul(self.left.T, target), self.right)
         solved = jnp.where(self.moved, rotated / jnp.where(self.moved, self.stretch, 1), 0)
         return matmul(matmul(self.left, solved), self.right.T)
+
+
+def check_unconstrained(problem: AbstractProblem) -> None:
+    """Refuse what is no `UnconstrainedFeatures`."""
+    if not isinstance(problem, UnconstrainedFeatures):
+        raise ValueError(
+            f"problem is of type {type(problem).__name__}: give an UnconstrainedFeatures, such as "
+            "nc_jax.ulpm(...), mixon(...) or zhu(...)."
+        )
 
 
 def bias_is_free(problem: UnconstrainedFeatures) -> bool:

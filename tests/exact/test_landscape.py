@@ -268,6 +268,14 @@ def test_the_minimum_follows_a_traced_decay():
         ),
         (lambda: nc.exact.regularized_minimizer(nc.ulpm(3, 4, 1)), "weight decay classifier = 0"),
         (lambda: nc.exact.regularized_minimum(nc.mixon(3, 4, 1)), "CrossEntropy"),
+        (lambda: nc.exact.regularized_minimum(nc.zhu(4, 2, 1, 5e-3)), "feature_dim = 2: .* 3 dim"),
+        (lambda: nc.exact.minimum_nullity(nc.zhu(4, 2, 1, 5e-3)), "feature_dim = 2: .* 3 dim"),
+        (
+            lambda: jax.jit(
+                lambda x: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, nc.WeightDecay(x, x)), 2)
+            )(0.01),
+            "weight decay is traced",
+        ),
         (lambda: nc.exact.minimum_nullity(nc.zhu(3, 4, 1, 0.4)), "below 1 there are critical"),
         (lambda: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, 0.01), 3), "groups = 3: give a divisor"),
         (lambda: nc.exact.grouped_saddle(nc.ulpm(4, 4, 1), 2), "without decay give the radius"),

@@ -219,6 +219,30 @@ def test_on_the_sphere_the_bound_is_that_of_theorem_3_3(seed, radius):
     assert not SPHERE(off).holds(1e-7)
 
 
+@pytest.mark.parametrize(("dtype", "gap"), [("float64", 600.0), ("float32", 60.0)])
+def test_the_bound_stays_one_where_squares_underflow(dtype, gap):
+    problem = nc.ulpm(4, 4, 1)
+    saddle = jax.tree.map(lambda x: (np.sqrt(gap / 2) * x).astype(dtype), nc.exact.example_3_1())
+    found = landscape.global_certificate(problem, saddle, on_sphere=True)
+    assert not found.holds(0.0)
+    assert found.lower_bound < problem.objective(saddle)
+    np.testing.assert_allclose(found.spectral_norm / found.threshold, 2, rtol=1e-4)
+
+
+def test_a_loss_that_has_underflowed_proves_nothing():
+    saddle = nc.exact.paired_saddle(ULPM, 1000.0)
+    assert ULPM.objective(saddle) == 0
+    assert not SPHERE(saddle).holds(1.0)
+
+
+def test_anti_collapse_is_no_minimum_though_the_norms_agree():
+    state = nc.exact.collapsed_state(ULPM, 2.0)
+    state = nc.LastLayer(-state.features, state.classifier)
+    found = SPHERE(state)
+    assert found.threshold == 0 < found.spectral_norm
+    assert found.gap > 1
+
+
 def test_a_certificate_is_of_known_losses_and_spheres_of_no_decay():
     with pytest.raises(ValueError, match="on_sphere: the problem has weight decay"):
         landscape.global_certificate(PENALISED["free bias"], origin(PENALISED["free bias"]), True)

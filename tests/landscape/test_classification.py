@@ -170,6 +170,30 @@ def test_large_states_are_classified_without_the_matrix(monkeypatch):
         assert found.symmetries == dense[name].symmetries
 
 
+@pytest.mark.parametrize("shape", [(4, 6, 3), (4, 20, 1)])
+def test_float32_tells_the_same(shape):
+    problem = nc.zhu(shape[0], shape[1], shape[2], nc.WeightDecay(0.02, 0.02, 0.01))
+    points = {
+        "minimum": nc.exact.regularized_minimizer(problem, jax.random.key(1)),
+        "strict saddle": nc.exact.grouped_saddle(problem, 2, key=jax.random.key(1)),
+    }
+    for kind, state in points.items():
+        double = landscape.classify(problem, state)
+        single = landscape.classify(problem, jax.tree.map(lambda x: x.astype("float32"), state))
+        assert single.kind == double.kind == kind
+        assert single.symmetries == double.symmetries
+        assert single.index == double.index
+        assert single.eigenvalue.dtype == jnp.float32
+        np.testing.assert_allclose(single.eigenvalue, double.eigenvalue, atol=1e-5)
+
+
+def test_states_that_are_none_are_not_critical():
+    broken = jax.tree.map(lambda x: x.at[0].set(jnp.nan), random_state(ZHU, 0))
+    assert landscape.classify(ZHU, broken).kind == "not critical"
+    problem = nc.ulpm(3, 2, 2)
+    assert landscape.classify(problem, origin(problem), on_sphere=True).kind == "not critical"
+
+
 def test_a_batch_has_an_array_of_kinds():
     states = [nc.exact.regularized_minimizer(ZHU), origin(ZHU), random_state(ZHU, 0)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)

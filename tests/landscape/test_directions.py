@@ -156,6 +156,45 @@ def test_collapse_with_equal_norms_has_no_way_down():
     assert LOSS(on_circle(near, found.direction, 1e-6)) < LOSS(near)
 
 
+def test_with_too_few_dimensions_a_minimum_has_no_direction():
+    # d = K-2: four classes in the plane, a minimum that is not the convex problem's.
+    pairs = nc.exact.paired_saddle(nc.ulpm(4, 2, 1), 4.0)
+    assert landscape.classify(nc.ulpm(4, 2, 1), pairs, on_sphere=True).kind == "minimum"
+    found = landscape.tangent_descent_direction(nc.ulpm(4, 2, 1), pairs)
+    assert found.case == "none known"
+    assert np.all(np.isnan(flat(found.direction)))
+    # Nor has the state of zeros one tangent to its sphere.
+    assert landscape.tangent_descent_direction(ULPM, origin(ULPM)).case == "none known"
+
+
+def test_the_range_on_a_sphere_leaves_the_bias_free():
+    problem = nc.UnconstrainedFeatures((1, 1, 1, 1), 4, bias=True, reduction="sum")
+    example = nc.exact.example_3_1()
+    state = nc.LastLayer(example.features, example.classifier, jnp.zeros(4))
+    along = landscape.tangent_descent_direction(nc.ulpm(4, 4, 1), example).direction
+    with_bias = nc.LastLayer(along.features, along.classifier, jnp.zeros(4))
+    plain = landscape.descent_range(nc.ulpm(4, 4, 1), example, along, on_sphere=True)
+    free = landscape.descent_range(problem, state, with_bias, on_sphere=True)
+    np.testing.assert_allclose(free, plain, rtol=rounding())
+    # A bias that the loss is lost with does not shrink as (W, H) turn.
+    skewed = nc.LastLayer(state.features, state.classifier, jnp.array([40.0, -40.0, 40.0, -40.0]))
+    away = landscape.descent_range(problem, skewed, with_bias, on_sphere=True)
+    turned = on_circle(example, along, 0.1)
+    turned = nc.LastLayer(turned.features, turned.classifier, skewed.bias)
+    assert (away > 0.1) == (problem.objective(turned) < problem.objective(skewed))
+
+
+@pytest.mark.parametrize("gap", [300.0, 380.0, 700.0])
+def test_losses_near_underflow_are_still_judged_without_a_scale(gap):
+    problem = nc.ulpm(4, 4, 1)
+    saddle = jax.tree.map(lambda x: np.sqrt(gap / 2) * x, nc.exact.example_3_1())
+    assert landscape.tangent_descent_direction(problem, saddle).case == "null vector"
+    unequal = nc.exact.collapsed_state(problem, gap)
+    unequal = nc.LastLayer(1.01 * unequal.features, unequal.classifier / 1.01)
+    assert landscape.tangent_descent_direction(problem, unequal).case == "gradient"
+    assert landscape.classify(problem, unequal, on_sphere=True).kind == "not critical"
+
+
 def test_states_whose_loss_underflows_have_their_direction_at_a_scale():
     problem = nc.ulpm(4, 4, 1)
     far = jax.tree.map(lambda x: 40 * x, nc.exact.example_3_1())  # q = 3200
@@ -188,10 +227,9 @@ def test_regularised_saddles_are_left_with_the_curvature_of_the_bound(shape, dec
         assert smallest <= found.curvature + rounding()
         reach = float(landscape.descent_range(problem, state, found.direction))
         assert reach > 1e-3
-        scale = max(np.linalg.norm(flat(state)), 1)
         for share in (0.01, 0.5, 0.99):
-            lower = loss(moved(state, found.direction, share * reach * scale))
-            assert lower < loss(state)
+            assert loss(moved(state, found.direction, share * reach)) < loss(state)
+        assert loss(moved(state, found.direction, 1.06 * reach)) > loss(state)
 
 
 def test_escape_knows_minima_and_slopes():

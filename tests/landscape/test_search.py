@@ -82,3 +82,5 @@ def test_a_sphere_has_a_radius():
     problem = nc.ulpm(3, 2, 1)
     with pytest.raises(ValueError, match="radius = 0"):
         landscape.find_critical_points(problem, keys(2), 0.0)
+    with pytest.raises(ValueError, match="without weight decay; leave it out"):
+        landscape.find_critical_points(nc.zhu(3, 3, 2, DECAY), keys(2), 1.0)

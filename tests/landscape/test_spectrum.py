@@ -212,3 +212,22 @@ def test_lanczos_stays_in_the_range_of_the_projection():
         lambda v: diagonal * v, lambda v: keep * v, 2, diagonal, 1e-10, 10, 50, jax.random.key(0)
     )
     np.testing.assert_allclose(found.values, [3, 4], atol=1e-8)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_copy_inside_a_tight_cluster_is_not_missed(seed):
+    values = jnp.concatenate([jnp.zeros(2), 1e-6 * jnp.arange(1.0, 40), jnp.linspace(0.5, 1, 300)])
+    found = eqx.filter_jit(spectrum.lanczos)(
+        lambda v: values * v, lambda v: v, 2, values, 3.7e-10, 28, 3000, jax.random.key(seed)
+    )
+    assert found.converged
+    np.testing.assert_allclose(found.values, 0, atol=1e-8)
+
+
+def test_a_hessian_of_zeros_has_a_density_at_zero():
+    problem = nc.ulpm(3, 2, 1)
+    found = landscape.spectral_density(
+        problem, nc.exact.collapsed_state(problem, 2000.0), jax.random.key(0)
+    )
+    assert jnp.all(jnp.isfinite(found.density))
+    assert abs(found.grid[jnp.argmax(found.density)]) < 1e-6
