@@ -117,6 +117,7 @@ def test_the_linear_phase_lasts_as_log_of_the_norm(tmp_path, capsys):
     assert not (tmp_path / "mixon_linear_phase.png").exists()
 
 
+@pytest.mark.slow
 def test_the_saddle_is_left_at_the_inverse_square_of_the_distance(tmp_path, capsys):
     ulpm_saddle.main(
         f"--eps 0.03 0.01 --decades 3000 --K 3 --n 1 --seeds 4 --out {tmp_path}".split()
@@ -149,6 +150,7 @@ def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys):
     assert (tmp_path / "ulpm_kkt.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_landscape_has_one_minimum(tmp_path, capsys):
     zhu_landscape.main(f"--K 3 --d 2 --n 1 --starts 32 --flows 2 --out {tmp_path}".split())
     printed = capsys.readouterr().out

@@ -253,6 +253,7 @@ def settle(problem, starts):
     return jax.vmap(run)(starts)
 
 
+@pytest.mark.slow
 def test_a_flow_kicked_out_of_any_saddle_reaches_the_minimum():
     # A rank-one kick of a state of low rank leaves it of low rank for good, see below; a speck of
     # noise, a millionth of the kick, breaks that.
@@ -274,6 +275,7 @@ def test_a_flow_kicked_out_of_any_saddle_reaches_the_minimum():
         assert np.all(losses[:, 0] < [float(problem.objective(state)) for state in points])
 
 
+@pytest.mark.slow
 def test_a_kick_raises_the_rank_by_one_and_no_flow_raises_it_further():
     # The flow keeps the row space of (W, H): kicked by rank one, the origin ends at rank one.
     problem = nc.zhu(4, 4, 1, DECAY)

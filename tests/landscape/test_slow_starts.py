@@ -76,6 +76,7 @@ def distance(state, point):
     return np.sqrt(2 - 2 * max(overlaps))
 
 
+@pytest.mark.slow
 def test_slow_starts_sit_near_them_and_leave_as_the_root_of_log_t():
     # Of seeds 0..511 these two come nearest: 91 to two pairs and one, around 10^562, and 347 to the
     # triangle and pair, from which it has begun to turn to the other by 10^1000.

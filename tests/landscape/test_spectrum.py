@@ -48,6 +48,7 @@ def test_extreme_eigenpairs_are_those_of_the_dense_matrix(place, end):
     assert np.all(np.abs(found.values - expected) <= found.residuals + rounding())
 
 
+@pytest.mark.slow
 def test_states_of_two_thousand_numbers():
     problem = nc.zhu(10, 18, 10, DECAY)
     state = random_state(problem, 3, norm=6.0)
