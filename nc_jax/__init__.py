@@ -16,9 +16,18 @@ from .dynamics import (
     log_steps as log_steps,
     log_times as log_times,
 )
-from .losses import CrossEntropy as CrossEntropy, SquaredError as SquaredError
+from .losses import (
+    CrossEntropy as CrossEntropy,
+    Exponential as Exponential,
+    SquaredDistance as SquaredDistance,
+    SquaredError as SquaredError,
+)
 from .problems import (
+    GradientDescentODE as GradientDescentODE,
+    Layers as Layers,
     LinearizedMixon as LinearizedMixon,
+    NormalizedReLUNet as NormalizedReLUNet,
+    SmoothReLU as SmoothReLU,
     UnconstrainedFeatures as UnconstrainedFeatures,
     WeightDecay as WeightDecay,
     mixon as mixon,

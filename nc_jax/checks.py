@@ -2,8 +2,9 @@
 
 import jax
 import jax.core
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import ArrayLike
+from jaxtyping import ArrayLike, DTypeLike
 
 
 def is_traced(value: object) -> bool:
@@ -20,3 +21,16 @@ def check_number(name: str, value: ArrayLike, above_zero: bool = False) -> None:
     if not np.all(allowed):
         first = numbers[~allowed][0]
         raise ValueError(f"{name} = {first}: give a finite number {'>' if above_zero else '>='} 0.")
+
+
+def check_key(key: object) -> None:
+    """Raise ValueError for a raw (untyped) key."""
+    dtype = jnp.result_type(key)
+    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
+        raise ValueError(f"key has dtype {dtype}: give a typed key, jax.random.key(seed).")
+
+
+def check_dtype(dtype: DTypeLike) -> None:
+    """Raise ValueError for a dtype that JAX's settings would silently replace."""
+    if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype) and dtype is not float:
+        raise ValueError(f"dtype = {np.dtype(dtype)}: set jax_enable_x64 to have it.")

@@ -102,10 +102,7 @@ class CrossEntropy(eqx.Module):
         at_label = membership(labels, logits.shape[1])
         log_normalizer = jax.nn.logsumexp(logits, axis=1, keepdims=True)
         exponents = log_scale + (logits - log_normalizer)
-        # A trial step far too long sends the exponent past overflow. Capped at √max the step is
-        # still rejected, and the error estimate stays a number that the step control can use.
-        cap = np.log(np.finfo(logits.dtype).max).item() / 2
-        others = jnp.where(at_label, 0, jnp.exp(jnp.minimum(exponents, cap)))
+        others = jnp.where(at_label, 0, _capped_exp(exponents))
         return _balance_label(others, at_label)
 
 
@@ -143,6 +140,83 @@ class SquaredError(eqx.Module):
     ) -> Float[Array, "N K"]:
         """e^log_scale ∂ℓ_i/∂z_i, shape (N, K); overflows with the scale, unlike cross-entropy."""
         return jnp.exp(log_scale) * self.gradient(logits, labels)
+
+
+class SquaredDistance(eqx.Module):
+    """Squared distance of outputs from targets ℓ(z, y) = ‖z − y‖² (Rangamani, eq. 1); no ½.
+
+    Targets are numbers, where those of `SquaredError` are classes: ±1 for a single output, one-hot
+    rows or any others for several.
+
+    Example: `SquaredDistance().value(jnp.zeros((1, 1)), jnp.ones((1, 1)))` gives 1.
+    """
+
+    finite_at_any_scale: ClassVar[bool] = False
+
+    def value(
+        self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]
+    ) -> Float[Array, " N"]:
+        """ℓ_i, shape (N,)."""
+        return jnp.sum((outputs - targets) ** 2, axis=1)
+
+    def log_value(
+        self, outputs: Float[Array, "N C"], targets: Float[Array, "N C"]
+    ) -> Float[Array, " N"]:
+        """log ℓ_i, shape (N,); −inf at an exact fit."""
+        return jnp.log(self.value(outputs, targets))
+
+    def scaled_gradient(
+        self,
+        outputs: Float[Array, "N C"],
+        targets: Float[Array, "N C"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N C"]:
+        """e^log_scale ∂ℓ_i/∂z_i, shape (N, C); overflows with the scale."""
+        return 2 * jnp.exp(log_scale) * (outputs - targets)
+
+
+class Exponential(eqx.Module):
+    """Exponential loss ℓ(z, y) = e^(−yz) of one output with y = ±1 (Rangamani, appendix J.2).
+
+    Example: `Exponential().value(jnp.zeros((1, 1)), jnp.ones((1, 1)))` gives 1.
+    """
+
+    finite_at_any_scale: ClassVar[bool] = True
+
+    def value(
+        self, outputs: Float[Array, "N 1"], targets: Float[Array, "N 1"]
+    ) -> Float[Array, " N"]:
+        """ℓ_i, shape (N,)."""
+        return jnp.exp(self.log_value(outputs, targets))
+
+    def log_value(
+        self, outputs: Float[Array, "N 1"], targets: Float[Array, "N 1"]
+    ) -> Float[Array, " N"]:
+        """log ℓ_i = −y_i z_i, shape (N,)."""
+        return -jnp.sum(targets * outputs, axis=1)
+
+    def scaled_gradient(
+        self,
+        outputs: Float[Array, "N 1"],
+        targets: Float[Array, "N 1"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N 1"]:
+        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape (N, 1).
+
+        Entries are capped at the square root of the dtype's largest number.
+        """
+        exponents = log_scale + self.log_value(outputs, targets)
+        return -targets * _capped_exp(exponents)[:, None]
+
+
+def _capped_exp(exponents: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
+    """e^x, at most the square root of the dtype's largest number.
+
+    A trial step far too long sends an exponent past overflow. Capped, the step is still rejected,
+    and the error estimate stays a number that the step control can use.
+    """
+    cap = np.log(np.finfo(jnp.result_type(exponents)).max).item() / 2
+    return jnp.exp(jnp.minimum(exponents, cap))
 
 
 def _log_odds_against(

@@ -12,3 +12,8 @@ def matmul(left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array
     tolerance of an integration and the centring of deep collapse.
     """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
+
+
+def weak_scalar(value: float | Float[Array, ""]) -> float | Float[Array, ""]:
+    """NumPy's scalars are Python numbers to us: they must not promote a float32 state."""
+    return value if isinstance(value, jax.Array) else float(value)

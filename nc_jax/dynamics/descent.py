@@ -7,10 +7,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jaxtyping import Array, ArrayLike, Int, PyTree
+from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
+from ..checks import check_key
 from ..metrics import Invariant
-from ..problems import AbstractProblem, check_shapes
+from ..problems import AbstractProblem, SampledProblem, check_shapes
 from .trajectory import (
     Observe,
     Trajectory,
@@ -39,8 +40,12 @@ def gradient_descent(
     observe: Observe | None = None,
     save_states: bool = False,
     throw: bool = True,
+    batch_size: int | None = None,
+    key: Key[Array, ""] | None = None,
 ) -> Trajectory:
     """Descend the objective with an Optax transformation and record observables.
+
+    Each step ends with the problem's `retract`, which keeps what its constraints normalise.
 
     Args:
         problem: gives the gradient, the objective and the observables.
@@ -51,12 +56,15 @@ def gradient_descent(
         save_steps: (T,) increasing steps in 0..num_steps to record; None means `log_steps`.
         observe, save_states, throw: as for `gradient_flow`. Descent keeps no invariant: the
             `{name}_drift` of those that the flow conserves tells how far from the flow it is.
+        batch_size, key: for stochastic descent on a problem with samples: every step sees the next
+            batch_size of them, in an order drawn anew each epoch; the rest of an epoch is left out.
 
     Returns: a `Trajectory` with `log_time` = log(1 + step). k steps at rate η on a mean loss over
     N samples are time ηk/N of the flow of the summed loss.
 
-    Raises: ValueError for save steps that do not increase or leave 0..num_steps, or a non-finite
-    start; RuntimeError if the state becomes non-finite and `throw` is set.
+    Raises: ValueError for save steps that do not increase or leave 0..num_steps, a non-finite
+    start, or batches that the problem or its number of samples does not allow; RuntimeError if the
+    state becomes non-finite and `throw` is set.
 
     Example: `gradient_descent(ulpm(5, 20, 10, "mean"), start, optax.sgd(5.0), 100_000)`.
     """
@@ -66,9 +74,10 @@ def gradient_descent(
         raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
     steps = log_steps(num_steps) if save_steps is None else np.asarray(save_steps)
     _check_save_steps(steps, num_steps)
+    _check_batches(problem, batch_size, key)
     trajectory = _descend(
         problem, state, optimizer, jnp.asarray(steps), jnp.asarray(num_steps),
-        problem.observe if observe is None else observe, save_states,
+        problem.observe if observe is None else observe, save_states, batch_size, key,
     )  # fmt: skip
     return finish(trajectory, throw)
 
@@ -82,6 +91,8 @@ def _descend(
     num_steps: Int[Array, ""],
     observe: Observe,
     save_states: bool,
+    batch_size: int | None,
+    key: Key[Array, ""] | None,
 ) -> Trajectory:
     check_shapes(problem, state)
     update = optax.with_extra_args_support(optimizer).update
@@ -90,16 +101,17 @@ def _descend(
     log_time = jnp.log1p(save_steps.astype(dtype))
 
     def step(carry):
-        state, memory = carry
-        gradient = problem.gradient(state)
+        state, memory, count = carry
+        seen = problem if batch_size is None else _batch(problem, batch_size, key, count)
+        gradient = seen.gradient(state)
         # Optax's own arithmetic mixes integer widths, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             # Line searches read the objective; where none does, the compiler drops it.
             updates, memory = update(
                 gradient, memory, state,
-                value=problem.objective(state), grad=gradient, value_fn=problem.objective,
+                value=seen.objective(state), grad=gradient, value_fn=seen.objective,
             )  # fmt: skip
-            return optax.apply_updates(state, updates), memory
+            return problem.retract(optax.apply_updates(state, updates)), memory, count + 1
 
     def advance(carry, length):
         # Unrolled by hand, since `fori_loop` unrolls known lengths only: a tenth off small models.
@@ -120,9 +132,9 @@ def _descend(
         return carry, ({**seen, **kept}, state if save_states else None)
 
     lengths = jnp.diff(save_steps, prepend=0)
-    carry = (state, optimizer.init(state))
+    carry = (state, optimizer.init(state), jnp.zeros_like(num_steps))
     carry, (observables, states) = jax.lax.scan(to_next_save, carry, (lengths, log_time))
-    final, _ = advance(carry, num_steps - save_steps[-1])
+    final, *_ = advance(carry, num_steps - save_steps[-1])
     result = mark_nonfinite(is_nonfinite(final))
     return Trajectory(
         log_time=log_time,
@@ -135,10 +147,41 @@ def _descend(
     )
 
 
+def _batch(
+    problem: AbstractProblem, size: int, key: Key[Array, ""] | None, step: Int[Array, ""]
+) -> AbstractProblem:
+    """The problem on the samples of one step of stochastic descent."""
+    assert isinstance(problem, SampledProblem)
+    assert key is not None
+    epoch, place = jnp.divmod(step, problem.num_samples // size)
+    # Drawn again at every step of the epoch: the order is worth less than the memory to carry it.
+    order = jax.random.permutation(jax.random.fold_in(key, epoch), problem.num_samples)
+    return problem.on_samples(jax.lax.dynamic_slice_in_dim(order, place * size, size))
+
+
 def _conserved(problem: AbstractProblem, state: PyTree) -> dict[str, Invariant]:
     """The flow's invariants that do not decay; descent has no time to decay them by."""
     kept = problem.invariants(state)
     return {name: x for name, x in kept.items() if isinstance(x.rate, float) and x.rate == 0}
+
+
+def _check_batches(
+    problem: AbstractProblem, batch_size: int | None, key: Key[Array, ""] | None
+) -> None:
+    if batch_size is None:
+        return
+    if not isinstance(problem, SampledProblem):
+        raise ValueError(
+            f"batch_size = {batch_size}: {type(problem).__name__} has no samples to draw; descend "
+            "it whole, or give a NormalizedReLUNet."
+        )
+    if not 1 <= batch_size <= problem.num_samples:
+        raise ValueError(
+            f"batch_size = {batch_size}: give an integer in 1..{problem.num_samples}, the samples."
+        )
+    if key is None:
+        raise ValueError("key = None: give the batches a key, jax.random.key(seed).")
+    check_key(key)
 
 
 def _check_save_steps(save_steps: Int[np.ndarray, " T"], num_steps: int) -> None:

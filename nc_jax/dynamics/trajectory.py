@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 from ..checks import is_traced
 from ..metrics import Invariant, drift
 
-Observe = Callable[[PyTree], dict[str, Float[Array, ""]]]
+Observe = Callable[[PyTree], dict[str, Float[Array, "..."]]]
 
 
 class Trajectory(eqx.Module):
@@ -21,7 +21,8 @@ class Trajectory(eqx.Module):
 
     Attributes:
         log_time: (T,) log(1 + t) of the saves; for descent log(1 + step).
-        observables: dict of (T,) arrays, NaN from where a run stopped early.
+        observables: dict of (T,) arrays, NaN from where a run stopped early; (T, …) for an
+            observable that is an array, such as the margins of all samples.
         final: state at the end of the run.
         final_log_time: log(1 + t) of `final`, before the last save if the run ended early.
         states: states at the saves, leaves with leading axis T, if they were asked for.
@@ -34,7 +35,7 @@ class Trajectory(eqx.Module):
     """
 
     log_time: Float[Array, "*batch T"]
-    observables: dict[str, Float[Array, "*batch T"]]
+    observables: dict[str, Float[Array, "..."]]
     final: PyTree
     final_log_time: Float[Array, "*batch"]
     states: PyTree | None

@@ -1,12 +1,13 @@
 """What dynamics asks of a problem."""
 
 import abc
+from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
 from ..metrics import Invariant
 
@@ -37,8 +38,8 @@ class AbstractProblem(eqx.Module):
         """e^log_scale · (−∇L): the flow in a clock with dt/du = e^log_scale."""
 
     @abc.abstractmethod
-    def observe(self, state: PyTree) -> dict[str, Float[Array, ""]]:
-        """Scalars worth recording along a trajectory."""
+    def observe(self, state: PyTree) -> dict[str, Float[Array, "..."]]:
+        """Numbers, or arrays of them, worth recording along a trajectory."""
 
     @abc.abstractmethod
     def invariants(self, state: PyTree) -> dict[str, Invariant]:
@@ -48,10 +49,32 @@ class AbstractProblem(eqx.Module):
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """The log_scale up to which `scaled_descent` stays finite along the flow; may be inf."""
 
+    def retract(self, state: PyTree) -> PyTree:
+        """The nearest state that keeps the model's constraints; a model that has some overrides it.
+
+        Descent applies it after each step, and its second derivative along a velocity is the
+        acceleration that keeps `GradientDescentODE` on the constraints.
+        """
+        return state
+
     def vector_field(self, t: object, state: PyTree, args: object) -> PyTree:
         """−∇L in real time, with the signature of a `diffrax.ODETerm`; `t`, `args` are unused."""
         del t, args
         return self.scaled_descent(state, 0.0)
+
+
+@runtime_checkable
+class SampledProblem(Protocol):
+    """A problem on given samples, for descent on a few of them at a time."""
+
+    @property
+    def num_samples(self) -> int:
+        """N."""
+        ...
+
+    def on_samples(self, samples: Int[Array, " B"]) -> AbstractProblem:
+        """The same problem on these samples alone."""
+        ...
 
 
 def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:

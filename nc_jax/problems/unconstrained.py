@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_number, is_traced
+from ..checks import check_dtype, check_key, check_number, is_traced
 from ..losses import CrossEntropy, Loss, SquaredError
 from ..metrics import (
     Invariant,
@@ -21,13 +21,9 @@ from ..metrics import (
     margin_metrics,
     max_margin,
 )
+from ..precision import weak_scalar
 from ..state import LastLayer
 from .base import AbstractProblem
-
-
-def _weak_scalar(value: float | Float[Array, ""]) -> float | Float[Array, ""]:
-    """NumPy's scalars are Python numbers to us: they must not promote a float32 state."""
-    return value if isinstance(value, jax.Array) else float(value)
 
 
 class WeightDecay(eqx.Module):
@@ -55,9 +51,9 @@ class WeightDecay(eqx.Module):
     ):
         for name, value in (("classifier", classifier), ("features", features), ("bias", bias)):
             check_number(f"weight decay {name}", value)
-        self.classifier = _weak_scalar(classifier)
-        self.features = _weak_scalar(features)
-        self.bias = _weak_scalar(bias)
+        self.classifier = weak_scalar(classifier)
+        self.features = weak_scalar(features)
+        self.bias = weak_scalar(bias)
         # Decided here: one tracer given twice is two once it has crossed a jit.
         known = not (is_traced(classifier) or is_traced(features))
         self.balanced = classifier is features or (known and bool(classifier == features))
@@ -173,13 +169,9 @@ class UnconstrainedFeatures(AbstractProblem):
 
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
         """
-        if not jnp.issubdtype(jnp.asarray(key).dtype, jax.dtypes.prng_key):
-            raise ValueError(
-                f"key has dtype {jnp.asarray(key).dtype}: give a typed key, jax.random.key(seed)."
-            )
+        check_key(key)
         check_number("norm", norm)
-        if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype) and dtype is not float:
-            raise ValueError(f"dtype = {np.dtype(dtype)}: set jax_enable_x64 to have it.")
+        check_dtype(dtype)
         feature_key, classifier_key = jax.random.split(key)
         scale = jnp.asarray(norm, dtype)
 

@@ -1,0 +1,310 @@
+"""Flows, descent and the descent equation of nets with normalised layers."""
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from tolerances import integration, rounding
+
+import nc_jax as nc
+from nc_jax.problems.normalized import Normalization
+
+RTOL = 1e-9
+INPUTS = np.random.default_rng(0).normal(size=(8, 5))
+INPUTS /= np.linalg.norm(INPUTS, axis=1).max()
+SIGNS = np.array([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0])
+TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+
+
+def linear(z):
+    """An activation that is homogeneous and has no kink: for tight checks."""
+    return z
+
+
+def net(
+    normalization: Normalization = "lagrange", activation=linear, **options
+) -> nc.NormalizedReLUNet:
+    options = {"widths": (4, 3), "weight_decay": 0.02, **options}
+    return nc.NormalizedReLUNet(
+        INPUTS, SIGNS, normalization=normalization, activation=activation, **options
+    )
+
+
+def start_of(problem, norm=1.2, seed=0):
+    state = problem.init(jax.random.fold_in(jax.random.key(0), seed), norm)
+    if problem.normalization == "none":
+        factors = jnp.linspace(0.7, 1.3, problem.num_layers)
+        return nc.Layers(tuple(f * w for f, w in zip(factors, state.matrices, strict=True)))
+    return state
+
+
+def loss_and_norm(problem):
+    def observe(state):
+        return {"objective": problem.objective(state), "norm": problem.observe(state)["norm"]}
+
+    return observe
+
+
+def flow(
+    problem, start, times=TIMES, solver: diffrax.AbstractSolver = diffrax.Dopri8(), **options
+) -> nc.Trajectory:
+    options = {"rtol": RTOL, "atol": RTOL / 100, "observe": loss_and_norm(problem), **options}
+    return nc.gradient_flow(problem, start, times, nc.RealTime(), solver, **options)
+
+
+def outputs(problem, state):
+    return np.asarray(problem.outputs(state, jnp.asarray(INPUTS)))[:, 0]
+
+
+CASES = [
+    ("lagrange", "norm", {"direction_norms"}),
+    ("weight", "norm", {"direction_norms", "layer_balance"}),
+    ("practice", "layers", {"direction_norms"}),
+    ("none", "norm", {"layer_balance"}),
+    ("none", "layers", {"layer_balance", "unit_balance"}),
+    ("polar", "layers", {"direction_norms", "layer_balance", "unit_balance"}),
+]
+
+
+@pytest.mark.parametrize(("normalization", "decay_on", "kept"), CASES)
+def test_flows_keep_their_certificates_and_go_downhill(normalization, decay_on, kept):
+    problem = net(normalization, decay_on=decay_on, weight_decay=0.05)
+    start = start_of(problem)
+    if normalization in ("polar", "weight"):
+        start = nc.Layers(start.matrices, jnp.array([0.7, 1.0, 1.3]))
+    found = flow(problem, start)
+    drifts = {name.removesuffix("_drift") for name in found.observables if "drift" in name}
+    assert drifts == kept
+    for name in kept:
+        assert np.max(found.observables[f"{name}_drift"]) < integration(RTOL)
+    losses = [problem.objective(start), *found.observables["objective"]]
+    assert np.all(np.diff(losses) < 0)
+    if "layer_balance" in kept:
+        # By hand: differences of squared norms, which fall as e^(−4λt) with decay on the layers.
+        def difference(state):
+            squares = [float(np.sum(np.square(w))) for w in state.weights()]
+            return squares[0] - squares[2]
+
+        left = np.exp(-4 * 0.05 * 8.0) if decay_on == "layers" else 1.0
+        assert abs(difference(found.final) - left * difference(start)) < integration(RTOL) * 3
+        assert abs(difference(start)) > 0.3
+
+
+@pytest.mark.parametrize("decay_on", ["norm", "layers"])
+def test_polar_and_cartesian_variables_have_one_trajectory(decay_on):
+    polar, cartesian = net("polar", decay_on=decay_on), net("none", decay_on=decay_on)
+    directions = polar.init(jax.random.key(5)).matrices
+    norms = jnp.array([0.7, 1.0, 1.3])
+    one = flow(polar, nc.Layers(directions, norms), save_states=True)
+    weights = tuple(rho * v for rho, v in zip(norms, directions, strict=True))
+    other = flow(cartesian, nc.Layers(weights), save_states=True)
+    assert one.states is not None
+    assert other.states is not None
+    scaled = jax.vmap(lambda state: state.weights())(one.states)
+    for left, right in zip(scaled, other.states.matrices, strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=integration(RTOL))
+
+
+def test_normalised_flows_of_one_net_differ_only_where_they_should():
+    # Weight normalisation with gains that stay 1 but for the last is Lagrange's flow: the field of
+    # one at the state of the other. Usual practice and Lagrange end at the same critical points.
+    lagrange, practice = net("lagrange"), net("practice")
+    first = flow(lagrange, start_of(lagrange), np.array([400.0]), nc.RKC(), rtol=1e-6, atol=1e-8)
+    [rho] = first.final.norms
+    matrices = (*first.final.matrices[:-1], rho * first.final.matrices[-1])
+    slope = practice.gradient(nc.Layers(matrices))
+    assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(slope)) < 1e-5
+    # There equation 12 holds, corrected (E31): Σ (1 − ρf̄)(V_k f̄ − ∂f̄/∂V_k) = 0.
+    unit = nc.Layers(first.final.matrices)
+    f, pull = jax.vjp(lambda s: SIGNS * lagrange.outputs(s, jnp.asarray(INPUTS))[:, 0], unit)
+    weight = 1 - rho * f
+    (turned,) = pull(weight)
+    for v, slope in zip(unit.matrices, turned.matrices, strict=True):
+        np.testing.assert_allclose(v * jnp.sum(weight * f), slope, atol=1e-5)
+
+
+def test_the_flow_of_the_exponential_loss_goes_to_any_time():
+    problem = nc.NormalizedReLUNet(
+        INPUTS[:4], SIGNS[:4], (4,), "none", nc.Exponential(), activation=linear
+    )
+    found = nc.gradient_flow(
+        problem, problem.init(jax.random.key(1)), nc.log_times(200, 5), rtol=1e-6, atol=1e-8,
+        observe=lambda state: {"log_objective": problem.log_objective(state)},
+    )  # fmt: skip
+    # L tends to c/(t log t): log L + log t + log log t comes to rest.
+    log_time = np.asarray(found.log_time[1:])
+    rest = np.asarray(found.observables["log_objective"])[1:] + log_time + np.log(log_time)
+    assert np.ptp(rest[-3:]) < 0.1
+    assert found.observables["layer_balance_drift"][-1] < integration(1e-6)
+
+
+def test_kinks_are_passed_at_the_least_step_or_rounded():
+    # A flow of a ReLU net slides along kinks. The truth is that of another integrator: descent at
+    # a rate so small that its error, of first order, is under 1e-4.
+    problem = net(activation=jax.nn.relu)
+    start, times = start_of(problem), np.array([20.0])
+    descent = nc.gradient_descent(
+        problem, start, optax.sgd(2e-4), 100_000, np.array([1]), loss_and_norm(problem)
+    )
+    truth = outputs(problem, descent.final)
+    assert np.abs(truth).max() > 0.4
+    for step, error in ((0.1, 2e-2), (0.0125, 2e-3)):
+        found = flow(problem, start, times, nc.RKC(), rtol=1e-5, atol=1e-7, min_step=step)
+        # Rejected steps come on top of those that the least step allows.
+        assert found.num_steps <= 2 * 20.0 / step
+        assert found.observables["direction_norms_drift"][-1] < 0.1 * step
+        assert np.abs(outputs(problem, found.final) - truth).max() < error
+    rounded = net(activation=nc.SmoothReLU(1e-6))
+    found = flow(rounded, start, times, nc.RKC(), rtol=1e-5, atol=1e-7)
+    assert found.num_steps < 1000
+    assert np.abs(outputs(problem, found.final) - truth).max() < 2e-4
+
+
+def test_descent_keeps_the_directions_normalised():
+    problem = net("lagrange", activation=jax.nn.relu)
+    start = start_of(problem)
+    found = nc.gradient_descent(problem, start, optax.sgd(0.2, momentum=0.9), 200)
+    assert np.max(found.observables["direction_norms_drift"]) < rounding()
+    assert found.observables["objective"][-1] < 0.9 * found.observables["objective"][0]
+
+
+def sgd_by_hand(state, rate, size, key, steps):
+    """Stochastic descent written anew: an order for each epoch, the rest of it left out."""
+
+    def loss(state, x, y):
+        f = x @ state.matrices[0].T @ state.matrices[1].T @ state.matrices[2].T
+        return jnp.mean((state.norms[0] * f[:, 0] - y) ** 2) + 0.02 * state.norms[0] ** 2
+
+    for step in range(steps):
+        epoch, place = divmod(step, 8 // size)
+        order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), 8))
+        part = order[place * size : (place + 1) * size]
+        slope = jax.grad(loss)(state, jnp.asarray(INPUTS[part]), jnp.asarray(SIGNS[part]))
+        matrices = []
+        for v, g in zip(state.matrices, slope.matrices, strict=True):
+            v = v - rate * (g - jnp.sum(g * v) * v)
+            matrices.append(v / jnp.linalg.norm(v))
+        state = nc.Layers(tuple(matrices), state.norms - rate * slope.norms)
+    return state
+
+
+def test_stochastic_descent_is_the_textbook_loop():
+    problem, key = net("lagrange"), jax.random.key(7)
+    start = start_of(problem)
+    found = nc.gradient_descent(
+        problem, start, optax.sgd(0.1), 7, observe=loss_and_norm(problem), batch_size=3, key=key
+    )
+    expected = sgd_by_hand(start, 0.1, 3, key, 7)
+    for left, right in zip(jax.tree.leaves(found.final), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=rounding())
+    # All samples in one batch are plain descent, whatever their order.
+    whole = nc.gradient_descent(
+        problem, start, optax.sgd(0.1), 7, observe=loss_and_norm(problem), batch_size=8, key=key
+    )
+    plain = nc.gradient_descent(problem, start, optax.sgd(0.1), 7, observe=loss_and_norm(problem))
+    for left, right in zip(jax.tree.leaves(whole.final), jax.tree.leaves(plain.final), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=rounding())
+
+
+@pytest.mark.parametrize(
+    ("problem", "options", "message"),
+    [
+        (net(), {"batch_size": 9, "key": jax.random.key(0)}, "batch_size = 9: give an integer in"),
+        (net(), {"batch_size": 2}, "key = None: give the batches a key"),
+        (nc.ulpm(3, 4, 2), {"batch_size": 2}, "UnconstrainedFeatures has no samples"),
+    ],
+)  # fmt: skip
+def test_batches_that_cannot_be_are_refused(problem, options, message):
+    with pytest.raises(ValueError, match=message):
+        nc.gradient_descent(problem, problem.init(jax.random.key(0)), optax.sgd(0.1), 5, **options)
+
+
+RATES = np.array([0.2, 0.1, 0.05, 0.025, 0.0125])
+
+
+def order_of(errors):
+    """Slope of the errors against the rate, and how far a point is off the line."""
+    slope, intercept = np.polyfit(np.log(RATES), np.log(errors), 1)
+    return slope, np.abs(np.log(errors) - slope * np.log(RATES) - intercept).max()
+
+
+@pytest.mark.parametrize("normalization", ["lagrange", "none"])
+def test_the_descent_equation_follows_descent_to_second_order(normalization):
+    problem = net(normalization, widths=(4,))
+    start = start_of(problem)
+    end = 2.0
+    exact = flow(problem, start, np.array([end])).final
+    ode = jax.jit(
+        lambda rate, velocity_factor: nc.gradient_flow(
+            (equation := nc.GradientDescentODE(problem, rate)),
+            (lambda moving: type(moving)(
+                moving.position,
+                jax.tree.map(lambda v: velocity_factor * v, moving.velocity),
+            ))(equation.start(start)),
+            np.array([end]), nc.RealTime(), rtol=1e-9, atol=1e-11, observe=lambda state: {},
+        ).final.position
+    )  # fmt: skip
+
+    def error(left, right):
+        return max(
+            np.abs(x - y).max()
+            for x, y in zip(jax.tree.leaves(left), jax.tree.leaves(right), strict=True)
+        )
+
+    errors = {"moving": [], "at rest": [], "flow": [], "equation and flow": []}
+    for rate in RATES:
+        descent = nc.gradient_descent(
+            problem, start, optax.sgd(rate), round(end / rate), observe=loss_and_norm(problem)
+        ).final
+        moving = ode(rate, 1.0)
+        errors["moving"].append(error(moving, descent))
+        errors["at rest"].append(error(ode(rate, 0.0), descent))
+        errors["flow"].append(error(exact, descent))
+        errors["equation and flow"].append(error(moving, exact))
+    for name, order in {"moving": 2, "at rest": 1, "flow": 1, "equation and flow": 1}.items():
+        slope, off = order_of(np.array(errors[name]))
+        assert abs(slope - order) < 0.15, (name, slope, errors[name])
+        assert off < 0.15, (name, off)
+
+
+def test_the_descent_equation_keeps_the_directions_on_their_spheres():
+    problem = net("lagrange")
+    equation = nc.GradientDescentODE(problem, 0.3)
+    moving = equation.start(start_of(problem))
+    found = nc.gradient_flow(
+        equation, moving, TIMES, nc.RealTime(), diffrax.Dopri8(), rtol=RTOL, atol=RTOL / 100
+    )
+    assert np.max(found.observables["direction_norms_drift"]) < integration(RTOL)
+    assert found.observables["speed"][-1] < found.observables["speed"][0]
+    # A push off the sphere is taken back to it, and so is a velocity.
+    pushed = type(moving)(
+        nc.Layers(tuple(1.5 * v for v in moving.position.matrices), moving.position.norms),
+        moving.position,
+    )
+    kept = equation.retract(pushed)
+    for v, velocity in zip(kept.position.matrices, kept.velocity.matrices, strict=True):
+        assert abs(np.linalg.norm(v) - 1) < rounding()
+        assert abs(np.sum(v * velocity)) < rounding()
+
+
+def test_the_scalar_descent_equation_oscillates_where_it_should():
+    # (23) with frozen μ, M: underdamped where 4η(M + λ) > 1 (E43), with frequency
+    # √(4η(M + λ) − 1)/η. One layer, one direction of input: f_V = x, so M is constant.
+    problem = nc.NormalizedReLUNet(np.array([[1.0], [-1.0]]), SIGNS[:2], (), weight_decay=0.5)
+    rate = 0.4  # 4η(M + λ) = 2.4
+    start = nc.Layers((jnp.ones((1, 1)),), jnp.array([2.0]))
+    times = np.linspace(0.05, 4, 80)
+    found = nc.gradient_flow(
+        nc.GradientDescentODE(problem, rate), nc.GradientDescentODE(problem, rate).start(start),
+        times, nc.RealTime(), diffrax.Dopri8(), rtol=RTOL, atol=RTOL / 100,
+    )  # fmt: skip
+    rest, omega, decay = 1 / 1.5, np.sqrt(2.4 - 1) / rate, 1 / rate
+    away, speed = 2 - rest, 2 * (1 - 1.5 * 2)
+    expected = np.exp(-decay * times) * (
+        away * np.cos(omega * times) + (speed + decay * away) / omega * np.sin(omega * times)
+    )
+    norms = np.asarray(found.observables["norm"])
+    np.testing.assert_allclose(norms - rest, expected, rtol=0, atol=integration(RTOL) * 2)
+    assert np.any(norms < rest - 1e-3)

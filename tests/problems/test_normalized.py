@@ -1,0 +1,380 @@
+import math
+
+import equinox as eqx
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from tolerances import rounding
+
+import nc_jax as nc
+from nc_jax.problems.normalized import DecayOn, Normalization
+
+SCHEMES: tuple[Normalization, ...] = ("lagrange", "weight", "practice", "none", "polar")
+DECAYS: tuple[DecayOn, ...] = ("norm", "layers")
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(6, 5))
+INPUTS /= np.linalg.norm(INPUTS, axis=1).max()
+SIGNS = np.array([1.0, -1.0, 1.0, 1.0, -1.0, -1.0])
+ONE_HOT = np.eye(3)[[0, 1, 2, 1, 0, 2]]
+
+
+def net(
+    normalization: Normalization, decay_on: DecayOn = "norm", targets=SIGNS, **options
+) -> nc.NormalizedReLUNet:
+    options = {"widths": (4, 3), "weight_decay": 0.03, **options}
+    return nc.NormalizedReLUNet(
+        INPUTS, targets, normalization=normalization, decay_on=decay_on, **options
+    )
+
+
+PROBLEMS = {
+    **{f"{n} {on}": net(n, on) for n in SCHEMES for on in DECAYS},
+    "three classes, sum": net("lagrange", targets=ONE_HOT, reduction="sum"),
+    "three classes, layers": net("none", "layers", ONE_HOT - 1 / 3),
+    "exponential": net("lagrange", loss=nc.Exponential()),
+    "exponential weight": net("weight", loss=nc.Exponential(), reduction="sum"),
+    "one layer": net("polar", widths=()),
+}
+FIELD = {name: eqx.filter_jit(problem.gradient) for name, problem in PROBLEMS.items()}
+AUTODIFF = {
+    name: eqx.filter_jit(jax.grad(lambda state, problem=problem: problem.objective(state)))
+    for name, problem in PROBLEMS.items()
+}
+
+
+def start_of(problem, seed=0, norm=1.3):
+    """A random state, with unequal norms where there are several."""
+    state = problem.init(jax.random.fold_in(jax.random.key(1), seed), norm)
+    if problem.normalization == "none":
+        factors = jnp.linspace(0.8, 1.2, problem.num_layers)
+        return nc.Layers(tuple(f * w for f, w in zip(factors, state.matrices, strict=True)))
+    if state.norms is None or problem.normalization == "lagrange":
+        return state
+    return nc.Layers(state.matrices, state.norms * jnp.linspace(0.8, 1.2, problem.num_layers))
+
+
+def norms_of(state):
+    assert state.norms is not None
+    return state.norms
+
+
+def flat(state):
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def tangent(gradient, matrix):
+    return gradient - np.sum(gradient * matrix) * matrix
+
+
+def riemannian(problem, state, gradient):
+    """∇L in the metric of each scheme: flat, but ρ_k² on the spheres of the polar variables."""
+    if problem.normalization == "none":
+        return gradient
+    turned = [tangent(g, v) for g, v in zip(gradient.matrices, state.matrices, strict=True)]
+    if problem.normalization == "practice":
+        return nc.Layers((*turned[:-1], gradient.matrices[-1]))
+    if problem.normalization == "polar":
+        turned = [t / rho**2 for t, rho in zip(turned, state.norms, strict=True)]
+    return nc.Layers(tuple(turned), gradient.norms)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+@given(seed=st.integers(0, 10_000), norm=st.floats(0.1, 3))
+def test_the_field_is_the_gradient_in_the_metric_of_each_scheme(name, seed, norm):
+    problem = PROBLEMS[name]
+    state = start_of(problem, seed, norm)
+    expected = flat(riemannian(problem, state, AUTODIFF[name](state)))
+    tolerance = rounding() * max(np.abs(expected).max(), norm)
+    np.testing.assert_allclose(flat(FIELD[name](state)), expected, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_scaled_descent_is_minus_the_scaled_field(name):
+    state = start_of(PROBLEMS[name])
+    found = eqx.filter_jit(PROBLEMS[name].scaled_descent)(state, 3.0)
+    expected = -math.exp(3) * flat(FIELD[name](state))
+    tolerance = rounding() * np.abs(expected).max()
+    np.testing.assert_allclose(flat(found), expected, rtol=0, atol=tolerance)
+
+
+def moments(problem, state):
+    """f̄ (N,), and the derivative of each f̄_n in each V_k, by autodiff through the unit net."""
+    unit = nc.Layers(state.matrices)
+    signs = jnp.asarray(SIGNS)
+
+    @jax.jit
+    def margins(unit):
+        return signs * problem.outputs(unit, jnp.asarray(INPUTS))[:, 0]
+
+    return margins(unit), jax.jit(jax.jacrev(margins))(unit).matrices
+
+
+def test_the_normalised_flow_is_that_of_equations_6_to_10():
+    problem, decay = PROBLEMS["lagrange norm"], 0.03
+    state = start_of(problem)
+    [rho] = norms_of(state)
+    f, slopes = moments(problem, state)
+    descent = problem.scaled_descent(state, 0.0)
+    mu, second = np.mean(f), np.mean(f**2)
+    np.testing.assert_allclose(
+        norms_of(descent)[0], 2 * np.mean((1 - rho * f) * f) - 2 * decay * rho
+    )
+    np.testing.assert_allclose(norms_of(descent)[0], 2 * (mu - rho * (second + decay)))
+    mu_rate = 0.0
+    for v, slope, found in zip(state.matrices, slopes, descent.matrices, strict=True):
+        along = slope - v * f[:, None, None]
+        expected = 2 * rho * np.mean((1 - rho * f)[:, None, None] * along, axis=0)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=rounding())
+        d_mu = np.mean(slope, axis=0)
+        d_second = np.mean(2 * f[:, None, None] * slope, axis=0)
+        # Equation 9, corrected (E28).
+        terms = 2 * rho * d_mu - rho**2 * d_second - 2 * rho * mu * v + 2 * rho**2 * second * v
+        np.testing.assert_allclose(found, terms, rtol=0, atol=rounding())
+        mu_rate += 2 * rho * np.sum(d_mu**2) - rho**2 * np.sum(d_mu * d_second)
+    # Equation 10, corrected (E29): μ' with L = 3 layers.
+    mu_rate += 2 * 3 * (rho**2 * mu * second - rho * mu**2)
+    actual = sum(
+        np.sum(np.mean(s, axis=0) * v) for s, v in zip(slopes, descent.matrices, strict=True)
+    )
+    np.testing.assert_allclose(actual, mu_rate, rtol=0, atol=rounding())
+
+
+def test_the_unnormalised_flow_in_polar_variables_is_that_of_equations_15_16_46_and_47():
+    problem = net("polar", weight_decay=0.0, reduction="sum")
+    for norms in (jnp.array([0.8, 1.1, 1.3]), jnp.full(3, 1.2)):
+        state = nc.Layers(start_of(problem).matrices, norms)
+        rho = np.prod(norms)
+        f, slopes = moments(problem, state)
+        descent = problem.scaled_descent(state, 0.0)
+        pull = np.sum(f) - rho * np.sum(f**2)
+        np.testing.assert_allclose(norms_of(descent), 2 * rho / norms * pull)
+        for k, (v, slope) in enumerate(zip(state.matrices, slopes, strict=True)):
+            turn = np.sum((1 - rho * f)[:, None, None] * (slope - v * f[:, None, None]), axis=0)
+            expected = 2 * rho / norms[k] ** 2 * turn
+            np.testing.assert_allclose(descent.matrices[k], expected, rtol=0, atol=rounding())
+        if np.ptp(norms) == 0:  # (15), and (16) with its sign corrected (E34)
+            rho_rate = np.sum(rho / norms * norms_of(descent))
+            np.testing.assert_allclose(rho_rate, 2 * 3 * rho ** (4 / 3) * pull)
+            np.testing.assert_allclose(
+                descent.matrices[0],
+                2 * rho ** (1 / 3) * turn_of(problem, state, 0),
+                atol=rounding(),
+            )
+
+
+def turn_of(problem, state, layer):
+    f, slopes = moments(problem, state)
+    rho = np.prod(norms_of(state))
+    along = slopes[layer] - state.matrices[layer] * f[:, None, None]
+    return np.sum((1 - rho * f)[:, None, None] * along, axis=0)
+
+
+def test_usual_practice_is_that_of_equations_69_to_71():
+    problem, decay = net("practice", "layers", reduction="sum"), 0.03
+    state = start_of(problem)
+    f, slopes = moments(problem, state)  # here g itself, W_L being part of it
+    descent = problem.scaled_descent(state, 0.0)
+    for w, slope, found in zip(state.matrices[:-1], slopes, descent.matrices, strict=False):
+        expected = 2 * np.sum((1 - f)[:, None, None] * (slope - w * f[:, None, None]), axis=0)
+        np.testing.assert_allclose(found, expected, rtol=0, atol=rounding())
+    last = 2 * np.sum((1 - f)[:, None, None] * slopes[-1], axis=0) - 2 * decay * state.matrices[-1]
+    np.testing.assert_allclose(descent.matrices[-1], last, rtol=0, atol=rounding())
+    # ν_k without the spurious ρ (E40).
+    np.testing.assert_allclose(problem.multipliers(state), np.sum((1 - f) * f) - decay)
+    # And not the flow of (6) and (7), as the paper has it: its V_L turns ρ² times as fast.
+    rho = jnp.linalg.norm(state.matrices[-1])
+    directions = (*state.matrices[:-1], state.matrices[-1] / rho)
+    toy = net("lagrange", reduction="sum")
+    lagrange = toy.scaled_descent(nc.Layers(directions, rho[None]), 0.0)
+    turning = tangent(descent.matrices[-1], directions[-1]) / rho
+    np.testing.assert_allclose(lagrange.matrices[-1], rho**2 * turning, rtol=0, atol=rounding())
+    np.testing.assert_allclose(lagrange.matrices[0], descent.matrices[0], rtol=0, atol=rounding())
+    np.testing.assert_allclose(norms_of(lagrange)[0], np.sum(descent.matrices[-1] * directions[-1]))
+
+
+def test_weight_normalisation_of_several_classes_is_that_of_equation_74():
+    # Half the paper's loss has half our λ; both fields are then half of ours.
+    problem = PROBLEMS["three classes, sum"]
+    state = start_of(problem)
+    [rho] = norms_of(state)
+    h = problem.features(state, jnp.asarray(INPUTS))
+    f = h @ state.matrices[-1].T
+    residual = ONE_HOT - rho * f
+    expected = rho * (residual.T @ h - np.sum(residual * f) * state.matrices[-1])
+    found = problem.scaled_descent(state, 0.0).matrices[-1]
+    np.testing.assert_allclose(found / 2, expected, rtol=0, atol=rounding())
+
+
+def test_the_exponential_flow_is_that_of_appendix_j2():
+    problem = PROBLEMS["exponential"]
+    state = start_of(problem)
+    [rho] = norms_of(state)
+    f, slopes = moments(problem, state)
+    descent = problem.scaled_descent(state, 0.0)
+    weight = np.exp(-rho * f)
+    np.testing.assert_allclose(norms_of(descent)[0], np.mean(weight * f) - 2 * 0.03 * rho)
+    for v, slope, found in zip(state.matrices, slopes, descent.matrices, strict=True):
+        full = rho * np.mean(weight[:, None, None] * slope, axis=0)
+        np.testing.assert_allclose(found, tangent(full, v), rtol=0, atol=rounding())
+
+
+def test_equal_terms_of_equation_81_do_not_make_equal_margins():
+    # E53: x e^(−5x) takes one value at two margins.
+    first, second = 0.1, 0.351286
+    assert abs(first * math.exp(-5 * first) / (second * math.exp(-5 * second)) - 1) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["none layers", "lagrange norm", "three classes, layers"])
+def test_lemma_6_every_layer_has_the_output_along_itself(name):
+    problem, state = PROBLEMS[name], start_of(PROBLEMS[name])
+    inputs = jnp.asarray(INPUTS)
+    weights = nc.Layers(state.weights())
+    outputs = problem.outputs(weights, inputs)
+    jacobian = jax.jacrev(lambda layers: problem.outputs(layers, inputs))(weights)
+    for slope, weight in zip(jacobian.matrices, weights.matrices, strict=True):
+        along = np.einsum("ncij,ij->nc", slope, weight)
+        np.testing.assert_allclose(along, outputs, rtol=0, atol=rounding())
+    # Margins of the unit net are within 1, of either sign (E26).
+    assert np.all(np.abs(outputs) <= np.prod([np.linalg.norm(w) for w in weights.matrices]))
+
+
+OBSERVE = {n: eqx.filter_jit(PROBLEMS[n].observe) for n in ("lagrange norm", "three classes, sum")}
+
+
+@pytest.mark.parametrize("name", ["lagrange norm", "three classes, sum"])
+@given(seed=st.integers(0, 10_000), norm=st.floats(0.01, 10))
+def test_lemma_9_holds_at_every_state_and_the_multipliers_are_equal(name, seed, norm):
+    state = start_of(PROBLEMS[name], seed, norm)
+    seen = OBSERVE[name](state)
+    size = float(seen["objective"]) + 2 * abs(float(seen["mean_margin"] * seen["norm"])) * 6
+    assert abs(seen["lemma_9_residual"]) < rounding() * size
+    nu = np.asarray(seen["multipliers"])
+    assert nu.shape == (3,)
+    np.testing.assert_allclose(nu, nu[0], rtol=0, atol=rounding() * size)
+    # Equation 5: the mean of ρf̄(1 − ρf̄), over all outputs.
+    outputs = np.asarray(PROBLEMS[name].outputs(state, jnp.asarray(INPUTS)))
+    targets = np.asarray(PROBLEMS[name].targets)
+    expected = PROBLEMS[name].loss_scale * np.sum(outputs * (targets - outputs))
+    np.testing.assert_allclose(nu[0], expected, rtol=0, atol=rounding() * size)
+
+
+def test_what_is_observed_is_what_the_table_says():
+    problem = net("lagrange", test_inputs=-INPUTS, test_targets=SIGNS)
+    state = start_of(problem)
+    seen, [rho] = eqx.filter_jit(problem.observe)(state), norms_of(state)
+    f = SIGNS * np.asarray(problem.outputs(state, jnp.asarray(INPUTS)))[:, 0] / rho
+    for name, expected in {
+        "norm": rho, "layer_norms": [1, 1, rho], "margins": f, "mean_margin": f.mean(),
+        "second_moment": (f**2).mean(), "margin_std": f.std(), "train_error": np.mean(f <= 0),
+        "equilibrium_norm": f.sum() / (6 * 0.03 + (f**2).sum()),  # (11) with N (E30)
+        "interpolation_gap": 1 - rho * f.mean(),
+        "interpolation_spread": rho * np.abs(f - f.mean()).max(),
+        "log_objective": np.log(problem.objective(state)),
+        "test_error": np.mean(SIGNS * problem.outputs(state, jnp.asarray(-INPUTS))[:, 0] <= 0),
+    }.items():  # fmt: skip
+        np.testing.assert_allclose(seen[name], expected, atol=rounding(), err_msg=name)
+    # The last layer of two classes has the margin y z, and the metrics are those of its parts.
+    layer = problem.last_layer(state)
+    np.testing.assert_allclose(nc.metrics.sample_margins(layer, problem.labels), rho * f)
+    assert layer.classifier.shape == (2, 3)
+    assert seen["zhu_nc1"] == nc.metrics.collapse_metrics(layer, problem.labels)["zhu_nc1"]
+
+
+def test_the_gap_of_several_classes_is_that_of_assumption_1():
+    for targets in (ONE_HOT, ONE_HOT - 1 / 3):
+        problem = nc.NormalizedReLUNet(np.eye(6), targets, (), "none")
+        # One linear layer on orthonormal inputs has any outputs: those of assumption 1.
+        quasi = np.where(ONE_HOT == 1, 1 - 0.2, 0.2 / 2) - ONE_HOT + targets
+        seen = eqx.filter_jit(problem.observe)(nc.Layers((jnp.asarray(quasi.T),)))
+        np.testing.assert_allclose(seen["interpolation_gap"], 0.2)
+        np.testing.assert_allclose(seen["interpolation_spread"], 0.0, atol=rounding())
+        np.testing.assert_allclose(seen["margins"] * seen["norm"], 1 - 3 / 2 * 0.2)
+        assert np.all(np.asarray(problem.labels) == np.argmax(ONE_HOT, axis=1))
+
+
+def test_the_exponential_loss_is_scaled_in_log_space():
+    problem = net("none", loss=nc.Exponential(), weight_decay=0.0, widths=())
+    state = nc.Layers((5000 * jnp.ones((1, 5)),))
+    outputs = SIGNS * np.asarray(problem.outputs(state, jnp.asarray(INPUTS)))[:, 0]
+    # Scaled by the largest exponent, the sample of the least margin alone is left.
+    descent = problem.scaled_descent(state, outputs.min() + math.log(6))
+    worst = outputs.argmin()
+    np.testing.assert_allclose(
+        descent.matrices[0][0], SIGNS[worst] * INPUTS[worst], rtol=rounding(operations=10_000)
+    )
+    assert problem.largest_log_scale(np.float64) == np.inf
+    assert np.isfinite(net("none").largest_log_scale(np.float64))
+    np.testing.assert_allclose(
+        problem.log_objective(state), np.logaddexp.reduce(-outputs) - math.log(6)
+    )
+
+
+@pytest.mark.parametrize("name", PROBLEMS)
+def test_float32_stays_float32(name):
+    problem = PROBLEMS[name]
+    state = problem.init(jax.random.key(0), 0.5, jnp.float32)
+    traced = jax.eval_shape(lambda s: (problem.gradient(s), problem.observe(s)), state)
+    assert {value.dtype for value in jax.tree.leaves(traced)} == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("normalization", SCHEMES)
+def test_starts_have_the_norm_asked_for_and_retraction_keeps_them(normalization):
+    problem = net(normalization)
+    state = problem.init(jax.random.key(3), 0.7)
+    norms = np.sqrt([np.sum(np.square(w)) for w in state.weights()])
+    ones = (1, 1, 0.7) if normalization in ("lagrange", "practice") else (0.7, 0.7, 0.7)
+    np.testing.assert_allclose(norms, ones)
+    np.testing.assert_allclose(flat(problem.retract(state)), flat(state), rtol=rounding())
+    if normalization == "lagrange":
+        blown = nc.Layers(tuple(2 * v for v in state.matrices), state.norms)
+        np.testing.assert_allclose(flat(problem.retract(blown)), flat(state), rtol=rounding())
+    other = problem.init(jax.random.key(4), 0.7)
+    assert not np.allclose(flat(other), flat(state))
+
+
+def test_a_direction_off_its_sphere_is_pulled_back():
+    problem = PROBLEMS["lagrange norm"]
+    state = start_of(problem)
+    for factor in (0.9, 1.1):
+        off = nc.Layers(tuple(factor * v for v in state.matrices), state.norms)
+        for v, field in zip(off.matrices, problem.scaled_descent(off, 0.0).matrices, strict=True):
+            assert np.sign(np.sum(v * field)) == np.sign(1 - factor)
+
+
+def test_a_part_of_the_samples_is_the_problem_on_them():
+    part = np.array([4, 1, 3])
+    whole, problem = net("none"), net("none").on_samples(jnp.asarray(part))
+    alone = nc.NormalizedReLUNet(INPUTS[part], SIGNS[part], (4, 3), "none", weight_decay=0.03)
+    state = start_of(whole)
+    np.testing.assert_allclose(problem.objective(state), alone.objective(state), rtol=rounding())
+
+
+def test_samples_may_be_swept_under_vmap():
+    labels = jnp.asarray(np.stack([SIGNS, -SIGNS, np.roll(SIGNS, 1)]))
+    state = start_of(net("none"))
+    losses = jax.vmap(lambda y: net("none", targets=y).objective(state))(labels)
+    for loss, y in zip(losses, labels, strict=True):
+        np.testing.assert_allclose(loss, net("none", targets=y).objective(state), rtol=rounding())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"inputs": 2 * INPUTS}, "inputs have norms up to 2: scale them to at most 1"),
+        ({"targets": np.arange(6.0)}, "targets hold 0: give ±1"),
+        ({"targets": np.ones(6)}, "targets name 1 of 2 classes"),
+        ({"targets": ONE_HOT[[0, 1, 0, 1, 0, 1]]}, "targets name 2 of 3 classes"),
+        ({"widths": (4, 0)}, r"widths = \(4, 0\): every hidden layer"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
+        ({"targets": ONE_HOT, "loss": nc.Exponential()}, "Exponential.. with 3 outputs"),
+        ({"test_inputs": INPUTS}, "test_inputs without test_targets"),
+    ],
+)  # fmt: skip
+def test_mistakes_are_one_line(change, message):
+    arguments = {"inputs": INPUTS, "targets": SIGNS, "widths": (4,), **change}
+    with pytest.raises(ValueError, match=message) as error:
+        nc.NormalizedReLUNet(**arguments)
+    assert "\n" not in str(error.value)
