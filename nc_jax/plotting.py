@@ -303,6 +303,144 @@ def landscape_figure(
     return figure
 
 
+def norm_dynamics_figure(
+    runs: Mapping[str, Trajectory], norms: Sequence[float] | NDArray[np.floating]
+) -> Figure:
+    """ρ, training loss and test error over time by start norm, as Rangamani's figure 2.
+
+    Args:
+        runs: trajectories over (norm, seed) by name, a row each, with the observables `norm`,
+            `objective` and `test_error`.
+        norms: (M,) start norms.
+
+    Returns: a Matplotlib `Figure` on a log axis of time; medians in bands as in
+    `strong_collapse_figure`.
+
+    Example: `norm_dynamics_figure({"λ = 0": runs}, [0.01, 1.0]).savefig("norms.png")`.
+    """
+    figure = Figure(figsize=(14, 3.6 * len(runs)), layout="constrained")
+    panels, colors = figure.subplots(len(runs), 3, squeeze=False), _shades(len(norms))
+    titles = {"norm": "norm ρ", "objective": "training loss", "test_error": "test error"}
+    for row, (name, run) in zip(panels, runs.items(), strict=True):
+        time = np.expm1(run.common_log_time())
+        shown = time > 0
+        for axes, (observable, title) in zip(row, titles.items(), strict=True):
+            values = np.asarray(run.observables[observable])[..., shown]
+            for of_norm, color in zip(values, colors, strict=True):
+                _draw(axes, time[shown], of_norm, color=color, lw=1.4)
+            axes.set_xscale("log")
+            if observable == "test_error":
+                _finish_linear(axes, f"{title}, {name}", "time t")
+            else:
+                _finish(axes, f"{title}, {name}", "time t")
+    entries = [Line2D([], [], color=color) for color in colors]
+    labels = [f"start {norm:g}" for norm in norms]
+    figure.legend(entries, labels, loc="outside right center", frameon=False, fontsize=9)
+    return figure
+
+
+def margins_figure(
+    runs: Mapping[str, Trajectory], norms: Sequence[float] | NDArray[np.floating]
+) -> Figure:
+    """Sorted margins f̄_n at the end of the runs by start norm, as Rangamani's figure 3.
+
+    Args: as `norm_dynamics_figure`, with the observable `margins` of (norm, seed, time, sample).
+
+    Returns: a Matplotlib `Figure` with a panel for each run: means over seeds in a band from the
+    least to the largest.
+
+    Example: `margins_figure({"λ = 0": runs}, [0.01, 1.0]).savefig("margins.png")`.
+    """
+    figure = Figure(figsize=(5.5 * len(runs), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(runs), squeeze=False, sharey=True)[0]
+    for axes, (name, run) in zip(panels, runs.items(), strict=True):
+        margins = np.sort(np.asarray(run.observables["margins"])[:, :, -1], axis=-1)
+        for of_norm, color, norm in zip(margins, _shades(len(norms)), norms, strict=True):
+            rank = np.arange(1, margins.shape[-1] + 1)
+            low, high = of_norm.min(axis=0), of_norm.max(axis=0)
+            axes.fill_between(rank, low, high, color=color, alpha=0.2, linewidth=0)
+            axes.plot(rank, of_norm.mean(axis=0), color=color, lw=1.4, label=f"start {norm:g}")
+        _finish_linear(axes, f"margins y f_V(x) at the end, {name}", "sample, by margin")
+    panels[0].legend(frameon=False, fontsize=8)
+    return figure
+
+
+def margin_histograms_figure(run: Trajectory, num_times: int = 8) -> Figure:
+    """How the distribution of the outputs y f(x) narrows over time, as Rangamani's figure 4.
+
+    Args: `run`, one of no batch, with the observables `margins` (time, sample) and `norm`, whose
+    product is drawn at `num_times` of the saves.
+
+    Returns: a Matplotlib `Figure`.
+
+    Example: `margin_histograms_figure(traj).savefig("histograms.png")`.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes, time = figure.subplots(), np.expm1(run.common_log_time())
+    outputs = np.asarray(run.observables["margins"]) * np.asarray(run.observables["norm"])[:, None]
+    chosen = np.unique(np.linspace(0, len(time) - 1, num_times).astype(int))
+    edges = np.linspace(outputs[chosen].min(), outputs[chosen].max(), 41)
+    for at, color in zip(
+        chosen, colormaps["plasma"](np.linspace(0, 0.93, len(chosen))), strict=True
+    ):
+        axes.hist(outputs[at], edges, color=color, alpha=0.75, label=f"t = {time[at]:.3g}")
+    axes.axvline(1, color="black", lw=0.8, ls=":")
+    axes.set_yscale("log")
+    axes.set_ylabel("samples")
+    _finish_linear(axes, "outputs y f(x) of the training samples", "y f(x)")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def logistic_figure(
+    time: NDArray[np.floating],
+    norms: Mapping[str, NDArray[np.floating]],
+    exact: Mapping[str, NDArray[np.floating]],
+) -> Figure:
+    """ρ with frozen margins, as Rangamani's figure 10.
+
+    Args: `time` (T,); `norms` integrated and `exact` in closed form, (S, T) of S starts by name.
+
+    Returns: a Matplotlib `Figure`: integrated curves with the closed forms as dots on them.
+
+    Example: see `examples/rangamani_norm_dynamics.py`.
+    """
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, curves), color in zip(norms.items(), _shades(len(norms)), strict=True):
+        for curve in curves:
+            axes.plot(time, curve, color=color, lw=1.6)
+        axes.plot([], [], color=color, lw=1.6, label=name)
+        for points in exact.get(name, ()):
+            axes.plot(time[::8], points[::8], ".", color=color, ms=6)
+    axes.plot([], [], ".", color="black", label="closed form")
+    _finish_linear(axes, "norm ρ with the margins held fixed (eq. 51)", "time t")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def orders_figure(
+    rates: NDArray[np.floating], errors: Mapping[str, Mapping[str, NDArray[np.floating]]]
+) -> Figure:
+    """Distances between descent, its differential equation and the flow over the learning rate.
+
+    Args: `rates` (R,); `errors` (R,) by curve, in panels by name.
+
+    Returns: a Matplotlib `Figure`; the order of each curve, fitted over all rates, in the legend.
+
+    Example: see `examples/rangamani_norm_dynamics.py`.
+    """
+    figure = Figure(figsize=(5.5 * len(errors), 4.2), layout="constrained")
+    panels = figure.subplots(1, len(errors), squeeze=False)[0]
+    for axes, (title, curves) in zip(panels, errors.items(), strict=True):
+        for (name, values), color in zip(curves.items(), _shades(len(curves)), strict=True):
+            order = np.polyfit(np.log(rates), np.log(values), 1)[0]
+            axes.loglog(rates, values, "o-", color=color, lw=1.4, label=f"{name}: η^{order:.2f}")
+        _finish(axes, title, "learning rate η")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _shades(count: int) -> NDArray[np.floating]:
     """Colours from dark to light for an ordered family of curves."""
     return colormaps["viridis"](np.linspace(0, 0.9, count))

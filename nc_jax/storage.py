@@ -27,6 +27,7 @@ def to_dataset(
     trajectory: Trajectory,
     attributes: Mapping[str, str | int | float] | None = None,
     runs: Sequence[str] = ("seed",),
+    dims: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.Dataset:
     """Observables of a run as an `xarray.Dataset` with dims (time), or (*runs, time) of a batch.
 
@@ -34,10 +35,11 @@ def to_dataset(
     code that occurs has its message among the attributes of `result`. `attributes` (the
     configuration, say) and `provenance()` become attributes.
 
-    Args: `runs` names the axes of the batch, outermost vmap first.
+    Args: `runs` names the axes of the batch, outermost vmap first; `dims` those of an observable
+    that is an array, after time, as {"margins": ["sample"]}: `margins_dim_0` where it does not.
 
-    Raises: ValueError for a batch with another number of axes, or whose runs have times of their
-    own.
+    Raises: ValueError for a batch or an observable with another number of axes, or a batch whose
+    runs have times of their own.
 
     Example: `to_dataset(traj, {"K": 5, "d": 20})["ji_self_duality"].plot()`.
     """
@@ -47,9 +49,10 @@ def to_dataset(
         raise ValueError(
             f"runs = {runs}: the trajectory has batch shape {batch}; give one name for each axis."
         )
+    observed = {k: np.asarray(v) for k, v in trajectory.observables.items()}
     return xr.Dataset(
         {
-            **{k: ((*runs, "time"), np.asarray(v)) for k, v in trajectory.observables.items()},
+            **{k: (_dims(k, v, (*runs, "time"), dims or {}), v) for k, v in observed.items()},
             "result": (runs, *_meanings(trajectory.result)),
             "num_steps": (runs, np.asarray(trajectory.num_steps)),
             "final_log_time": (runs, np.asarray(trajectory.final_log_time)),
@@ -95,6 +98,19 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     if not (Path(path) / "zarr.json").is_file():
         raise FileNotFoundError(f"{path}: no Zarr store there; give the path passed to save().")
     return xr.open_zarr(path, consolidated=False).load()
+
+
+def _dims(
+    name: str, values: np.ndarray, leading: tuple[str, ...], dims: Mapping[str, Sequence[str]]
+) -> tuple[str, ...]:
+    """All dimensions of an observable; those of its own as given, or as ArviZ would call them."""
+    further = values.ndim - len(leading)
+    own = tuple(dims.get(name, [f"{name}_dim_{i}" for i in range(further)]))
+    if len(own) != further:
+        raise ValueError(
+            f"dims[{name!r}] = {list(own)}: {name} has {further} axes after time; name each."
+        )
+    return leading + own
 
 
 def _meanings(result: diffrax.RESULTS) -> tuple[np.ndarray, dict[str, str]]:

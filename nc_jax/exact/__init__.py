@@ -10,6 +10,24 @@ from .mixon import (
     subspace_objective as subspace_objective,
     subspace_solution as subspace_solution,
 )
+from .rangamani import (
+    NormalizedGeometry as NormalizedGeometry,
+    OrthogonalGeometry as OrthogonalGeometry,
+    SimplexGeometry as SimplexGeometry,
+    StuckMargins as StuckMargins,
+    linear_limit as linear_limit,
+    linear_path as linear_path,
+    linear_time as linear_time,
+    logistic_norm as logistic_norm,
+    norm_time as norm_time,
+    normalized_geometry as normalized_geometry,
+    normalized_norm as normalized_norm,
+    orthogonal_geometry as orthogonal_geometry,
+    simplex_geometry as simplex_geometry,
+    square_loss_gap as square_loss_gap,
+    square_loss_minimizer as square_loss_minimizer,
+    stuck_margins as stuck_margins,
+)
 from .sphere import (
     EXAMPLE_3_1_CURVATURE as EXAMPLE_3_1_CURVATURE,
     example_3_1 as example_3_1,

@@ -165,8 +165,8 @@ class NormalizedReLUNet(AbstractProblem):
             raise ValueError(f"loss = {self.loss!r}: give SquaredDistance() or Exponential().")
         if isinstance(self.loss, Exponential) and not self.binary:
             raise ValueError(
-                f"loss = Exponential() with {self.num_outputs} outputs: give targets of shape (N,), "
-                "or SquaredDistance()."
+                f"loss = Exponential() with {self.num_outputs} outputs: give targets of shape "
+                "(N,), or SquaredDistance()."
             )
         if min(self.widths, default=1) < 1:
             raise ValueError(f"widths = {self.widths}: every hidden layer needs 1 or more units.")

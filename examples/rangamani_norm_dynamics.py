@@ -1,0 +1,321 @@
+"""Figures 2, 3, 4 and 10 of Rangamani et al.: norm, margins and weight decay of a deep ReLU net.
+
+Integrates the flow of the paper's toy model, a ReLU net under the square loss with every layer
+normalised by a Lagrange multiplier, on two classes of real images: start norms 0.01 to 10, with and
+without weight decay, ten seeds each, all under one vmap. Prints where the norm and the margins end
+and how much of the start they remember, then holds descent, its differential equation of second
+order and the flow against each other. Saves the figures and the results.
+"""
+
+import math
+import time
+from argparse import Namespace
+from functools import partial
+from pathlib import Path
+
+import diffrax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from rangamani_data import add_data_flags, load
+from script import Parser, check_seeds_and_stores, table, writable_folder
+from tqdm import tqdm
+
+import nc_jax as nc
+from nc_jax import storage
+
+NORMS = [0.01, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0]
+SEEN = (
+    "objective", "norm", "margins", "mean_margin", "margin_std", "equilibrium_norm",
+    "interpolation_gap", "train_error", "test_error", "lemma_9_residual", "multipliers",
+)  # fmt: skip
+# A histogram of one run, as the paper's figure 4: start 0.1, with decay.
+HISTOGRAM_NORM = 0.1
+RATES = np.array([0.2, 0.1, 0.05, 0.025, 0.0125])
+HORIZON = 4.0
+
+
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags, with a setting that takes minutes on two cores as defaults."""
+    parser = Parser(description=__doc__)
+    add = parser.add_argument
+    add_data_flags(parser, [3, 8], 60)
+    add("--widths", type=int, nargs="+", default=[16, 16], help="of the hidden layers (16 16)")
+    add("--norms", type=float, nargs="+", default=NORMS, help="start norms ρ (0.01 to 10)")
+    add("--decay", type=float, default=0.005,
+        help="λ of λρ² (%(default)g: the paper's weight decay 0.01 has a ½), beside 0")  # fmt: skip
+    add("--time", type=float, default=400.0, help="end of the flow (%(default)g)")
+    add("--rtol", type=float, default=1e-3, help="relative tolerance of the flow (%(default)g)")
+    add("--rounding", type=float, default=1e-5,
+        help="width over which the kink of ReLU is rounded (%(default)g)")  # fmt: skip
+    add("--seeds", type=int, default=10, help="starts for each norm (%(default)d)")
+    add("--seed", type=int, default=0, help="number of the first start (%(default)d)")
+    add("--no-plot", action="store_true", help="save no figures")
+    add("--out", type=writable_folder, default="results/rangamani_norm_dynamics",
+        help="folder for results and figures (%(default)s)")  # fmt: skip
+    flags = parser.parse_args(arguments)
+    flags.out = Path(flags.out)
+    for name in ("time", "rtol", "decay", "rounding"):
+        if not 0 < getattr(flags, name) < math.inf:
+            parser.error(f"--{name} {getattr(flags, name):g}: give a finite number > 0.")
+    if not all(0 < norm < math.inf for norm in flags.norms) or len(set(flags.norms)) < 2:
+        parser.error(f"--norms {flags.norms}: give 2 or more finite numbers > 0.")
+    check_seeds_and_stores(parser, flags)
+    return parser, flags
+
+
+def build(data: tuple, flags: Namespace, decay, activation) -> nc.NormalizedReLUNet:
+    """The toy model of section 3.4 on the two classes."""
+    inputs, targets, test_inputs, test_targets = data
+    return nc.NormalizedReLUNet(
+        inputs, targets, flags.widths, "lagrange", weight_decay=decay, activation=activation,
+        test_inputs=test_inputs, test_targets=test_targets,
+    )  # fmt: skip
+
+
+def start_key(seed) -> jax.Array:
+    """The key of a start, the same alone and in a batch."""
+    return jax.random.fold_in(jax.random.key(0), seed)
+
+
+def run_flows(data: tuple, flags: Namespace) -> nc.Trajectory:
+    """The flow from every start: axes decay, norm, seed.
+
+    The seeds of one start norm share a vmap and one compilation serves all. Norms are not batched:
+    each step of a batch takes as many stages as its stiffest lane, and those differ by norm.
+    """
+    times = np.concatenate([[0.0], np.geomspace(0.1, flags.time, 120)])
+    activation = nc.SmoothReLU(flags.rounding)
+
+    def run(decay, norm, seed) -> nc.Trajectory:
+        problem = build(data, flags, decay, activation)
+        start = problem.init(start_key(seed), norm)
+
+        def observe(state: nc.Layers) -> dict[str, jax.Array]:
+            seen = problem.observe(state)
+            return {name: seen[name] for name in SEEN}
+
+        return nc.gradient_flow(
+            problem, start, times, nc.RealTime(), nc.RKC(), rtol=flags.rtol,
+            atol=flags.rtol / 1000, observe=observe,
+        )  # fmt: skip
+
+    over_seeds = jax.jit(jax.vmap(run, (None, None, 0)))
+    seeds = flags.seed + np.arange(flags.seeds)
+    settings = [(decay, norm) for decay in (flags.decay, 0.0) for norm in flags.norms]
+    done = [
+        jax.block_until_ready(over_seeds(jnp.asarray(decay), jnp.asarray(norm), seeds))
+        for decay, norm in tqdm(settings, unit=" start norms")
+    ]
+    shape = (2, len(flags.norms))
+    return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *done)
+
+
+def ends(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
+    """A row for each start norm: medians over seeds at the end, and the range of ρ."""
+    last = {name: np.asarray(values)[decay, :, :, -1] for name, values in runs.observables.items()}
+    header = ["start", "rho", "range", "rho_eq", "mean margin", "std/mean", "gap", "loss",
+              "test err", "dead"]  # fmt: skip
+    rows = []
+    for i, norm in enumerate(flags.norms):
+        # A net that classifies no better than a constant has died on the way.
+        alive = last["train_error"][i] < 0.25
+        if not alive.any():
+            rows.append([f"{norm:g}", *["-"] * 8, str(flags.seeds)])
+            continue
+        of = {name: values[i][alive] for name, values in last.items()}
+        numbers = [np.median(of["equilibrium_norm"]), np.median(of["mean_margin"]),
+                   np.median(of["margin_std"] / of["mean_margin"]),
+                   np.median(of["interpolation_gap"]), np.median(of["objective"]),
+                   np.median(of["test_error"])]  # fmt: skip
+        low, high = of["norm"].min(), of["norm"].max()
+        rows.append([f"{norm:g}", f"{np.median(of['norm']):.4f}", f"{low:.3f} to {high:.3f}",
+                     *(f"{x:.4g}" for x in numbers), str(flags.seeds - alive.sum())])  # fmt: skip
+    return table(header, rows)
+
+
+def memory_of_the_start(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
+    """How far apart the ends are, between start norms and between seeds."""
+    last = np.asarray(runs.observables["norm"])[decay, :, :, -1]
+    alive = np.asarray(runs.observables["train_error"])[decay, :, :, -1] < 0.25
+    medians = [np.median(of[ok]) for of, ok in zip(last, alive, strict=True) if ok.any()]
+    within = [np.ptp(of[ok]) for of, ok in zip(last, alive, strict=True) if ok.any()]
+    between = (max(medians) - min(medians)) / np.median(medians)
+    return (
+        f"end of rho: medians of the start norms differ by {between:.2%}, seeds of one norm by at "
+        f"most {max(within) / np.median(medians):.2%}"
+    )
+
+
+def certificates(runs: nc.Trajectory) -> str:
+    """What the theory says of every save of every run, and by how much it is missed."""
+    seen = {name: np.asarray(values) for name, values in runs.observables.items()}
+    nu, loss = seen["multipliers"], seen["objective"]
+    rise = np.max(np.diff(loss, axis=-1) / loss[..., :-1])
+    return "\n".join([
+        f"  ||V_k||^2 is off 1 by at most {seen['direction_norms_drift'].max():.1e}",
+        f"  lemma 9: at most {np.abs(seen['lemma_9_residual']).max():.1e}",
+        f"  nu_k differ over the layers by at most {np.max(np.ptp(nu, axis=-1)):.1e}",
+        f"  largest rise of the loss from save to save: {max(rise, 0):.1e} of it",
+    ])  # fmt: skip
+
+
+def orders(data: tuple, flags: Namespace) -> dict[str, dict[str, np.ndarray]]:
+    """Distances at time HORIZON between descent, its equation and the flow, for every rate."""
+    nets = {
+        "linear net": (build(data, flags, flags.decay, _identity),) * 2,
+        "ReLU net": (
+            build(data, flags, flags.decay, nc.SmoothReLU(flags.rounding)),
+            build(data, flags, flags.decay, jax.nn.relu),
+        ),
+    }
+    errors = {}
+    for name, (flowing, descending) in nets.items():
+        start = flowing.init(start_key(flags.seed), 1.0)
+        flow = _at_horizon(flowing, start)
+        equation = jax.jit(partial(_equation, flowing, start))
+        found: dict[str, list[float]] = {
+            "equation, x'(0) = -F": [], "equation, x'(0) = 0": [], "flow": [],
+        }  # fmt: skip
+        for rate in RATES:
+            descent = nc.gradient_descent(
+                descending, start, optax.sgd(rate), round(HORIZON / rate),
+                observe=lambda state: {"norm": state.norms[0]},
+            ).final  # fmt: skip
+            found["equation, x'(0) = -F"].append(_distance(equation(rate, 1.0), descent))
+            found["equation, x'(0) = 0"].append(_distance(equation(rate, 0.0), descent))
+            found["flow"].append(_distance(flow, descent))
+        errors[f"distance from descent at t = {HORIZON:g}, {name}"] = {
+            curve: np.array(values) for curve, values in found.items()
+        }
+    return errors
+
+
+def _identity(z: jax.Array) -> jax.Array:
+    return z
+
+
+def _at_horizon(problem, start):
+    """The state at HORIZON, to rtol 1e-7."""
+    return nc.gradient_flow(
+        problem, start, np.array([HORIZON]), nc.RealTime(), diffrax.Tsit5(), rtol=1e-7, atol=1e-9,
+        observe=lambda state: {},
+    ).final  # fmt: skip
+
+
+def _equation(problem: nc.NormalizedReLUNet, start: nc.Layers, rate, speed) -> nc.Layers:
+    """The position at HORIZON under the equation of descent, begun at `speed` times −F."""
+    equation = nc.GradientDescentODE(problem, rate)
+    moving = equation.start(start)
+    velocity = jax.tree.map(lambda v: speed * v, moving.velocity)
+    return _at_horizon(equation, type(moving)(start, velocity)).position
+
+
+def _distance(left: nc.Layers, right: nc.Layers) -> float:
+    squares = jax.tree.map(lambda x, y: jnp.sum((x - y) ** 2), left, right)
+    return math.sqrt(sum(jax.tree.leaves(squares)))
+
+
+def show_orders(errors: dict[str, dict[str, np.ndarray]]) -> str:
+    """A row for each rate, and the fitted order below."""
+    parts = []
+    for title, curves in errors.items():
+        rows = [[f"{r:g}", *(f"{v[i]:.2e}" for v in curves.values())] for i, r in enumerate(RATES)]
+        fits = [np.polyfit(np.log(RATES), np.log(v), 1)[0] for v in curves.values()]
+        rows.append(["order", *(f"{fit:.2f}" for fit in fits)])
+        parts.append(f"{title}\n{table(['rate', *curves], rows)}")
+    return "\n\n".join(parts)
+
+
+def logistic() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Figure 10: equation 51 with Σ f̄ = Σ f̄² = 1, from ρ = 0.05 to 2, and its closed form."""
+    times, starts = np.linspace(0.0, 3.0, 121), np.array([0.05, 0.3, 2.0])
+    x = np.array([[1.0], [-1.0]]) / math.sqrt(2)
+    curves = {}
+    for layers in (1, 2, 3, 4):
+        # A chain of single units on two antipodal samples: Σ f̄ = √2, Σ f̄² = 1 to scale.
+        problem = nc.NormalizedReLUNet(
+            x, np.array([1.0, -1.0]), (1,) * (layers - 1), "polar", reduction="sum",
+            activation=_identity,
+        )  # fmt: skip
+
+        def run(norm, problem=problem, layers=layers) -> jax.Array:
+            ones = tuple(jnp.ones((1, 1)) for _ in range(layers))
+            start = nc.Layers(ones, jnp.full(layers, norm ** (1 / layers)))
+            traj = nc.gradient_flow(
+                problem, start, times, nc.RealTime(), diffrax.Tsit5(),
+                observe=lambda state: {"norm": jnp.prod(state.norms)},
+            )  # fmt: skip
+            return traj.observables["norm"]
+
+        curves[f"L = {layers}"] = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(starts)))
+    exact = [nc.exact.logistic_norm(times, start, math.sqrt(2), 1.0) for start in starts]
+    return times, curves, {"L = 2": np.stack(exact)}
+
+
+def draw(flags: Namespace, runs: nc.Trajectory, errors, chain) -> list[str]:
+    """Save the figures; returns their names."""
+    from nc_jax import plotting
+
+    names = [f"λ = {flags.decay:g}", "λ = 0"]
+    by_decay = {name: jax.tree.map(lambda leaf, i=i: leaf[i], runs) for i, name in enumerate(names)}
+    nearest = int(np.argmin(np.abs(np.log(np.array(flags.norms) / HISTOGRAM_NORM))))
+    one = jax.tree.map(lambda leaf: leaf[0, nearest, 0], runs)
+    figures = {
+        "figure_2.png": plotting.norm_dynamics_figure(by_decay, flags.norms),
+        "figure_3.png": plotting.margins_figure(by_decay, flags.norms),
+        "figure_4.png": plotting.margin_histograms_figure(one),
+        "figure_10.png": plotting.logistic_figure(*chain),
+        "orders.png": plotting.orders_figure(RATES, errors),
+    }
+    for name, figure in figures.items():
+        figure.savefig(flags.out / name, dpi=110)
+    return list(figures)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run, print, save."""
+    parser, flags = parse(arguments)
+    jax.config.update("jax_enable_x64", True)
+    data = load(parser, flags)
+    print(
+        f"{flags.data}, classes {flags.classes[0]} and {flags.classes[1]}: {len(data[0])} training "
+        f"and {len(data[2])} test samples; ReLU net {data[0].shape[1]}-"
+        f"{'-'.join(map(str, flags.widths))}-1, square loss + lambda rho^2, normalised by Lagrange "
+        "multipliers"
+    )
+    began = time.perf_counter()
+    try:
+        runs = run_flows(data, flags)
+    except ValueError as error:
+        parser.error(str(error))
+    steps = np.asarray(runs.num_steps)
+    print(f"{steps.size} flows to t = {flags.time:g}: {time.perf_counter() - began:.1f} s with "
+          f"compilation, {steps.min()} to {steps.max()} steps")  # fmt: skip
+    failed = int(np.sum(~np.asarray(runs.succeeded)))
+    if failed:
+        print(f"{failed} of them did not reach it: raise --rounding or --rtol")
+    for i, decay in enumerate((flags.decay, 0.0)):
+        print(f"\nlambda = {decay:g}: medians over seeds at the end ('dead': left out)")
+        print(ends(flags, runs, i))
+        print(memory_of_the_start(flags, runs, i))
+    print(f"\ncertificates\n{certificates(runs)}")
+    attributes = {name: str(value) for name, value in vars(flags).items()}
+    dims = {"margins": ["sample"], "multipliers": ["layer"]}
+    flows = storage.to_dataset(runs, attributes, ("decay", "norm_at_start", "seed"), dims)
+    flows = flows.assign_coords(
+        decay=[flags.decay, 0.0], norm_at_start=flags.norms,
+        seed=flags.seed + np.arange(flags.seeds),
+    )  # fmt: skip
+    storage.save(flows, flags.out / "flow.zarr")
+    errors = orders(data, flags)
+    print(f"\n{show_orders(errors)}")
+    saved = ["flow.zarr"]
+    if not flags.no_plot:
+        saved += draw(flags, runs, errors, logistic())
+    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+
+
+if __name__ == "__main__":
+    main()
