@@ -229,12 +229,12 @@ def show_orders(errors: dict[str, dict[str, np.ndarray]]) -> str:
 
 
 def logistic() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Figure 10: equation 51 with Σ f̄ = Σ f̄² = 1, from ρ = 0.05 to 2, and its closed form."""
+    """Figure 10: equation 51 with Σ f̄ = √2 and Σ f̄² = 1, and points of its closed form."""
     times, starts = np.linspace(0.0, 3.0, 121), np.array([0.05, 0.3, 2.0])
     x = np.array([[1.0], [-1.0]]) / math.sqrt(2)
-    curves = {}
+    curves, exact = {}, {}
     for layers in (1, 2, 3, 4):
-        # A chain of single units on two antipodal samples: Σ f̄ = √2, Σ f̄² = 1 to scale.
+        # A chain of single units on two antipodal samples, whose margins are 1/√2 for good.
         problem = nc.NormalizedReLUNet(
             x, np.array([1.0, -1.0]), (1,) * (layers - 1), "polar", reduction="sum",
             activation=_identity,
@@ -250,8 +250,13 @@ def logistic() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]
             return traj.observables["norm"]
 
         curves[f"L = {layers}"] = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(starts)))
-    exact = [nc.exact.logistic_norm(times, start, math.sqrt(2), 1.0) for start in starts]
-    return times, curves, {"L = 2": np.stack(exact)}
+        on_the_way = [s + (math.sqrt(2) - s) * np.linspace(0.03, 0.98, 9) for s in starts]
+        reached = [
+            np.asarray(nc.exact.norm_time(norms, start, math.sqrt(2), 1.0, layers))
+            for norms, start in zip(on_the_way, starts, strict=True)
+        ]
+        exact[f"L = {layers}"] = np.stack([reached, on_the_way], axis=1)
+    return times, curves, exact
 
 
 def draw(flags: Namespace, runs: nc.Trajectory, errors, chain) -> list[str]:

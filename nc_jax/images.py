@@ -52,12 +52,12 @@ class ImageSet(NamedTuple):
 def load_digits(split: Split = "train") -> ImageSet:
     """The 1797 handwritten digits of 8 x 8 pixels that come with scikit-learn.
 
-    They have no split of their own: every fifth is a test image. A fixed rule, since a drawn split
-    would be another with each seed and version; both parts have digits of the same writers.
+    They have no split of their own: every fifth is a test image. The rule is fixed, and draws
+    nothing, so that everyone's test images are the same.
 
     Raises: ModuleNotFoundError without scikit-learn; ValueError for another split.
 
-    Example: `load_digits().images` is (1437, 8, 8).
+    Example: `load_digits().images` is (1438, 8, 8).
     """
     _check_split(split)
     try:
@@ -223,8 +223,8 @@ def _parse_idx(path: Path, content: bytes) -> UInt8[np.ndarray, "..."]:
     """IDX: the magic number, the length of each axis, the values."""
     if not content.startswith(_IDX_MAGIC):
         raise ValueError(
-            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}; give an IDX file of unsigned "
-            "bytes, which begins with 00 00 08 and the number of axes, 01 to 04."
+            f"{path}: begins with {content[:4].hex(' ') or 'nothing'}; give an IDX file of "
+            "unsigned bytes, which begins with 00 00 08 and the number of axes, 01 to 04."
         )
     start = 4 + 4 * content[3]
     if len(content) < start:

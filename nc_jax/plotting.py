@@ -366,10 +366,10 @@ def margins_figure(
 
 
 def margin_histograms_figure(run: Trajectory, num_times: int = 8) -> Figure:
-    """How the distribution of the outputs y f(x) narrows over time, as Rangamani's figure 4.
+    """How the distribution of the outputs y f(x) moves over time, as Rangamani's figure 4.
 
     Args: `run`, one of no batch, with the observables `margins` (time, sample) and `norm`, whose
-    product is drawn at `num_times` of the saves.
+    product is drawn at up to `num_times` of the saves, its mean evenly spaced.
 
     Returns: a Matplotlib `Figure`.
 
@@ -378,7 +378,9 @@ def margin_histograms_figure(run: Trajectory, num_times: int = 8) -> Figure:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes, time = figure.subplots(), np.expm1(run.common_log_time())
     outputs = np.asarray(run.observables["margins"]) * np.asarray(run.observables["norm"])[:, None]
-    chosen = np.unique(np.linspace(0, len(time) - 1, num_times).astype(int))
+    means = outputs.mean(axis=1)
+    wanted = np.linspace(means[0], means[-1], num_times)
+    chosen = np.unique([0, *np.abs(means[:, None] - wanted).argmin(axis=0), len(time) - 1])
     edges = np.linspace(outputs[chosen].min(), outputs[chosen].max(), 41)
     for at, color in zip(
         chosen, colormaps["plasma"](np.linspace(0, 0.93, len(chosen))), strict=True
@@ -399,20 +401,21 @@ def logistic_figure(
 ) -> Figure:
     """ρ with frozen margins, as Rangamani's figure 10.
 
-    Args: `time` (T,); `norms` integrated and `exact` in closed form, (S, T) of S starts by name.
+    Args: `time` (T,); `norms`, integrated, (S, T) of S starts by name; `exact`, points of the
+    closed form, (S, 2, P) times and norms by the same name.
 
-    Returns: a Matplotlib `Figure`: integrated curves with the closed forms as dots on them.
+    Returns: a Matplotlib `Figure`: integrated curves with the closed form as dots on them.
 
     Example: see `examples/rangamani_norm_dynamics.py`.
     """
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.subplots()
     for (name, curves), color in zip(norms.items(), _shades(len(norms)), strict=True):
-        for curve in curves:
-            axes.plot(time, curve, color=color, lw=1.6)
+        axes.plot(time, curves.T, color=color, lw=1.6)
         axes.plot([], [], color=color, lw=1.6, label=name)
-        for points in exact.get(name, ()):
-            axes.plot(time[::8], points[::8], ".", color=color, ms=6)
+        for at, points in exact[name]:
+            shown = at <= time[-1]
+            axes.plot(at[shown], points[shown], ".", color=color, ms=6)
     axes.plot([], [], ".", color="black", label="closed form")
     _finish_linear(axes, "norm ρ with the margins held fixed (eq. 51)", "time t")
     axes.legend(frameon=False, fontsize=8)
