@@ -2,9 +2,9 @@
 
 Integrates the flow of the paper's toy model, a ReLU net under the square loss with every layer
 normalised by a Lagrange multiplier, on two classes of real images: start norms 0.01 to 10, with and
-without weight decay, ten seeds each, all under one vmap. Prints where the norm and the margins end
-and how much of the start they remember, then holds descent, its differential equation of second
-order and the flow against each other. Saves the figures and the results.
+without weight decay, ten seeds each under one vmap. Prints where the norm and the margins end and
+how much of the start they remember, then holds descent, its differential equation of second order
+and the flow against each other. Saves the figures and the results.
 """
 
 import math

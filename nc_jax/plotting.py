@@ -444,6 +444,43 @@ def orders_figure(
     return figure
 
 
+def frames_figure(runs: Mapping[str, Trajectory], num_classes: int) -> Figure:
+    """Cosines between all pairs of classifiers over time, and the within-class variation.
+
+    Args: `runs`, over (seed,), by name, with the observables `cosines` (seed, time, pair) and
+    `ji_within_class_variation`; `num_classes` gives the simplex's cosine −1/(C−1).
+
+    Returns: a Matplotlib `Figure` of two panels: means over pairs and seeds in a band from the
+    least to the largest cosine; medians of the variation.
+
+    Example: see `examples/rangamani_collapse.py`.
+    """
+    figure = Figure(figsize=(12, 4.4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for (name, run), color in zip(runs.items(), _shades(len(runs)), strict=True):
+        time = np.expm1(run.common_log_time())
+        shown = time > 0
+        cosines = np.moveaxis(np.asarray(run.observables["cosines"])[:, shown], 1, 0)
+        cosines = cosines.reshape(shown.sum(), -1)
+        low, high = cosines.min(axis=1), cosines.max(axis=1)
+        left.fill_between(time[shown], low, high, color=color, alpha=0.15, linewidth=0)
+        left.plot(time[shown], cosines.mean(axis=1), color=color, lw=1.6, label=name)
+        variation = np.asarray(run.observables["ji_within_class_variation"])[:, shown]
+        _draw(right, time[shown], variation, color=color, lw=1.6, label=name)
+    simplex = -1 / (num_classes - 1)
+    for cosine, label in ((simplex, "simplex"), (0.0, "orthogonal frame")):
+        left.axhline(cosine, color="black", lw=0.9, ls=":")
+        left.text(
+            0.01, cosine, label, fontsize=8, va="bottom", transform=left.get_yaxis_transform()
+        )
+    _finish_linear(left, "cosines between classifiers", "time t")
+    _finish(right, "within-class variation of the features", "time t")
+    for axes in (left, right):
+        axes.set_xscale("log")
+    right.legend(frameon=False, fontsize=8)
+    return figure
+
+
 def _shades(count: int) -> NDArray[np.floating]:
     """Colours from dark to light for an ordered family of curves."""
     return colormaps["viridis"](np.linspace(0, 0.9, count))

@@ -59,6 +59,28 @@ CALLS = {
         "nc.landscape.kkt_certificate(nc.LinearizedMixon(3, 4, 2), p.init(jax.random.key(0)))",
         "problem is of type LinearizedMixon: give an UnconstrainedFeatures",
     ),
+    "inputs without their targets": (
+        "nc.NormalizedReLUNet(np.ones((3, 2)) / 2, np.ones(4), (2,))",
+        "inputs have shape (3, 2) and targets (4,): give (N, d) and (N,) or (N, C)",
+    ),
+    "test samples of another kind": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), test_inputs=np.eye(3), "
+        "test_targets=np.ones(3))",
+        "test samples have 3 inputs and 1 outputs where the training samples have 2 and 1",
+    ),
+    "normalization by another word": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), 'batch')",
+        "normalization = 'batch': give one of 'lagrange', 'weight', 'practice', 'none', 'polar'",
+    ),
+    "loss of classes": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), loss=nc.SquaredError())",
+        "loss = SquaredError(): give SquaredDistance() or Exponential()",
+    ),
+    "rate below zero": ("nc.GradientDescentODE(p, -0.1)", "rate = -0.1: give a finite number > 0"),
+    "least step below zero": (
+        "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), min_step=-1.0)",
+        "min_step = -1.0: give a finite number >= 0",
+    ),
     "float64 without x64": (
         "p.init(jax.random.key(0), dtype='float64')",
         "dtype = float64: set jax_enable_x64",

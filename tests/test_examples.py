@@ -9,6 +9,8 @@ import mixon_linear_phase
 import mixon_strong_collapse
 import numpy as np
 import pytest
+import rangamani_collapse
+import rangamani_norm_dynamics
 import script
 import ulpm_flow
 import ulpm_kkt
@@ -151,6 +153,50 @@ def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys):
 
 
 @pytest.mark.slow
+def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(rangamani_norm_dynamics, "RATES", np.array([0.4, 0.2, 0.1, 0.05]))
+    monkeypatch.setattr(rangamani_norm_dynamics, "HORIZON", 2.0)
+    rangamani_norm_dynamics.main(
+        "--samples 8 --widths 4 --norms 0.5 8 --seeds 2 --decay 0.02 --time 150 "
+        f"--out {tmp_path}".split()
+    )
+    printed = capsys.readouterr().out
+    assert "digits, classes 3 and 8: 8 training" in printed
+    ends = [line for line in printed.splitlines() if line.startswith("end of rho")]
+    apart = [float(line.split("differ by ")[1].split("%")[0]) for line in ends]
+    assert apart[0] < 0.5 < 10 < apart[1]  # with decay, and without
+    orders = [line.split()[1:] for line in printed.splitlines() if line.split()[:1] == ["order"]]
+    np.testing.assert_allclose(np.array(orders[0], float), [2, 1, 1], atol=0.15)  # no kinks
+    flow = storage.load(tmp_path / "flow.zarr")
+    assert flow["norm"].dims == ("decay", "norm_at_start", "seed", "time")
+    assert flow["margins"].dims[-1] == "sample"
+    assert float(np.abs(flow["lemma_9_residual"]).max()) < 1e-13
+    for name in ("figure_2", "figure_3", "figure_4", "figure_10", "orders"):
+        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_repaired_theorem_holds_on_features_and_nearly_in_a_net(tmp_path, capsys):
+    rangamani_collapse.main(f"--samples 15 --seeds 2 --time 1000 --out {tmp_path}".split())
+    rows = {}
+    for line in capsys.readouterr().out.splitlines():
+        if " / " in line and "(34)" not in line:
+            name, numbers = line[:17].strip(), line[17:].replace("/", " ").split()
+            rows[name] = [float(x) for x in numbers]
+    for name in ("features, bias", "features, no bias"):
+        _, uneven, row, row_theory, inner, inner_theory, cosine, cosine_theory, off = rows[name]
+        assert uneven < 1e-5
+        np.testing.assert_allclose([row, inner], [row_theory, inner_theory], atol=2e-3)
+        np.testing.assert_allclose(cosine, cosine_theory, atol=1e-3)
+        assert off < 1e-2
+    gap, uneven, row, row_theory, *_, cosine, cosine_theory, _ = rows["net, centred"]
+    # The mean square of what is uneven is what (34) leaves out.
+    assert abs(row / row_theory - 1) < uneven**2 / gap + 1e-3
+    np.testing.assert_allclose(cosine, cosine_theory, atol=0.02)
+    assert (tmp_path / "rangamani_collapse.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_the_landscape_has_one_minimum(tmp_path, capsys):
     zhu_landscape.main(f"--K 3 --d 2 --n 1 --starts 32 --flows 2 --out {tmp_path}".split())
     printed = capsys.readouterr().out
@@ -220,6 +266,20 @@ def test_first_passage_is_where_the_curve_crosses():
         (ulpm_kkt, "--seeds 0", "--seeds 0"),
         (ulpm_kkt, "--K 1", "num_classes = 1"),
         (ulpm_kkt, "--rtol 1e-20", "rtol = 1e-20"),
+        (rangamani_norm_dynamics, "--norms 1", "--norms [1.0]: give 2 or more"),
+        (rangamani_norm_dynamics, "--decay 0", "--decay 0: give a finite number > 0"),
+        (rangamani_norm_dynamics, "--time nan", "--time nan: give a finite number > 0"),
+        (rangamani_norm_dynamics, "--rtol 1e-20", "rtol = 1e-20"),
+        (rangamani_norm_dynamics, "--samples 7", "num_samples = 7: give an even number"),
+        (rangamani_norm_dynamics, "--samples 900", "samples of class 3: it has"),
+        (rangamani_norm_dynamics, "--classes 3 3", "classes = [3, 3]: give one or more, each"),
+        (rangamani_norm_dynamics, "--classes 3 11", "class 11: no image is of it"),
+        (rangamani_norm_dynamics, "--widths 0", "widths = (0,): every hidden layer"),
+        (rangamani_norm_dynamics, "--data fashion-mnist --folder x", "x: no train-images-idx3"),
+        (rangamani_norm_dynamics, "--seeds 0", "--seeds 0"),
+        (rangamani_collapse, "--samples 7", "--samples 7: give a multiple of 3"),
+        (rangamani_collapse, "--widths 4 0", "widths = (4, 0): every hidden layer"),
+        (rangamani_collapse, "--decay inf", "--decay inf: give a finite number > 0"),
         (zhu_landscape, "--decay 0", "--decay 0: give a number from 1e-5 to 1"),
         (zhu_landscape, "--bias-decay -1", "--bias-decay -1: give a number from 0"),
         (zhu_landscape, "--d 1", "feature_dim = 1"),

@@ -106,3 +106,17 @@ def test_runs_with_times_of_their_own_are_refused():
     batch = jax.vmap(at)(jnp.array([[1.0, 2.0], [1.0, 3.0]]))
     with pytest.raises(ValueError, match="log_time differs"):
         storage.to_dataset(batch)
+
+
+def test_an_observable_that_is_an_array_has_dimensions_of_its_own():
+    def norms(state):
+        return {"norms": jax.numpy.linalg.norm(state.features, axis=1)}
+
+    single = nc.gradient_flow(PROBLEM, PROBLEM.init(jax.random.key(0)), TIMES, observe=norms)
+    assert storage.to_dataset(single)["norms"].dims == ("time", "norms_dim_0")
+    batch = jax.tree.map(lambda leaf: jax.numpy.stack([leaf, leaf]), single)
+    named = storage.to_dataset(batch, dims={"norms": ["sample"]})
+    assert named["norms"].dims == ("seed", "time", "sample")
+    assert named["norms"].shape == (2, 3, 6)
+    with pytest.raises(ValueError, match=r"dims\['norms'\] = \['a', 'b'\]: norms has 1 axes"):
+        storage.to_dataset(single, dims={"norms": ["a", "b"]})
