@@ -440,6 +440,8 @@ def orders_figure(
             order = np.polyfit(np.log(rates), np.log(values), 1)[0]
             axes.loglog(rates, values, "o-", color=color, lw=1.4, label=f"{name}: η^{order:.2f}")
         _finish(axes, title, "learning rate η")
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticks(rates, [f"{rate:g}" for rate in rates])
         axes.legend(frameon=False, fontsize=8)
     return figure
 
