@@ -1,8 +1,8 @@
 """Losses of logits, with gradients that stay finite when probabilities underflow.
 
 A gradient flow in a transformed time needs e^s ∇L with s as large as 10^6: every loss therefore
-gives its gradient twice, plain (`gradient`, for descent) and scaled (`scaled_gradient`, in log
-space where the loss allows it).
+gives its gradient scaled (`scaled_gradient`, in log space where the loss allows it), those of
+classes plain as well (`gradient`, for descent).
 """
 
 from typing import ClassVar, Protocol, runtime_checkable

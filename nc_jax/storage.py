@@ -50,6 +50,9 @@ def to_dataset(
             f"runs = {runs}: the trajectory has batch shape {batch}; give one name for each axis."
         )
     observed = {k: np.asarray(v) for k, v in trajectory.observables.items()}
+    for name in dims or {}:
+        if name not in observed:
+            raise ValueError(f"dims[{name!r}]: no such observable; there are {sorted(observed)}.")
     return xr.Dataset(
         {
             **{k: (_dims(k, v, (*runs, "time"), dims or {}), v) for k, v in observed.items()},

@@ -1,9 +1,15 @@
 """Numerics of the test session: float64 on, no implicit promotion of dtypes."""
 
+import os
+
 import hypothesis
 import jax
 
 jax.config.update("jax_enable_x64", True)
+# Compilation is most of the time of a test. Without its costliest passes the whole takes two thirds;
+# JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
+if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
+    jax.config.update("jax_disable_most_optimizations", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Compilation makes the first example slow and says nothing about a property.

@@ -76,6 +76,23 @@ CALLS = {
         "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), loss=nc.SquaredError())",
         "loss = SquaredError(): give SquaredDistance() or Exponential()",
     ),
+    "Hessian of a flow on spheres": (
+        "nc.landscape.classify(n, n.init(jax.random.key(0)))",
+        "normalization = 'lagrange': its flow is on spheres or in a metric",
+    ),
+    "Hessian of the equation of descent": (
+        "nc.landscape.dense_hessian(o, o.init(jax.random.key(0)))",
+        "problem is a GradientDescentODE: give the problem that it descends",
+    ),
+    "start of norm 0 in polar variables": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), 'polar')"
+        ".init(jax.random.key(0), 0.0)",
+        "norm = 0.0: give a finite number > 0",
+    ),
+    "several decays": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), weight_decay=jnp.ones(2))",
+        "weight_decay has shape (2,): give one number, and sweep under jax.vmap",
+    ),
     "rate below zero": ("nc.GradientDescentODE(p, -0.1)", "rate = -0.1: give a finite number > 0"),
     "least step below zero": (
         "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), min_step=-1.0)",
@@ -87,8 +104,10 @@ CALLS = {
     ),
 }
 PROGRAM = """
-import json, sys, diffrax, jax, numpy as np, nc_jax as nc
+import json, sys, diffrax, jax, jax.numpy as jnp, numpy as np, nc_jax as nc
 p, messages = nc.ulpm(3, 4, 2), []
+n = nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,))
+o = nc.GradientDescentODE(p, 0.1)
 for call in json.loads(sys.argv[1]):
     try:
         eval(call)

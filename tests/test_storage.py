@@ -118,5 +118,7 @@ def test_an_observable_that_is_an_array_has_dimensions_of_its_own():
     named = storage.to_dataset(batch, dims={"norms": ["sample"]})
     assert named["norms"].dims == ("seed", "time", "sample")
     assert named["norms"].shape == (2, 3, 6)
+    with pytest.raises(ValueError, match=r"dims\['norm'\]: no such observable; there are"):
+        storage.to_dataset(single, dims={"norm": ["a"]})
     with pytest.raises(ValueError, match=r"dims\['norms'\] = \['a', 'b'\]: norms has 1 axes"):
         storage.to_dataset(single, dims={"norms": ["a", "b"]})

@@ -58,6 +58,7 @@ def gradient_descent(
             `{name}_drift` of those that the flow conserves tells how far from the flow it is.
         batch_size, key: for stochastic descent on a problem with samples: every step sees the next
             batch_size of them, in an order drawn anew each epoch; the rest of an epoch is left out.
+            Give a problem of reduction "mean": of "sum" each batch has all of the decay.
 
     Returns: a `Trajectory` with `log_time` = log(1 + step). k steps at rate η on a mean loss over
     N samples are time ηk/N of the flow of the summed loss.
@@ -101,17 +102,21 @@ def _descend(
     log_time = jnp.log1p(save_steps.astype(dtype))
 
     def step(carry):
-        state, memory, count = carry
-        seen = problem if batch_size is None else _batch(problem, batch_size, key, count)
+        state, memory, count, order = carry
+        seen = problem
+        if batch_size is not None:
+            seen, order = _next_batch(problem, batch_size, key, count, order)
         gradient = seen.gradient(state)
         # Optax's own arithmetic mixes integer widths, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             # Line searches read the objective; where none does, the compiler drops it.
             updates, memory = update(
                 gradient, memory, state,
-                value=seen.objective(state), grad=gradient, value_fn=seen.objective,
+                value=seen.objective(state), grad=gradient,
+                value_fn=lambda state: seen.objective(problem.retract(state)),
             )  # fmt: skip
-            return problem.retract(optax.apply_updates(state, updates)), memory, count + 1
+            state = problem.retract(optax.apply_updates(state, updates))
+            return state, memory, count + 1, order
 
     def advance(carry, length):
         # Unrolled by hand, since `fori_loop` unrolls known lengths only: a tenth off small models.
@@ -132,7 +137,8 @@ def _descend(
         return carry, ({**seen, **kept}, state if save_states else None)
 
     lengths = jnp.diff(save_steps, prepend=0)
-    carry = (state, optimizer.init(state), jnp.zeros_like(num_steps))
+    order = jnp.arange(problem.num_samples) if isinstance(problem, SampledProblem) else None
+    carry = (state, optimizer.init(state), jnp.zeros_like(num_steps), order)
     carry, (observables, states) = jax.lax.scan(to_next_save, carry, (lengths, log_time))
     final, *_ = advance(carry, num_steps - save_steps[-1])
     result = mark_nonfinite(is_nonfinite(final))
@@ -147,16 +153,23 @@ def _descend(
     )
 
 
-def _batch(
-    problem: AbstractProblem, size: int, key: Key[Array, ""] | None, step: Int[Array, ""]
-) -> AbstractProblem:
-    """The problem on the samples of one step of stochastic descent."""
+def _next_batch(
+    problem: AbstractProblem,
+    size: int,
+    key: Key[Array, ""] | None,
+    step: Int[Array, ""],
+    order: Int[Array, " N"],
+) -> tuple[AbstractProblem, Int[Array, " N"]]:
+    """The problem on the samples of one step of stochastic descent, and the order of this epoch."""
     assert isinstance(problem, SampledProblem)
     assert key is not None
     epoch, place = jnp.divmod(step, problem.num_samples // size)
-    # Drawn again at every step of the epoch: the order is worth less than the memory to carry it.
-    order = jax.random.permutation(jax.random.fold_in(key, epoch), problem.num_samples)
-    return problem.on_samples(jax.lax.dynamic_slice_in_dim(order, place * size, size))
+    order = jax.lax.cond(
+        place == 0,
+        lambda: jax.random.permutation(jax.random.fold_in(key, epoch), problem.num_samples),
+        lambda: order,
+    )
+    return problem.on_samples(jax.lax.dynamic_slice_in_dim(order, place * size, size)), order
 
 
 def _conserved(problem: AbstractProblem, state: PyTree) -> dict[str, Invariant]:
@@ -169,13 +182,15 @@ def _check_batches(
     problem: AbstractProblem, batch_size: int | None, key: Key[Array, ""] | None
 ) -> None:
     if batch_size is None:
+        if key is not None:
+            raise ValueError("key without batch_size: give both, or neither for all samples.")
         return
     if not isinstance(problem, SampledProblem):
         raise ValueError(
             f"batch_size = {batch_size}: {type(problem).__name__} has no samples to draw; descend "
             "it whole, or give a NormalizedReLUNet."
         )
-    if not 1 <= batch_size <= problem.num_samples:
+    if not 1 <= operator.index(batch_size) <= problem.num_samples:
         raise ValueError(
             f"batch_size = {batch_size}: give an integer in 1..{problem.num_samples}, the samples."
         )

@@ -16,7 +16,7 @@ import optimistix
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..problems import AbstractProblem, check_shapes
+from ..problems import AbstractProblem, GradientDescentODE, NormalizedReLUNet, check_shapes
 from ..state import LastLayer
 
 Linear = Callable[[PyTree], PyTree]
@@ -64,7 +64,18 @@ def hessian_operator(
 
 
 def descent_at(problem: AbstractProblem, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
-    """e^log_scale (−∇L), with the scale in the state's dtype."""
+    """e^log_scale (−∇L), with the scale in the state's dtype.
+
+    Raises: ValueError for a problem whose flow is not −∇L in flat coordinates: its linearisation is
+    no Hessian, and signs of its eigenvalues tell nothing.
+    """
+    if isinstance(problem, GradientDescentODE):
+        raise ValueError("problem is a GradientDescentODE: give the problem that it descends.")
+    if isinstance(problem, NormalizedReLUNet) and problem.normalization != "none":
+        raise ValueError(
+            f"normalization = {problem.normalization!r}: its flow is on spheres or in a metric, "
+            "where no Hessian is taken; give the net with normalization='none'."
+        )
     dtype = jnp.result_type(*jax.tree.leaves(state))
     return problem.scaled_descent(state, jnp.asarray(log_scale, dtype))
 

@@ -74,7 +74,9 @@ class NormalizedReLUNet(AbstractProblem):
 
     L = s Σ_n ℓ(ρ f_V(x_n), y_n) + λ·(ρ² or Σ_k ‖W_k‖_F²), with W_k = ρ_k V_k, ‖V_k‖_F = 1,
     ρ = Π_k ρ_k, s = 1/N for reduction "mean" and 1 for "sum". Neither ℓ nor the decay has a ½. The
-    state is a `Layers`, and the flow that of gradient descent in the state's own variables:
+    state is a `Layers`, and the flow that of gradient descent in the state's own variables. Holding
+    arrays, a problem is no static argument: `eqx.filter_jit(problem.gradient)`, or a function that
+    closes over it.
 
     | normalization | state | flow, P_k projecting onto the tangent space of V_k's sphere |
     |---|---|---|
@@ -145,6 +147,11 @@ class NormalizedReLUNet(AbstractProblem):
         elif test_inputs is not None or test_targets is not None:
             raise ValueError("test_inputs without test_targets, or the reverse: give both.")
         check_number("weight_decay", weight_decay)
+        if np.shape(weight_decay) != ():
+            raise ValueError(
+                f"weight_decay has shape {np.shape(weight_decay)}: give one number, and sweep "
+                "under jax.vmap."
+            )
         self.widths = tuple(operator.index(width) for width in widths)
         self.normalization = normalization
         self.loss = loss
@@ -220,10 +227,11 @@ class NormalizedReLUNet(AbstractProblem):
 
         So ρ = norm for "lagrange" and "practice", norm^L for the others.
 
-        Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
+        Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite, or 0
+        for "polar", where directions would turn infinitely fast.
         """
         check_key(key)
-        check_number("norm", norm)
+        check_number("norm", norm, above_zero=self.normalization == "polar")
         check_dtype(dtype)
         scale = jnp.asarray(norm, dtype)
         sizes = (self.inputs.shape[1], *self.widths, self.num_outputs)
@@ -272,7 +280,10 @@ class NormalizedReLUNet(AbstractProblem):
         data += math.log(self.loss_scale)
         if self._undecayed:
             return data
-        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
+        penalty = self._penalty(state)
+        # Where λ is an array that is 0, log 0 would have a NaN for a derivative.
+        both = jnp.logaddexp(data, jnp.log(jnp.where(penalty > 0, penalty, 1)))
+        return jnp.where(penalty > 0, both, data)
 
     def gradient(self, state: Layers) -> Layers:
         """Minus the flow: ∇L where nothing is constrained, else its tangential part."""
@@ -291,7 +302,11 @@ class NormalizedReLUNet(AbstractProblem):
         return Layers(matrices, state.norms)
 
     def on_samples(self, samples: Int[Array, " B"]) -> "NormalizedReLUNet":
-        """The same problem on these samples alone, for descent in small batches."""
+        """The same problem on these samples alone, for descent in small batches.
+
+        The decay is whole in each: for reduction "mean" batches average to the gradient of all; for
+        "sum" the decay counts N/B times as much.
+        """
         return eqx.tree_at(
             lambda problem: (problem.inputs, problem.targets),
             self,
@@ -301,9 +316,9 @@ class NormalizedReLUNet(AbstractProblem):
     def multipliers(self, state: Layers) -> Float[Array, " c"]:
         """ν_k = ½⟨V_k, −∂L/∂V_k⟩/‖V_k‖² of every constraint ‖V_k‖² = 1 (eqs. 5 and 69), shape (c,).
 
-        All L of "lagrange", where they are (1/N) Σ ρf̄(1 − ρf̄); the first L − 1 of "practice", where
-        the decay takes λ off (λρ² with the decay on ρ); none of the others. Each is computed on its
-        own: that they are equal is a property of the flow.
+        All L of "lagrange" and the first L − 1 of "practice", where the decay takes λ off (λρ² with
+        the decay on ρ); none of the others. For the mean square loss (1/N) Σ ρf̄(1 − ρf̄) without the
+        decay. Each is computed on its own: that they are equal is a property of the flow.
         """
         if self.normalization not in ("lagrange", "practice"):
             return jnp.zeros(0, state.matrices[0].dtype)
@@ -323,24 +338,26 @@ class NormalizedReLUNet(AbstractProblem):
         | key | definition |
         |---|---|
         | `objective`, `log_objective` | L and its logarithm |
-        | `norm`, `layer_norms` | ρ = Π ρ_k; (L,) all ρ_k = ‖W_k‖_F |
-        | `margins` | (N,) f̄_n = y_n f_V(x_n); of C outputs that over the next class, over ρ |
+        | `norm`, `layer_norms` | abs(ρ) = Π abs(ρ_k); (L,) all abs(ρ_k) |
+        | `margins` | (N,) f̄_n = y_n f(x_n)/ρ; of C outputs that over the next class, over ρ |
         | `mean_margin`, `second_moment`, `margin_std` | μ, M, σ (section 3.4.1) |
-        | `equilibrium_norm` | ρ_eq = μ/(M + λ) (eq. 11), square loss with the decay on ρ |
-        | `lemma_9_residual` | L minus (1/N) Σ‖y‖² − ρ(μ + ρ'/2) (lemma 9), for "lagrange" too |
+        | `equilibrium_norm` | ρ_eq = μ/(M + λ) (eq. 11), square loss with decay λρ² |
+        | `lemma_9_residual` | L − (1/N) Σ‖y‖² + ρ(μ + ρ'/2) (lemma 9), "lagrange" with the same |
         | `multipliers` | ν_k, where there are constraints |
         | `interpolation_gap` | ε = mean of y_n^c − f_n^c at the true class c |
         | `interpolation_spread` | largest deviation of an output from assumption 1 with that ε |
         | `train_error`, `test_error` | shares classified wrongly |
 
-        For C outputs μ and σ are mean and deviation of ⟨y_n, f_n⟩, and M is the mean of ‖f_n‖². The
-        sum has Nμ, NM in the place of μ, M in ρ_eq and lemma 9.
+        ρ may change sign on the way: what is over ρ is over `norm`, so that margins are of the net
+        as it stands; at ρ = 0 they are NaN. For C outputs μ and σ are mean and deviation of
+        ⟨y_n, f_n⟩, and M is the mean of ‖f_n‖². The sum has Nμ, NM in the place of μ, M in ρ_eq and
+        lemma 9.
         """
         outputs, targets = self._outputs_and_targets(state)
         last_layer = self.last_layer(state)
         layer_norms = jnp.sqrt(jnp.stack(self._squared_norms(state)))
         norm = jnp.prod(layer_norms)
-        margins = sample_margins(last_layer, self.labels) / norm
+        margins = sample_margins(last_layer, self.labels)
         alignment = jnp.sum(targets * outputs, axis=1) / norm
         gap = jnp.mean(_at_label(targets - outputs, self.labels))
         seen = {
@@ -348,7 +365,7 @@ class NormalizedReLUNet(AbstractProblem):
             "log_objective": self.log_objective(state),
             "norm": norm,
             "layer_norms": layer_norms,
-            "margins": margins,
+            "margins": margins / norm,
             "mean_margin": jnp.mean(alignment),
             "second_moment": jnp.mean(jnp.sum((outputs / norm) ** 2, axis=1)),
             "margin_std": jnp.std(alignment),
@@ -449,6 +466,8 @@ class NormalizedReLUNet(AbstractProblem):
         self, state: Layers, log_scale: Float[ArrayLike, ""]
     ) -> list[Float[ArrayLike, ""]]:
         """e^log_scale · 2 ∂(penalty)/∂ρ_k², by products of the others: a norm may be 0."""
+        if self._undecayed:  # e^log_scale may be infinite
+            return [0.0] * self.num_layers
         rate = 2 * jnp.exp(log_scale) * self.weight_decay
         if self.decay_on == "layers":
             return [rate] * self.num_layers
@@ -473,9 +492,12 @@ class NormalizedReLUNet(AbstractProblem):
             full = [g + rate * w for g, rate, w in zip(slopes, rates, state.matrices, strict=True)]
             parts = zip(full, state.matrices, self._on_sphere, strict=True)
             return Layers(tuple(_tangent(g, w) if kept else g for g, w, kept in parts))
-        turns = [_tangent(g, v) for g, v in zip(slopes, state.matrices, strict=True)]
         polar = self.normalization == "polar"
-        turns = [t / rho if polar else rho * t for t, rho in zip(turns, radii, strict=True)]
+        # Scaled before `_tangent`, whose pull to the sphere must not change sign with ρ_k.
+        turns = [
+            _tangent(g / rho if polar else rho * g, v)
+            for g, v, rho in zip(slopes, state.matrices, radii, strict=True)
+        ]
         along = [
             _inner(g, v) + rate * rho
             for g, v, rate, rho in zip(slopes, state.matrices, rates, radii, strict=True)
@@ -490,23 +512,26 @@ class NormalizedReLUNet(AbstractProblem):
         norm: Float[Array, ""],
     ) -> dict[str, Float[Array, ""]]:
         """Equation 11 and lemma 9, for what they are stated for."""
-        if self.decay_on != "norm" or not isinstance(self.loss, SquaredDistance):
+        constrained = self.normalization in ("lagrange", "practice")
+        if not (self.decay_on == "norm" or constrained) or isinstance(self.loss, Exponential):
             return {}
         total = self.loss_scale * jnp.sum(alignment)  # sN μ
         squares = self.loss_scale * jnp.sum(normalized**2)  # sN M
         seen = {"equilibrium_norm": total / (squares + self.weight_decay)}
-        if self.normalization == "lagrange":
+        if state.norms is not None and self.normalization == "lagrange":
             field = self.scaled_descent(state, 0.0)
             assert field.norms is not None
             at_zero = self.loss_scale * jnp.sum(self._typed(self.targets, state) ** 2)
-            claimed = at_zero - norm * (total + field.norms[0] / 2)
+            # With decay on the layers, what it takes of those of norm 1.
+            at_zero += self._penalty(state) - self.weight_decay * norm**2
+            claimed = at_zero - norm * total - state.norms[0] * field.norms[0] / 2
             seen["lemma_9_residual"] = self.objective(state) - claimed
         return seen
 
     def _assumed(self, targets: Float[Array, "N C"], gap: Float[Array, ""]) -> Float[Array, "N C"]:
         """Outputs of assumption 1: each target lowered by ε at its class, raised by ε/(C−1) beside.
 
-        For one output y(1 − ε), which is the half of those of two.
+        For one output y(1 − ε): twice those of two with targets ±½ and gap ε/2.
         """
         if self.binary:
             return targets * (1 - gap)
@@ -539,14 +564,14 @@ def _samples(
 
 
 def _check_targets(prefix: str, targets: np.ndarray) -> None:
-    signs = targets.ndim == 1
+    signs = targets.ndim == 1 or targets.shape[1] == 1
     if signs and not np.all(np.abs(targets) == 1):
         raise ValueError(
             f"{prefix}targets hold {targets[np.abs(targets) != 1][0]:g}: give ±1, or (N, C) with "
-            "one column a class."
+            "one column for each of 2 or more classes."
         )
     present = np.unique(targets if signs else np.argmax(targets, axis=1)).size
-    wanted = 2 if signs else max(targets.shape[1], 2)
+    wanted = 2 if signs else targets.shape[1]
     if not prefix and present < wanted:
         raise ValueError(
             f"targets name {present} of {wanted} classes: every class needs 1 or more samples."

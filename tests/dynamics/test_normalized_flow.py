@@ -130,14 +130,16 @@ def test_the_flow_of_the_exponential_loss_goes_to_any_time():
         INPUTS[:4], SIGNS[:4], (4,), "none", nc.Exponential(), activation=linear
     )
     found = nc.gradient_flow(
-        problem, problem.init(jax.random.key(1)), nc.log_times(200, 5), rtol=1e-6, atol=1e-8,
+        problem, problem.init(jax.random.key(1)), nc.log_times(1000, 5), rtol=1e-6, atol=1e-8,
         observe=lambda state: {"log_objective": problem.log_objective(state)},
     )  # fmt: skip
     # L tends to c/(t log t): log L + log t + log log t comes to rest.
     log_time = np.asarray(found.log_time[1:])
     rest = np.asarray(found.observables["log_objective"])[1:] + log_time + np.log(log_time)
     assert np.ptp(rest[-3:]) < 0.1
-    assert found.observables["layer_balance_drift"][-1] < integration(1e-6)
+    # Relative to the start, while ‖W‖² grows as log t.
+    drift = found.observables["layer_balance_drift"][-1] / log_time[-1]
+    assert drift < integration(1e-6)
 
 
 def test_kinks_are_passed_at_the_least_step_or_rounded():
@@ -213,6 +215,7 @@ def test_stochastic_descent_is_the_textbook_loop():
     [
         (net(), {"batch_size": 9, "key": jax.random.key(0)}, "batch_size = 9: give an integer in"),
         (net(), {"batch_size": 2}, "key = None: give the batches a key"),
+        (net(), {"key": jax.random.key(0)}, "key without batch_size: give both"),
         (nc.ulpm(3, 4, 2), {"batch_size": 2}, "UnconstrainedFeatures has no samples"),
     ],
 )  # fmt: skip

@@ -195,8 +195,9 @@ def test_usual_practice_is_that_of_equations_69_to_71():
     np.testing.assert_allclose(norms_of(lagrange)[0], np.sum(descent.matrices[-1] * directions[-1]))
 
 
-def test_weight_normalisation_of_several_classes_is_that_of_equation_74():
-    # Half the paper's loss has half our λ; both fields are then half of ours.
+def test_the_last_layer_of_several_classes_turns_as_in_equation_74():
+    # Appendix J.1 with ρ_k = 1 below the last layer, which is Lagrange's. Half the paper's loss has
+    # half our λ; both fields are then half of ours.
     problem = PROBLEMS["three classes, sum"]
     state = start_of(problem)
     [rho] = norms_of(state)
@@ -222,9 +223,17 @@ def test_the_exponential_flow_is_that_of_appendix_j2():
 
 
 def test_equal_terms_of_equation_81_do_not_make_equal_margins():
-    # E53: x e^(−5x) takes one value at two margins.
-    first, second = 0.1, 0.351286
-    assert abs(first * math.exp(-5 * first) / (second * math.exp(-5 * second)) - 1) < 1e-5
+    # E53: each sample by itself is at rest in ρ = 5, at margins 0.1 and 0.351.
+    margins = np.array([0.1, 0.351286])
+    decay = 0.1 * math.exp(-0.5) / 10
+    problem = nc.NormalizedReLUNet(
+        np.array([[0.1], [-0.351286]]), SIGNS[:2], (), loss=nc.Exponential(), weight_decay=decay
+    )
+    state = nc.Layers((jnp.ones((1, 1)),), jnp.array([5.0]))
+    np.testing.assert_allclose(problem.observe(state)["margins"], margins)
+    for sample in (0, 1):
+        field = problem.on_samples(jnp.array([sample])).gradient(state)
+        assert abs(norms_of(field)[0]) < 1e-6 * decay * 10
 
 
 @pytest.mark.parametrize("name", ["none layers", "lagrange norm", "three classes, layers"])
@@ -241,13 +250,18 @@ def test_lemma_6_every_layer_has_the_output_along_itself(name):
     assert np.all(np.abs(outputs) <= np.prod([np.linalg.norm(w) for w in weights.matrices]))
 
 
-OBSERVE = {n: eqx.filter_jit(PROBLEMS[n].observe) for n in ("lagrange norm", "three classes, sum")}
+OBSERVE = {
+    n: eqx.filter_jit(PROBLEMS[n].observe)
+    for n in ("lagrange norm", "lagrange layers", "three classes, sum")
+}
 
 
-@pytest.mark.parametrize("name", ["lagrange norm", "three classes, sum"])
-@given(seed=st.integers(0, 10_000), norm=st.floats(0.01, 10))
+@pytest.mark.parametrize("name", OBSERVE)
+@given(seed=st.integers(0, 10_000), norm=st.floats(-10, 10).filter(lambda x: abs(x) > 0.01))
 def test_lemma_9_holds_at_every_state_and_the_multipliers_are_equal(name, seed, norm):
-    state = start_of(PROBLEMS[name], seed, norm)
+    # ρ may pass through 0 along a flow; a start has none below it.
+    state = start_of(PROBLEMS[name], seed, abs(norm))
+    state = nc.Layers(state.matrices, jnp.sign(norm) * norms_of(state))
     seen = OBSERVE[name](state)
     size = float(seen["objective"]) + 2 * abs(float(seen["mean_margin"] * seen["norm"])) * 6
     assert abs(seen["lemma_9_residual"]) < rounding() * size
@@ -305,6 +319,12 @@ def test_the_exponential_loss_is_scaled_in_log_space():
     np.testing.assert_allclose(
         descent.matrices[0][0], SIGNS[worst] * INPUTS[worst], rtol=rounding(operations=10_000)
     )
+    # Past the largest float too, where λ = 0 must not meet infinity.
+    far = nc.Layers((1e6 * jnp.ones((1, 5)),))
+    outputs_far = SIGNS * np.asarray(problem.outputs(far, jnp.asarray(INPUTS)))[:, 0]
+    assert outputs_far.max() > 1000
+    field = problem.scaled_descent(far, outputs_far.max())
+    assert np.all(np.isfinite(field.matrices[0]))
     assert problem.largest_log_scale(np.float64) == np.inf
     assert np.isfinite(net("none").largest_log_scale(np.float64))
     np.testing.assert_allclose(
@@ -335,13 +355,19 @@ def test_starts_have_the_norm_asked_for_and_retraction_keeps_them(normalization)
     assert not np.allclose(flat(other), flat(state))
 
 
-def test_a_direction_off_its_sphere_is_pulled_back():
-    problem = PROBLEMS["lagrange norm"]
-    state = start_of(problem)
-    for factor in (0.9, 1.1):
-        off = nc.Layers(tuple(factor * v for v in state.matrices), state.norms)
-        for v, field in zip(off.matrices, problem.scaled_descent(off, 0.0).matrices, strict=True):
-            assert np.sign(np.sum(v * field)) == np.sign(1 - factor)
+@pytest.mark.parametrize("name", ["lagrange norm", "weight norm", "polar layers"])
+def test_a_direction_off_its_sphere_is_pulled_back_whatever_the_sign_of_the_norm(name):
+    state = start_of(PROBLEMS[name])
+    for factor, sign in ((0.9, 1), (1.1, 1), (0.9, -1), (1.1, -1)):
+        off = nc.Layers(tuple(factor * v for v in state.matrices), sign * norms_of(state))
+        for v, field in zip(off.matrices, FIELD[name](off).matrices, strict=True):
+            assert np.sign(np.sum(v * field)) == np.sign(factor - 1)
+
+
+def test_a_net_of_norm_0_classifies_nothing():
+    problem = net("lagrange", test_inputs=INPUTS, test_targets=SIGNS)
+    seen = eqx.filter_jit(problem.observe)(problem.init(jax.random.key(0), 0.0))
+    assert seen["train_error"] == seen["test_error"] == 1
 
 
 def test_a_part_of_the_samples_is_the_problem_on_them():
@@ -367,6 +393,7 @@ def test_samples_may_be_swept_under_vmap():
         ({"targets": np.arange(6.0)}, "targets hold 0: give ±1"),
         ({"targets": np.ones(6)}, "targets name 1 of 2 classes"),
         ({"targets": ONE_HOT[[0, 1, 0, 1, 0, 1]]}, "targets name 2 of 3 classes"),
+        ({"targets": 7 * SIGNS[:, None]}, "targets hold 7: give ±1"),
         ({"widths": (4, 0)}, r"widths = \(4, 0\): every hidden layer"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
         ({"targets": ONE_HOT, "loss": nc.Exponential()}, "Exponential.. with 3 outputs"),
