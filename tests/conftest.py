@@ -6,7 +6,7 @@ import hypothesis
 import jax
 
 jax.config.update("jax_enable_x64", True)
-# Compilation is most of the time of a test. Without its costliest passes the whole takes two thirds;
+# Compilation is most of a test's time: without its costliest passes the whole takes two thirds.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
 if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
     jax.config.update("jax_disable_most_optimizations", True)
