@@ -106,7 +106,7 @@ def run_flows(data: tuple, flags: Namespace) -> nc.Trajectory:
     settings = [(decay, norm) for decay in (flags.decay, 0.0) for norm in flags.norms]
     done = [
         jax.block_until_ready(over_seeds(jnp.asarray(decay), jnp.asarray(norm), seeds))
-        for decay, norm in tqdm(settings, unit=" start norms")
+        for decay, norm in tqdm(settings, unit=" start norms", delay=2)
     ]
     shape = (2, len(flags.norms))
     return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *done)

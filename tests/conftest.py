@@ -4,12 +4,13 @@ import os
 
 import hypothesis
 import jax
+import pytest
 
 jax.config.update("jax_enable_x64", True)
 # Compilation is most of a test's time: without its costliest passes the whole takes two thirds.
 # JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as users do.
-if "JAX_DISABLE_MOST_OPTIMIZATIONS" not in os.environ:
-    jax.config.update("jax_disable_most_optimizations", True)
+UNOPTIMIZED = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 
 # Compilation makes the first example slow and says nothing about a property.
@@ -17,3 +18,11 @@ hypothesis.settings.register_profile(
     "nc_jax", deadline=None, max_examples=25, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("nc_jax")
+
+
+@pytest.fixture
+def optimized():
+    """Compile as users do: for tests whose time is in the running, or whose bar is the rounding."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)

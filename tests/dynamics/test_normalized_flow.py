@@ -146,7 +146,7 @@ def test_kinks_are_passed_at_the_least_step_or_rounded():
     # A flow of a ReLU net slides along kinks. The truth is that of another integrator: descent at
     # a rate so small that its error, of first order, is under 1e-4.
     problem = net(activation=jax.nn.relu)
-    start, times = start_of(problem), np.array([20.0])
+    start, times = start_of(problem), np.linspace(0.5, 20.0, 40)
     descent = nc.gradient_descent(
         problem, start, optax.sgd(2e-4), 100_000, np.array([1]), loss_and_norm(problem)
     )
@@ -158,9 +158,11 @@ def test_kinks_are_passed_at_the_least_step_or_rounded():
         assert found.num_steps <= 2 * 20.0 / step
         assert found.observables["direction_norms_drift"][-1] < 0.1 * step
         assert np.abs(outputs(problem, found.final) - truth).max() < error
+        assert np.max(np.diff(found.observables["objective"])) < 1e-5
     rounded = net(activation=nc.SmoothReLU(1e-6))
     found = flow(rounded, start, times, nc.RKC(), rtol=1e-5, atol=1e-7)
     assert found.num_steps < 1000
+    assert np.all(np.diff(found.observables["objective"]) < 0)
     assert np.abs(outputs(problem, found.final) - truth).max() < 2e-4
 
 

@@ -44,6 +44,7 @@ REGULARISED = {
 }
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("name", REGULARISED)
 def test_the_regularised_minimum_is_what_lbfgs_finds_from_100_starts(name):
     problem = REGULARISED[name]
@@ -57,6 +58,7 @@ def test_the_regularised_minimum_is_what_lbfgs_finds_from_100_starts(name):
     assert jnp.abs(gradient).max() < rounding()
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize("shape", [(3, 4, 2), (4, 4, 1), (4, 3, 2)])
 def test_the_optimum_on_the_sphere_is_what_lbfgs_finds_from_100_starts(shape):
     problem, radius = nc.ulpm(*shape), 3.0

@@ -218,6 +218,7 @@ def test_solution_on_s_solves_the_full_equation(shape, seed, t, norm, bias):
     np.testing.assert_allclose(moved + moved.T, expected, rtol=0, atol=atol)
 
 
+@pytest.mark.usefixtures("optimized")
 @pytest.mark.parametrize(
     ("solver", "rtol"),
     [(nc.RKC(), 1e-12), pytest.param(diffrax.Kvaerno5(), 1e-10, marks=pytest.mark.slow)],

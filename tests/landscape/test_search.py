@@ -7,6 +7,8 @@ from landscape.points import DECAY, flat, origin, saddles
 import nc_jax as nc
 from nc_jax import landscape
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 def keys(num):
     return jax.random.split(jax.random.key(0), num)
