@@ -24,11 +24,11 @@ class Moving(eqx.Module):
 
 
 class GradientDescentODE(AbstractProblem, Generic[Problem]):
-    """(η/2) x'' + x' = F(x), the equation of descent at rate η (Rangamani, section 5).
+    """(η/2) x'' + x' = −F(x), the equation of descent at rate η (Rangamani, section 5).
 
-    F is the problem's flow, −∇L where nothing is constrained. With x'(0) = F(x(0)), as `start` has
-    it, x(kη) is k steps of descent to O(η²), and the flow of L to O(η); started at rest, it is O(η)
-    from descent. On constraints (those of a `NormalizedReLUNet`) the left side is
+    −F is the problem's flow: F = ∇L, or its part along the constraints. With x'(0) = −F(x(0)), as
+    `start` has it, x(kη) is k steps of descent to O(η²), and the flow to O(η); started at rest, it
+    is O(η) from descent. On constraints (those of a `NormalizedReLUNet`) the left side is
     (η/2)(V'' + ‖V'‖²V) + V', which keeps ‖V‖ = 1 where the paper's equations (24) and (25) let it
     grow, and is the equation of descent whose every step is scaled back to the sphere.
 
@@ -70,7 +70,7 @@ class GradientDescentODE(AbstractProblem, Generic[Problem]):
         return self.problem.objective(state.position)
 
     def gradient(self, state: Moving) -> Moving:
-        """Minus the field (x', x'') with x'' = (2/η)(F − x') and what keeps the constraints."""
+        """Minus the field (x', x'') with x'' = −(2/η)(F + x') and what keeps the constraints."""
         descent = self.problem.scaled_descent(state.position, 0.0)
         bend = _second_derivative(self.problem.retract, state.position, state.velocity)
         slowing = jax.tree.map(
