@@ -12,6 +12,7 @@ from .invariants import (
 )
 from .margins import (
     gamma_tilde as gamma_tilde,
+    logit_margins as logit_margins,
     margin_metrics as margin_metrics,
     max_margin as max_margin,
     sample_margins as sample_margins,

@@ -10,7 +10,14 @@ from ..state import LastLayer
 
 def sample_margins(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[Array, " N"]:
     """q_i = z_{i,y_i} − max_{j≠y_i} z_{i,j} (Ji, before theorem 3.1), shape (N,); bias included."""
-    own, others = split_at_label(state.logits(), labels)
+    return logit_margins(state.logits(), labels)
+
+
+def logit_margins(
+    logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
+) -> Float[Array, " N"]:
+    """`sample_margins` of class scores (N, K), wherever they come from; shape (N,)."""
+    own, others = split_at_label(logits, labels)
     return own - jnp.max(others, axis=1)
 
 

@@ -5,10 +5,12 @@ from typing import Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
+from ..checks import check_dtype, check_key, check_number
 from ..metrics import Invariant
 
 
@@ -75,6 +77,16 @@ class SampledProblem(Protocol):
     def on_samples(self, samples: Int[Array, " B"]) -> AbstractProblem:
         """The same problem on these samples alone."""
         ...
+
+
+def start_norm(
+    key: Key[Array, ""], norm: Float[ArrayLike, ""], dtype: DTypeLike, above_zero: bool = False
+) -> Float[Array, ""]:
+    """The norm of a random start in its dtype, once all that `init` is given is checked."""
+    check_key(key)
+    check_number("norm", norm, above_zero)
+    check_dtype(dtype)
+    return jnp.asarray(norm, dtype)
 
 
 def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:

@@ -12,12 +12,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_dtype, check_key, check_number, is_traced
+from ..checks import check_number, is_traced
+from ..geometry import membership, split_at_label
 from ..losses import Exponential, SquaredDistance
-from ..metrics import Invariant, collapse_metrics, sample_margins
+from ..metrics import Invariant, collapse_metrics, logit_margins
 from ..precision import matmul, weak_scalar
 from ..state import LastLayer
-from .base import AbstractProblem
+from .base import AbstractProblem, start_norm
 
 Normalization = Literal["lagrange", "weight", "practice", "none", "polar"]
 DecayOn = Literal["norm", "layers"]
@@ -230,10 +231,7 @@ class NormalizedReLUNet(AbstractProblem):
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite, or 0
         for "polar", where directions would turn infinitely fast.
         """
-        check_key(key)
-        check_number("norm", norm, above_zero=self.normalization == "polar")
-        check_dtype(dtype)
-        scale = jnp.asarray(norm, dtype)
+        scale = start_norm(key, norm, dtype, above_zero=self.normalization == "polar")
         sizes = (self.inputs.shape[1], *self.widths, self.num_outputs)
         keys = jax.random.split(key, self.num_layers)
         gaussians = [
@@ -250,22 +248,23 @@ class NormalizedReLUNet(AbstractProblem):
 
     def features(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N p"]:
         """What the last layer reads, σ(W_{L−1} … σ(W_1 x)), at any inputs."""
-        return self._features(state.weights(), inputs)
+        for weight in state.weights()[:-1]:
+            inputs = self.activation(matmul(inputs, weight.T))
+        return inputs
 
     def outputs(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N C"]:
         """ρ f_V(x) = f_W(x) at any inputs."""
-        return self._outputs(state.weights(), inputs)
+        return matmul(self.features(state, inputs), state.weights()[-1].T)
 
     def last_layer(self, state: Layers) -> LastLayer:
         """Features of the samples under the last layer, as metrics read them.
 
         A single output z stands for the logits (−z/2, z/2), whose margin is y z.
         """
-        weights = state.weights()
-        classifier = weights[-1]
+        classifier = state.weights()[-1]
         if self.binary:
             classifier = jnp.concatenate([-classifier, classifier]) / 2
-        return LastLayer(self._features(weights, self._typed(self.inputs, state)), classifier)
+        return LastLayer(self.features(state, self._typed(self.inputs, state)), classifier)
 
     def objective(self, state: Layers) -> Float[Array, ""]:
         """L, scalar."""
@@ -354,10 +353,9 @@ class NormalizedReLUNet(AbstractProblem):
         lemma 9.
         """
         outputs, targets = self._outputs_and_targets(state)
-        last_layer = self.last_layer(state)
         layer_norms = jnp.sqrt(jnp.stack(self._squared_norms(state)))
         norm = jnp.prod(layer_norms)
-        margins = sample_margins(last_layer, self.labels)
+        margins = _margins(outputs, self.labels)
         alignment = jnp.sum(targets * outputs, axis=1) / norm
         gap = jnp.mean(_at_label(targets - outputs, self.labels))
         seen = {
@@ -373,7 +371,7 @@ class NormalizedReLUNet(AbstractProblem):
             "interpolation_spread": jnp.max(jnp.abs(outputs - self._assumed(targets, gap))),
             "train_error": jnp.mean((margins <= 0).astype(margins.dtype)),
             **self._theory(state, alignment, outputs / norm, norm),
-            **collapse_metrics(last_layer, self.labels),
+            **collapse_metrics(self.last_layer(state), self.labels),
         }
         multipliers = self.multipliers(state)
         if multipliers.size:
@@ -438,18 +436,6 @@ class NormalizedReLUNet(AbstractProblem):
         outputs = self.outputs(state, self._typed(self.inputs, state))
         return outputs, self._typed(self.targets, state)
 
-    def _features(
-        self, weights: tuple[Float[Array, "_ _"], ...], inputs: Float[Array, "N d"]
-    ) -> Float[Array, "N p"]:
-        for weight in weights[:-1]:
-            inputs = self.activation(matmul(inputs, weight.T))
-        return inputs
-
-    def _outputs(
-        self, weights: tuple[Float[Array, "_ _"], ...], inputs: Float[Array, "N d"]
-    ) -> Float[Array, "N C"]:
-        return matmul(self._features(weights, inputs), weights[-1].T)
-
     def _squared_norms(self, state: Layers) -> list[Float[Array, ""]]:
         """ρ_k², of the polar variables as they stand."""
         if state.norms is not None:
@@ -478,8 +464,10 @@ class NormalizedReLUNet(AbstractProblem):
         self, state: Layers, log_scale: Float[ArrayLike, ""]
     ) -> tuple[Float[Array, "_ _"], ...]:
         """e^log_scale times the derivative of the loss, without the decay, in every W_k."""
-        weights, inputs = state.weights(), self._typed(self.inputs, state)
-        outputs, pull_back = jax.vjp(lambda weights: self._outputs(weights, inputs), weights)
+        inputs = self._typed(self.inputs, state)
+        outputs, pull_back = jax.vjp(
+            lambda weights: self.outputs(Layers(weights), inputs), state.weights()
+        )
         scale = log_scale + math.log(self.loss_scale)
         targets = self._typed(self.targets, state)
         return pull_back(self.loss.scaled_gradient(outputs, targets, scale))[0]
@@ -536,8 +524,7 @@ class NormalizedReLUNet(AbstractProblem):
         if self.binary:
             return targets * (1 - gap)
         others = gap / (self.num_outputs - 1)
-        at_label = jax.nn.one_hot(self.labels, self.num_outputs, dtype=bool)
-        return targets + jnp.where(at_label, -gap, others)
+        return targets + jnp.where(membership(self.labels, self.num_outputs), -gap, others)
 
 
 def _samples(
@@ -592,16 +579,15 @@ def _labels(targets: Float[Array, "N C"]) -> Int[Array, " N"]:
 def _margins(outputs: Float[Array, "N C"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
     """y z of one output; of several, that of the class over the next."""
     if outputs.shape[1] == 1:
-        outputs = jnp.concatenate([-outputs, outputs], axis=1) / 2
-    identity = jnp.eye(outputs.shape[1], dtype=outputs.dtype)
-    return sample_margins(LastLayer(outputs, identity), labels)
+        return _at_label(outputs, labels)
+    return logit_margins(outputs, labels)
 
 
 def _at_label(values: Float[Array, "N C"], labels: Int[Array, " N"]) -> Float[Array, " N"]:
     """The entry of each row at its class; of one column, y times it."""
     if values.shape[1] == 1:
-        return jnp.where(labels == 1, 1, -1).astype(values.dtype) * values[:, 0]
-    return jnp.take_along_axis(values, labels[:, None], axis=1)[:, 0]
+        return jnp.where(labels == 1, values[:, 0], -values[:, 0])
+    return split_at_label(values, labels)[0]
 
 
 def _inner(left: Float[Array, "m n"], right: Float[Array, "m n"]) -> Float[Array, ""]:

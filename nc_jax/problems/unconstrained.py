@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_dtype, check_key, check_number, is_traced
+from ..checks import check_number, is_traced
 from ..losses import CrossEntropy, Loss, SquaredError
 from ..metrics import (
     Invariant,
@@ -23,7 +23,7 @@ from ..metrics import (
 )
 from ..precision import weak_scalar
 from ..state import LastLayer
-from .base import AbstractProblem
+from .base import AbstractProblem, start_norm
 
 
 class WeightDecay(eqx.Module):
@@ -169,11 +169,8 @@ class UnconstrainedFeatures(AbstractProblem):
 
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
         """
-        check_key(key)
-        check_number("norm", norm)
-        check_dtype(dtype)
+        scale = start_norm(key, norm, dtype)
         feature_key, classifier_key = jax.random.split(key)
-        scale = jnp.asarray(norm, dtype)
 
         def direction(key: Key[Array, ""], rows: int) -> Float[Array, "rows d"]:
             gaussian = jax.random.normal(key, (rows, self.feature_dim), scale.dtype)
