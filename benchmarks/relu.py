@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.flatten_util import ravel_pytree
 from reporting import Parser, add_json, machine, parse_with_json, seconds, show_machine, show_time
 from scipy.integrate import solve_ivp
 
@@ -60,8 +61,6 @@ def flow(problem, start, end, solver=nc.RKC(), rtol=1e-4, min_step=0.0, saves=1,
 
 def by_scipy(problem, start, end, rtol):
     """SciPy's RK45 on the same field."""
-    from jax.flatten_util import ravel_pytree
-
     flat, unravel = ravel_pytree(start)
     field = jax.jit(lambda x: ravel_pytree(problem.scaled_descent(unravel(x), 0.0))[0])
     count = 0

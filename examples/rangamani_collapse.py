@@ -7,16 +7,14 @@ model has an orthogonal frame in the place of the simplex. Flows of all of them 
 to rest, on several classes of real images, measured against the formulas at the measured gap.
 """
 
-import math
 import time
 from argparse import Namespace
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rangamani_data import add_data_flags, load
-from script import Parser, check_seeds_and_stores, table, writable_folder
+from rangamani_data import add_data_flags, add_run_flags, load, parse_flags
+from script import Parser, table
 
 import nc_jax as nc
 from nc_jax import storage
@@ -29,24 +27,14 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add_data_flags(parser, [0, 1, 2], 60)
-    add("--widths", type=int, nargs="+", default=[16, 16], help="of the hidden layers (16 16)")
     add("--decay", type=float, default=0.004,
         help="λ of ½ Σ|y - f|² + λ/2 |W|² of each layer (%(default)g)")  # fmt: skip
     add("--time", type=float, default=1500.0, help="end of the flows (%(default)g)")
     add("--rtol", type=float, default=1e-4, help="their relative tolerance (%(default)g)")
-    add("--seeds", type=int, default=5, help="starts of each (%(default)d)")
-    add("--seed", type=int, default=0, help="number of the first start (%(default)d)")
-    add("--no-plot", action="store_true", help="save no figure")
-    add("--out", type=writable_folder, default="results/rangamani_collapse",
-        help="folder for results and figure (%(default)s)")  # fmt: skip
-    flags = parser.parse_args(arguments)
-    flags.out = Path(flags.out)
-    for name in ("time", "rtol", "decay"):
-        if not 0 < getattr(flags, name) < math.inf:
-            parser.error(f"--{name} {getattr(flags, name):g}: give a finite number > 0.")
+    add_run_flags(parser, 5, "starts of each", "results/rangamani_collapse")
+    flags = parse_flags(parser, arguments, ("time", "rtol", "decay"))
     if flags.samples % len(flags.classes):
         parser.error(f"--samples {flags.samples}: give a multiple of {len(flags.classes)}.")
-    check_seeds_and_stores(parser, flags)
     return parser, flags
 
 

@@ -11,15 +11,14 @@ import math
 import time
 from argparse import Namespace
 from functools import partial
-from pathlib import Path
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rangamani_data import add_data_flags, load
-from script import Parser, check_seeds_and_stores, table, writable_folder
+from rangamani_data import add_data_flags, add_run_flags, load, parse_flags
+from script import Parser, table
 from tqdm import tqdm
 
 import nc_jax as nc
@@ -41,7 +40,6 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     parser = Parser(description=__doc__)
     add = parser.add_argument
     add_data_flags(parser, [3, 8], 60)
-    add("--widths", type=int, nargs="+", default=[16, 16], help="of the hidden layers (16 16)")
     add("--norms", type=float, nargs="+", default=NORMS, help="start norms ρ (0.01 to 10)")
     add("--decay", type=float, default=0.005,
         help="λ of λρ² (%(default)g: the paper's weight decay 0.01 has a ½), beside 0")  # fmt: skip
@@ -49,19 +47,10 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--rtol", type=float, default=1e-3, help="relative tolerance of the flow (%(default)g)")
     add("--rounding", type=float, default=1e-5,
         help="width over which the kink of ReLU is rounded (%(default)g)")  # fmt: skip
-    add("--seeds", type=int, default=10, help="starts for each norm (%(default)d)")
-    add("--seed", type=int, default=0, help="number of the first start (%(default)d)")
-    add("--no-plot", action="store_true", help="save no figures")
-    add("--out", type=writable_folder, default="results/rangamani_norm_dynamics",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    flags = parser.parse_args(arguments)
-    flags.out = Path(flags.out)
-    for name in ("time", "rtol", "decay", "rounding"):
-        if not 0 < getattr(flags, name) < math.inf:
-            parser.error(f"--{name} {getattr(flags, name):g}: give a finite number > 0.")
+    add_run_flags(parser, 10, "starts for each norm", "results/rangamani_norm_dynamics")
+    flags = parse_flags(parser, arguments, ("time", "rtol", "decay", "rounding"))
     if not all(0 < norm < math.inf for norm in flags.norms) or len(set(flags.norms)) < 2:
         parser.error(f"--norms {flags.norms}: give 2 or more finite numbers > 0.")
-    check_seeds_and_stores(parser, flags)
     return parser, flags
 
 
