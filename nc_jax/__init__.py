@@ -35,5 +35,6 @@ from .problems import (
     zhu as zhu,
 )
 from .state import LastLayer as LastLayer
+from .sweeps import sweep as sweep
 
 __version__ = "0.1.0"

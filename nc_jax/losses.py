@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer
 
 from .geometry import membership, split_at_label
+from .lanes import reduce_classes
 
 
 @runtime_checkable
@@ -91,19 +92,29 @@ class CrossEntropy(eqx.Module):
 
     def scaled_gradient(
         self,
-        logits: Float[Array, "N K"],
+        logits: Float[Array, "N K *lanes"],
         labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
-    ) -> Float[Array, "N K"]:
-        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape (N, K).
+    ) -> Float[Array, "N K *lanes"]:
+        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape of the logits.
 
-        Entries are capped at the square root of the dtype's largest number.
+        Entries are capped at the square root of the dtype's largest number. Axes after the classes
+        are those of problems beside each other.
         """
-        at_label = membership(labels, logits.shape[1])
-        log_normalizer = jax.nn.logsumexp(logits, axis=1, keepdims=True)
-        exponents = log_scale + (logits - log_normalizer)
-        others = jnp.where(at_label, 0, _capped_exp(exponents))
-        return _balance_label(others, at_label)
+        at_label = _at_label(logits, labels)
+        largest = jax.lax.stop_gradient(reduce_classes(jnp.maximum, logits))
+        own = reduce_classes(jnp.add, jnp.where(at_label, logits, 0))
+        log_scale = jnp.asarray(log_scale, logits.dtype)
+        raised = jnp.maximum(log_scale, 0)
+        others = jnp.where(at_label, 0, _capped_exp(raised + (logits - largest)))
+        total = reduce_classes(jnp.add, others)
+        # Σ_j e^(z_j − max) from the exponentials at hand: one `exp` an entry, which is what a flow
+        # spends most on, where logsumexp takes a second. Below 1 it is where entries were capped
+        # or by rounding; a plain maximum would lose the derivative there.
+        normalizer = jnp.exp(own - largest) + jnp.exp(-raised) * total
+        normalizer += jax.lax.stop_gradient(jnp.maximum(1 - normalizer, 0))
+        residual = others - jnp.where(at_label, total, 0)
+        return jnp.exp(log_scale - raised) * residual / normalizer
 
 
 class SquaredError(eqx.Module):
@@ -134,12 +145,15 @@ class SquaredError(eqx.Module):
 
     def scaled_gradient(
         self,
-        logits: Float[Array, "N K"],
+        logits: Float[Array, "N K *lanes"],
         labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
-    ) -> Float[Array, "N K"]:
-        """e^log_scale ∂ℓ_i/∂z_i, shape (N, K); overflows with the scale, unlike cross-entropy."""
-        return jnp.exp(log_scale) * self.gradient(logits, labels)
+    ) -> Float[Array, "N K *lanes"]:
+        """e^log_scale ∂ℓ_i/∂z_i, shape of the logits; overflows with the scale.
+
+        Axes after the classes are those of problems beside each other.
+        """
+        return jnp.exp(log_scale) * (logits - _at_label(logits, labels).astype(logits.dtype))
 
 
 class SquaredDistance(eqx.Module):
@@ -207,6 +221,14 @@ class Exponential(eqx.Module):
         """
         exponents = log_scale + self.log_value(outputs, targets)
         return -targets * _capped_exp(exponents)[:, None]
+
+
+def _at_label(
+    logits: Float[Array, "N K *lanes"], labels: Integer[ArrayLike, " N"]
+) -> Bool[Array, "N K *ones"]:
+    """One-hot labels, to be broadcast against the logits."""
+    at_label = membership(labels, logits.shape[1])
+    return at_label.reshape(*at_label.shape, *[1] * (logits.ndim - 2))
 
 
 def _capped_exp(exponents: Float[ArrayLike, "..."]) -> Float[Array, "..."]:

@@ -1,19 +1,25 @@
 """Labelled results on disk: xarray data sets in Zarr stores, written whole or not at all."""
 
+import contextlib
 import os
 import platform
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import diffrax
+import filelock
 import jax
 import numpy as np
 import xarray as xr
+import zarr
 
 from .dynamics import Trajectory
 
+# `result` of a run that has yet to be made, in a store that is being filled.
+NOT_RUN = -1
 _PACKAGES = ("nc_jax", "jax", "jaxlib", "equinox", "diffrax", "optax", "numpy")
 
 
@@ -73,14 +79,19 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
     Example: `save(to_dataset(traj), "results/flow.zarr")`.
     """
-    path = Path(path)
-    if path.exists() and not (path / "zarr.json").is_file():
-        raise FileExistsError(f"{path} exists and is not a Zarr store: give another path.")
+    with _replacing(Path(path)) as fresh:
+        dataset.to_zarr(fresh, mode="w-", consolidated=False)
+
+
+@contextlib.contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A path to write a store at, which takes the place of that at `path` once it is whole."""
+    check_replaceable(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     # A store is a folder, and only a rename is atomic: write beside it, then move into place.
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
         fresh, stale = Path(scratch) / "fresh", Path(scratch) / "stale"
-        dataset.to_zarr(fresh, mode="w-", consolidated=False)
+        yield fresh
         if path.exists():
             path.rename(stale)
         try:
@@ -91,6 +102,131 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
             raise
 
 
+def check_replaceable(path: Path) -> None:
+    """Refuse to write in the place of what is no store."""
+    if path.exists() and not is_store(path):
+        raise FileExistsError(f"{path} exists and is not a Zarr store: give another path.")
+
+
+def is_store(path: str | os.PathLike[str]) -> bool:
+    """Whether there is a Zarr store at this path."""
+    return (Path(path) / "zarr.json").is_file()
+
+
+class Empty(NamedTuple):
+    """A variable of a store that is filled batch by batch: its dims, shape, chunks and dtype."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    chunks: tuple[int, ...]
+    dtype: np.dtype
+
+
+class BatchStore:
+    """A Zarr store that is filled a batch of runs at a time, each written whole or not at all.
+
+    A batch covers whole chunks. Its `result` is written last and says that it is there: where that
+    is -1, what other variables may hold is not read and is written anew. What is empty reads as
+    NaN, -1 or False.
+    """
+
+    def __init__(self, path: Path):
+        # What a killed process was about to write; nobody else writes while the lock is held.
+        for stray in path.rglob("*.partial"):
+            stray.unlink()
+        self._group = zarr.open_group(path, mode="r+")
+
+    @staticmethod
+    def create(
+        path: Path,
+        variables: Mapping[str, Empty],
+        coords: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+        attributes: Mapping[str, str | int | float],
+    ) -> "BatchStore":
+        """Put an empty store at `path`, whole or not at all, in the place of an earlier one."""
+        with _replacing(path) as fresh:
+            index = " ".join(name for name, (dims, _) in coords.items() if dims != (name,))
+            group = zarr.create_group(fresh, attributes={**attributes, "coordinates": index})
+            for name, (dims, values) in coords.items():
+                labels, values = _labels(values)
+                group.create_array(name, data=values, dimension_names=dims, attributes=labels)
+            for name, (dims, shape, chunks, dtype) in variables.items():
+                fill = {"f": np.nan, "i": -1, "b": False}[dtype.kind]
+                group.create_array(
+                    name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill,
+                    dimension_names=dims,
+                )  # fmt: skip
+        return BatchStore(path)
+
+    @property
+    def attributes(self) -> dict[str, object]:
+        """Those the store was created with."""
+        return {k: v for k, v in self._group.attrs.asdict().items() if k != "coordinates"}
+
+    def log_time(self) -> np.ndarray:
+        """The time axis."""
+        return np.asarray(self._array("log_time")[:])
+
+    def written(self) -> np.ndarray:
+        """Which runs are there, by the dims of `result`."""
+        return np.asarray(self._array("result")[:]) != NOT_RUN
+
+    def write(
+        self,
+        part: Mapping[str, np.ndarray],
+        region: tuple[slice, ...],
+    ) -> None:
+        """Write the runs of a region of whole chunks."""
+        for name, values in part.items():
+            if name != "result":
+                self._array(name)[region] = values
+        result, told = self._array("result"), meanings(part["result"])
+        if not told.keys() <= result.attrs.keys():
+            result.attrs.update(told)
+        result[region] = part["result"]
+
+    def _array(self, name: str) -> zarr.Array:
+        array = self._group[name]
+        assert isinstance(array, zarr.Array)
+        return array
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Hold the right to write at `path`; the system takes it back from a process that is killed.
+
+    Raises: RuntimeError if another process holds it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path.parent / f".{path.name}.lock", blocking=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        raise RuntimeError(
+            f"{path}: another process is writing there; wait for it or give another path."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def open_lazily(path: str | os.PathLike[str]) -> xr.Dataset:
+    """A store as a data set whose variables are read when they are asked for.
+
+    Raises: FileNotFoundError if there is none.
+    """
+    if not is_store(path):
+        raise FileNotFoundError(f"{path}: no Zarr store there; give the path passed to save().")
+    dataset = xr.open_zarr(path, chunks=None, consolidated=False)
+    named = {
+        name: np.array(coord.attrs["labels"])[coord.values]
+        for name, coord in dataset.coords.items()
+        if "labels" in coord.attrs
+    }
+    return dataset.assign_coords(named)
+
+
 def load(path: str | os.PathLike[str]) -> xr.Dataset:
     """Read a store written by `save` into memory.
 
@@ -98,9 +234,7 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Example: `load("results/flow.zarr")["zhu_nc1"]`.
     """
-    if not (Path(path) / "zarr.json").is_file():
-        raise FileNotFoundError(f"{path}: no Zarr store there; give the path passed to save().")
-    return xr.open_zarr(path, consolidated=False).load()
+    return open_lazily(path).load()
 
 
 def _dims(
@@ -116,15 +250,27 @@ def _dims(
     return leading + own
 
 
+def _labels(values: np.ndarray) -> tuple[dict, np.ndarray]:
+    """Texts as an attribute and their numbers, since Zarr's format for texts is not settled."""
+    if values.dtype.kind != "U":
+        return {}, values
+    return {"labels": values.tolist()}, np.arange(values.size)
+
+
 def _meanings(result: diffrax.RESULTS) -> tuple[np.ndarray, dict[str, str]]:
     """Codes of the runs' results and, per code that occurs, its message.
 
     Codes, since Zarr's format for strings is not settled.
     """
     [leaf] = jax.tree.leaves(result)
-    codes = np.asarray(leaf)
+    return np.asarray(leaf), meanings(np.asarray(leaf))
+
+
+def meanings(codes: np.ndarray) -> dict[str, str]:
+    """The message of each code of `diffrax.RESULTS` that occurs, empty for success."""
+    example = diffrax.RESULTS.successful
     items = {
-        int(code): jax.tree.map(lambda _, c=code: np.asarray(c), result)
+        int(code): jax.tree.map(lambda _, c=code: np.asarray(c), example)
         for code in np.unique(codes)
     }
-    return codes, {str(code): diffrax.RESULTS[item] for code, item in items.items()}
+    return {str(code): diffrax.RESULTS[item] for code, item in items.items()}

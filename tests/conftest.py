@@ -1,6 +1,7 @@
 """Numerics of the test session: float64 on, no implicit promotion of dtypes."""
 
 import os
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -26,3 +27,12 @@ def optimized():
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def bounded_memory_maps():
+    """Drop compiled programs before the system's limit on memory maps: past it XLA crashes."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_text().count("\n") > 30_000:  # Linux allows 65 530
+        jax.clear_caches()

@@ -30,6 +30,7 @@ class Trajectory(eqx.Module):
             success. `nonfinite` marks a state that became NaN or infinite, `event_occurred` a run
             that the caller's event ended.
         num_steps: steps taken, rejected ones included.
+        shared_steps: whether they are those of a whole batch, where the run is one of a batch.
 
     Under vmap every array gains leading axes, `log_time` too.
     """
@@ -41,6 +42,7 @@ class Trajectory(eqx.Module):
     states: PyTree | None
     result: diffrax.RESULTS
     num_steps: Int[Array, "*batch"]
+    shared_steps: bool = eqx.field(static=True, default=False)
 
     @property
     def succeeded(self) -> Bool[Array, "*batch"]:

@@ -1,6 +1,7 @@
 """What dynamics asks of a problem."""
 
 import abc
+import functools
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
 from ..checks import check_dtype, check_key, check_number
+from ..lanes import formed
 from ..metrics import Invariant
 
 
@@ -51,6 +53,14 @@ class AbstractProblem(eqx.Module):
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """The log_scale up to which `scaled_descent` stays finite along the flow; may be inf."""
 
+    def scaled_descent_lanes(self, states: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
+        """`scaled_descent` of many states beside each other, along the last axis of every array.
+
+        What a batch of flows spends its time on; a model that can do better than one state after
+        another overrides it.
+        """
+        return jax.vmap(self.scaled_descent, (-1, None), -1)(states, log_scale)
+
     def retract(self, state: PyTree) -> PyTree:
         """The nearest state that keeps the model's constraints; a model that has some overrides it.
 
@@ -87,6 +97,30 @@ def start_norm(
     check_number("norm", norm, above_zero)
     check_dtype(dtype)
     return jnp.asarray(norm, dtype)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def random_direction(
+    key: Key[Array, ""], shape: tuple[int, int], norm: Float[Array, ""]
+) -> Float[Array, "rows columns"]:
+    """A Gaussian direction of this Frobenius norm: the same bits alone, in a batch, in any program.
+
+    A compiler is free to contract products with sums, to sum in another order and to merge factors,
+    as it does when it fuses a start with what is made of it. So each operation is kept apart, and
+    the sum of squares is one of pairs.
+    """
+    gaussian = formed(jax.random.normal(key, shape, norm.dtype), norm)
+    squares = formed(gaussian**2, norm)
+    length = formed(jnp.sqrt(_sum_of_pairs(squares.ravel())), norm)
+    return formed(gaussian * formed(norm / length, norm), norm)
+
+
+def _sum_of_pairs(values: Float[Array, " N"]) -> Float[Array, ""]:
+    """The sum in an order that no compiler may change: of halves, of halves of them, …"""
+    while values.size > 1:
+        half = -(-values.size // 2)
+        values = values[:half] + jnp.pad(values[half:], (0, 2 * half - values.size))
+    return values[0]
 
 
 def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:

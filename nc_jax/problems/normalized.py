@@ -18,7 +18,7 @@ from ..losses import Exponential, SquaredDistance
 from ..metrics import Invariant, collapse_metrics, logit_margins
 from ..precision import matmul, weak_scalar
 from ..state import LastLayer
-from .base import AbstractProblem, start_norm
+from .base import AbstractProblem, random_direction, start_norm
 
 Normalization = Literal["lagrange", "weight", "practice", "none", "polar"]
 DecayOn = Literal["norm", "layers"]
@@ -234,17 +234,19 @@ class NormalizedReLUNet(AbstractProblem):
         scale = start_norm(key, norm, dtype, above_zero=self.normalization == "polar")
         sizes = (self.inputs.shape[1], *self.widths, self.num_outputs)
         keys = jax.random.split(key, self.num_layers)
-        gaussians = [
-            jax.random.normal(key, (outputs, inputs), scale.dtype)
-            for key, inputs, outputs in zip(keys, sizes[:-1], sizes[1:], strict=True)
-        ]
-        directions = tuple(gaussian / jnp.linalg.norm(gaussian) for gaussian in gaussians)
+        norms = [jnp.ones_like(scale)] * self.num_layers
         if self.normalization == "none":
-            return Layers(tuple(scale * v for v in directions))
+            norms = [scale] * self.num_layers
         if self.normalization == "practice":
-            return Layers((*directions[:-1], scale * directions[-1]))
+            norms[-1] = scale
+        matrices = tuple(
+            random_direction(key, (outputs, inputs), norm)
+            for key, inputs, outputs, norm in zip(keys, sizes[:-1], sizes[1:], norms, strict=True)
+        )
+        if self.normalization in ("none", "practice"):
+            return Layers(matrices)
         count = 1 if self.normalization == "lagrange" else self.num_layers
-        return Layers(directions, jnp.full(count, scale))
+        return Layers(matrices, jnp.full(count, scale))
 
     def features(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N p"]:
         """What the last layer reads, σ(W_{L−1} … σ(W_1 x)), at any inputs."""

@@ -1,7 +1,7 @@
 """Unconstrained-features models: last-layer features move as freely as the classifier."""
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 import equinox as eqx
@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
 from ..checks import check_number, is_traced
+from ..lanes import formed, is_small, product
 from ..losses import CrossEntropy, Loss, SquaredError
 from ..metrics import (
     Invariant,
@@ -23,7 +24,10 @@ from ..metrics import (
 )
 from ..precision import weak_scalar
 from ..state import LastLayer
-from .base import AbstractProblem, start_norm
+from .base import AbstractProblem, random_direction, start_norm
+
+# Entries of the logits held at a time: a few megabytes, which a processor's cache can hold.
+_LOGITS_AT_ONCE = 1 << 20
 
 
 class WeightDecay(eqx.Module):
@@ -165,20 +169,18 @@ class UnconstrainedFeatures(AbstractProblem):
         """Gaussian directions scaled to ‖W‖_F = ‖H‖_F = norm, bias 0.
 
         Args: `key` from `jax.random.key`; `dtype` defaults to JAX's default float. Run i of a
-        series uses `jax.random.fold_in(key, i)`.
+        series uses `jax.random.fold_in(key, i)`, and has the same bits alone and in a batch.
 
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
         """
         scale = start_norm(key, norm, dtype)
         feature_key, classifier_key = jax.random.split(key)
 
-        def direction(key: Key[Array, ""], rows: int) -> Float[Array, "rows d"]:
-            gaussian = jax.random.normal(key, (rows, self.feature_dim), scale.dtype)
-            return scale * gaussian / jnp.linalg.norm(gaussian)
-
         return LastLayer(
-            features=direction(feature_key, self.num_samples),
-            classifier=direction(classifier_key, self.num_classes),
+            features=random_direction(feature_key, (self.num_samples, self.feature_dim), scale),
+            classifier=random_direction(
+                classifier_key, (self.num_classes, self.feature_dim), scale
+            ),
             bias=jnp.zeros(self.num_classes, scale.dtype) if self.bias else None,
         )
 
@@ -200,15 +202,43 @@ class UnconstrainedFeatures(AbstractProblem):
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, K)."""
-        residual = self.loss_scale * self.loss.gradient(state.logits(), self.labels)
-        return self._pull_back(state, residual, 1.0)
+
+        def residual(logits, labels):
+            return self.loss_scale * self.loss.gradient(logits, labels)
+
+        return self._add_decay(_pull_back(state, self.labels, residual), state, 1.0)
 
     def scaled_descent(self, state: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
         """e^log_scale · (−∇L), formed in log space: of order 1 however small ∇L is."""
         total_scale = log_scale + np.log(self.loss_scale).item()
-        residual = self.loss.scaled_gradient(state.logits(), self.labels, total_scale)
-        scale = 1.0 if self.weight_decay.absent else jnp.exp(log_scale)
-        return jax.tree.map(jnp.negative, self._pull_back(state, residual, scale))
+
+        def residual(logits, labels):
+            return self.loss.scaled_gradient(logits, labels, total_scale)
+
+        gradient = _pull_back(state, self.labels, residual)
+        return self._scaled_descent_of(gradient, state, log_scale)
+
+    def scaled_descent_lanes(self, states: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
+        """`scaled_descent` of states beside each other, (N, d, S), (K, d, S) and (K, S).
+
+        Products that are small are written out as sums over lanes.
+        """
+        if not is_small(self.num_samples, self.num_classes * self.feature_dim):
+            return super().scaled_descent_lanes(states, log_scale)
+        features, classifier = states.features, states.classifier
+        logits = product(features, classifier.swapaxes(0, 1))
+        logits = formed(logits if states.bias is None else logits + states.bias, features)
+        total_scale = log_scale + np.log(self.loss_scale).item()
+        written_for_lanes = isinstance(self.loss, (CrossEntropy, SquaredError))
+        scaled_gradient = self.loss.scaled_gradient
+        if not written_for_lanes:
+            scaled_gradient = jax.vmap(scaled_gradient, (-1, None, None), -1)
+        residual = formed(scaled_gradient(logits, self.labels, total_scale), features)
+        gradients = [product(residual, classifier), product(residual.swapaxes(0, 1), features)]
+        if states.bias is not None:
+            gradients.append(jnp.sum(residual, axis=0))
+        gradient = jax.tree.unflatten(jax.tree.structure(states), gradients)
+        return self._scaled_descent_of(gradient, states, log_scale)
 
     def observe(self, state: LastLayer) -> dict[str, Float[Array, ""]]:
         """Scalars of a state: objective, every collapse metric, margins, norms of the invariants.
@@ -258,19 +288,59 @@ class UnconstrainedFeatures(AbstractProblem):
             penalty += decay.bias * jnp.sum(state.bias**2)
         return penalty / 2
 
-    def _pull_back(
-        self, state: LastLayer, residual: Float[Array, "N K"], scale: Float[ArrayLike, ""]
+    def _scaled_descent_of(
+        self, gradient: LastLayer, state: LastLayer, log_scale: Float[ArrayLike, ""]
     ) -> LastLayer:
-        """Gradient in the state of a residual in the logits, plus `scale` times the decay."""
-        gradient, decay = state.pull_back(residual), self.weight_decay
+        """Minus the scaled gradient of the data term and the decay, scaled here."""
+        scale = 1.0 if self.weight_decay.absent else jnp.exp(log_scale)
+        return jax.tree.map(jnp.negative, self._add_decay(gradient, state, scale))
+
+    def _add_decay(
+        self, gradient: LastLayer, state: LastLayer, scale: Float[ArrayLike, ""]
+    ) -> LastLayer:
+        """Gradient of the data term plus `scale` times that of the penalty."""
+        decay = self.weight_decay
         if decay.absent:
             return gradient
-        features = gradient.features + scale * decay.features * state.features
-        classifier = gradient.classifier + scale * decay.classifier * state.classifier
-        bias = gradient.bias
-        if bias is not None and state.bias is not None:
-            bias = bias + scale * decay.bias * state.bias
-        return LastLayer(features=features, classifier=classifier, bias=bias)
+        leaves, structure = jax.tree.flatten(state)
+        rates = [decay.features, decay.classifier, decay.bias][: len(leaves)]
+        decays = [scale * rate * leaf for rate, leaf in zip(rates, leaves, strict=True)]
+        return jax.tree.map(jnp.add, gradient, jax.tree.unflatten(structure, decays))
+
+
+def _pull_back(
+    state: LastLayer,
+    labels: Int[np.ndarray, " N"],
+    residual: Callable[[Float[Array, "B K"], Int[Array, " B"]], Float[Array, "B K"]],
+) -> LastLayer:
+    """Gradient in the state of a loss with this residual ∂L/∂Z.
+
+    Samples are taken some at a time: logits of all of them, written and read from memory for every
+    operation of the residual, take as long as the products.
+    """
+
+    def of(features: Float[Array, "B d"], labels: Int[Array, " B"]) -> LastLayer:
+        some = LastLayer(features, state.classifier, state.bias)
+        return some.pull_back(residual(some.logits(), labels))
+
+    num_samples, num_classes = state.features.shape[0], state.classifier.shape[0]
+    parts = -(-num_samples * num_classes // _LOGITS_AT_ONCE)
+    rows = num_samples // parts
+    cut = parts * rows
+    if parts == 1:
+        return of(state.features, jnp.asarray(labels))
+
+    def add(last: tuple[Array, Array | None], some: tuple[Array, Array]):
+        part = of(*some)
+        return jax.tree.map(jnp.add, last, (part.classifier, part.bias)), part.features
+
+    rest = of(state.features[cut:], jnp.asarray(labels[cut:]))
+    split = state.features[:cut].reshape(parts, rows, -1), labels[:cut].reshape(parts, rows)
+    (classifier, bias), features = jax.lax.scan(
+        add, (rest.classifier, rest.bias), jax.tree.map(jnp.asarray, split)
+    )
+    features = jnp.concatenate([features.reshape(cut, -1), rest.features])
+    return LastLayer(features, classifier, bias)
 
 
 def ulpm(

@@ -231,7 +231,8 @@ def test_flow_from_s_stays_on_s_and_is_the_closed_form(solver, rtol):
         problem, start, times, nc.RealTime(), solver, rtol=rtol, atol=1e-4 * rtol,
         observe=strong_errors((3, 15, 3)), save_states=True,
     )  # fmt: skip
-    assert traj.observables["mixon_distance_to_s"].max() < rounding()
+    # The start is on S to a rounding or two, which grow with the flow until it bends.
+    assert traj.observables["mixon_distance_to_s"].max() < rounding(operations=300)
     expected = flat(nc.exact.subspace_solution(problem, start, times), 1)
     error = np.linalg.norm(flat(traj.states, 1) - expected, axis=1)
     assert np.all(error <= 1e-8 * np.linalg.norm(expected, axis=1))

@@ -1,0 +1,209 @@
+"""What a sweep runs, and in what portions."""
+
+import dataclasses
+import inspect
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh
+from jaxtyping import Array, Int, Integer, Key, PyTree
+
+from ..dynamics import Trajectory
+
+Run = Callable[..., Trajectory]
+Setting = dict[str, object]
+Floats = Mapping[str, float | Array]
+
+# Runs of a batch unless asked for otherwise: seconds of work, files of a useful size.
+_BATCH_RUNS = 1024
+# Bytes of states that are stepped together on a CPU: ten times that is the working set of a
+# Runge-Kutta step, which a core's own cache must hold. docs/sweeps.md has the measurements.
+_CPU_STATE_BYTES = 150_000
+_MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 128, 1024
+
+# What a run leaves besides its observables. The last three are no variables of a data set: the
+# first of them is its coordinate.
+_OWN = ("num_steps", "final_log_time", "shared_steps", "result", "log_time", "succeeded")
+NOT_KEPT = ("log_time", "succeeded")
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """All that decides what a sweep computes.
+
+    `lanes` runs are stepped beside each other, whatever the devices, and `batch_size` of them are
+    computed and written at a time. `mesh` is None for the cores of a single device. `example` is
+    one run without its numbers.
+    """
+
+    run: Run
+    key: Key[Array, ""]
+    seeds: Int[np.ndarray, " S"]
+    grid: dict[str, list]
+    batch_size: int
+    lanes: int
+    mesh: Mesh | None
+    example: Trajectory
+
+    @property
+    def dims(self) -> tuple[str, ...]:
+        """Dims of the data set, but time."""
+        return (*self.grid, "seed")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Runs along these dims."""
+        return (*map(len, self.grid.values()), self.seeds.size)
+
+    def batches(self) -> Iterator[tuple[Setting, tuple[slice, ...]]]:
+        """Setting and region of every batch."""
+        for place in np.ndindex(*self.shape[:-1]):
+            values = zip(self.grid.items(), place, strict=True)
+            setting = {name: among[at] for (name, among), at in values}
+            for first in range(0, self.seeds.size, self.batch_size):
+                seeds = slice(first, min(first + self.batch_size, self.seeds.size))
+                yield setting, (*(slice(at, at + 1) for at in place), seeds)
+
+    def variables(self) -> dict[str, jax.ShapeDtypeStruct]:
+        """What is kept of one run, by name, `result` last."""
+        outputs = jax.eval_shape(outputs_of, self.example)
+        return {name: outputs[name] for name in outputs if name not in NOT_KEPT}
+
+
+def make_plan(
+    run: Run,
+    num_seeds: int | None,
+    seeds: Sequence[int] | Integer[np.ndarray, " S"] | None,
+    grid: Mapping[str, Sequence],
+    key: Key[Array, ""],
+    batch_size: int | None,
+    mesh: Mesh | None,
+) -> Plan:
+    """The plan, once its parts are known to fit."""
+    numbers, settings = _numbers(num_seeds, seeds), _settings(grid)
+    if batch_size is not None and operator.index(batch_size) < 1:
+        raise ValueError(f"batch_size = {batch_size}: give an integer >= 1, or None.")
+    first = {name: values[0] for name, values in settings.items()}
+    example = _example(run, key, first, numbers[0])
+    if mesh is None and jax.device_count() > 1:
+        mesh = Mesh(np.array(jax.devices()), ("seeds",), axis_types=(AxisType.Auto,))
+    devices = 1 if mesh is None else mesh.size
+    lanes = _lanes(example.final, batch_size or numbers.size)
+    if batch_size is None:
+        # Portions of equal size: the last would be filled up with runs that nobody asked for.
+        portions = -(-numbers.size // max(_BATCH_RUNS, lanes * devices))
+        batch_size = min(-(-numbers.size // (portions * lanes)) * lanes, numbers.size)
+    return Plan(run, key, numbers, settings, batch_size, lanes, mesh, example)
+
+
+def one_run(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Trajectory]:
+    """(seed, floats of the setting) -> its run."""
+    compiled = {name: value for name, value in setting.items() if not isinstance(value, float)}
+
+    def one(seed: Int[Array, ""], floats: Floats) -> Trajectory:
+        return run(jax.random.fold_in(key, seed), **compiled, **floats)
+
+    return one
+
+
+def floats_of(setting: Setting) -> Floats:
+    """The floats of a setting, which a compiled program takes as arguments; all else is in it."""
+    return {name: value for name, value in setting.items() if isinstance(value, float)}
+
+
+def outputs_of(trajectory: Trajectory) -> dict[str, Array]:
+    """What a run leaves."""
+    [result] = jax.tree.leaves(trajectory.result)
+    own = (
+        trajectory.num_steps,
+        trajectory.final_log_time,
+        jnp.asarray(trajectory.shared_steps),
+        result,
+        trajectory.log_time,
+        trajectory.succeeded,
+    )
+    return {**trajectory.observables, **dict(zip(_OWN, own, strict=True))}
+
+
+def described(value: object) -> str:
+    """A value as text, the same in every process."""
+    return value if isinstance(value, str) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+
+
+def _numbers(
+    num_seeds: int | None, seeds: Sequence[int] | Integer[np.ndarray, " S"] | None
+) -> Int[np.ndarray, " S"]:
+    """Numbers of the runs."""
+    if (num_seeds is None) == (seeds is None):
+        raise ValueError(
+            f"num_seeds = {num_seeds}, seeds = {seeds}: give one of them, such as num_seeds=100."
+        )
+    if num_seeds is not None:
+        if operator.index(num_seeds) < 1:
+            raise ValueError(f"num_seeds = {num_seeds}: give an integer >= 1.")
+        return np.arange(num_seeds)
+    numbers = np.asarray(seeds)
+    if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iu":
+        raise ValueError(f"seeds = {seeds}: give a list of integers, such as [0, 1, 2].")
+    if numbers.min() < 0 or numbers.max() >= 1 << 32 or np.unique(numbers).size < numbers.size:
+        raise ValueError(f"seeds = {seeds}: give different integers from 0 to 2^32 - 1.")
+    return numbers.astype(np.int64)
+
+
+def _settings(grid: Mapping[str, Sequence]) -> dict[str, list]:
+    """Values of each setting; numbers of which one is a float are floats all."""
+    settings = {}
+    for name, values in grid.items():
+        if name in ("seed", "time", "key", *_OWN):
+            raise ValueError(f"grid[{name!r}]: a sweep has its own {name}; rename the setting.")
+        values = values.tolist() if isinstance(values, np.ndarray) else list(values)
+        if not values or len(set(map(described, values))) < len(values):
+            raise ValueError(f"grid[{name!r}] = {values}: give one or more different values.")
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        if numbers and any(isinstance(value, float) for value in values):
+            values = [float(value) for value in values]
+        settings[name] = values
+    return settings
+
+
+def _example(run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64) -> Trajectory:
+    """One run without its numbers."""
+    try:
+        inspect.signature(run).bind(key, **setting)
+    except TypeError as error:
+        raise ValueError(
+            f"run: {error} when called with a key and {sorted(setting) or 'no setting'}; give "
+            "run(key, **setting) that takes the names of the grid and no others."
+        ) from None
+    try:
+        example = jax.eval_shape(one_run(run, key, setting), seed, floats_of(setting))
+    except jax.errors.ConcretizationTypeError as error:
+        if not floats_of(setting):
+            raise
+        raise ValueError(
+            f"grid: floats are traced, and run needs one of {sorted(floats_of(setting))} as a "
+            "plain number; give integers or texts and convert them in run."
+        ) from error
+    if not isinstance(example, Trajectory) or example.log_time.ndim != 1:
+        raise ValueError(
+            f"run returns {type(example).__name__}: return one Trajectory, as gradient_flow does."
+        )
+    return example
+
+
+def _lanes(state: PyTree[jax.ShapeDtypeStruct], runs: int) -> int:
+    """Runs to be stepped beside each other: a power of two, the same for any number of devices."""
+    size = sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(state))
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        most = min(_CPU_STATE_BYTES // size, _MOST_LANES_CPU)
+    else:
+        # A step holds about forty states with its observables; half of the memory is left alone.
+        memory = (device.memory_stats() or {}).get("bytes_limit", 1 << 34)
+        most = min(memory // (2 * 40 * size), _MOST_LANES_ACCELERATOR)
+    return 1 << (max(min(most, runs), 1).bit_length() - 1)

@@ -1,0 +1,266 @@
+"""Where the results of a sweep go: memory, or a store that is filled batch by batch."""
+
+import contextlib
+import functools
+import hashlib
+import inspect
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jax.experimental import multihost_utils
+from jaxtyping import Bool, Float
+
+from .. import storage
+from .plan import NOT_KEPT, Plan, described, floats_of, one_run
+
+# Values longer than this are described by their beginning and a digest.
+_LONGEST_DESCRIPTION = 300
+# Of the attributes, what may differ when a sweep goes on.
+_FREE = ("python", "device", "devices")
+
+
+class Results(Protocol):
+    """What a sweep fills."""
+
+    def written(self) -> Bool[np.ndarray, "..."]:
+        """Which runs are there, by the dims of the data set."""
+        ...
+
+    def write(self, region: tuple[slice, ...], outputs: dict[str, np.ndarray]) -> None:
+        """Keep the outputs of a batch."""
+        ...
+
+    def dataset(self) -> xr.Dataset:
+        """All runs."""
+        ...
+
+
+class InMemory:
+    """Results of a sweep without a path."""
+
+    def __init__(self, plan: Plan):
+        self._plan = plan
+        self._log_time: np.ndarray | None = None
+        self._arrays = {
+            name: np.empty((*plan.shape, *like.shape), like.dtype)
+            for name, like in plan.variables().items()
+        }
+
+    def written(self) -> Bool[np.ndarray, "..."]:
+        """None yet."""
+        return np.zeros(self._plan.shape, bool)
+
+    def write(self, region: tuple[slice, ...], outputs: dict[str, np.ndarray]) -> None:
+        """Keep the outputs of a batch."""
+        self._log_time = _common_log_time(self._log_time, outputs["log_time"])
+        for name, array in self._arrays.items():
+            array[region] = outputs[name]
+
+    def dataset(self) -> xr.Dataset:
+        """All runs."""
+        assert self._log_time is not None
+        dataset = xr.Dataset(
+            {name: (_dims(self._plan, name), array) for name, array in self._arrays.items()},
+            coords=_coordinates(self._plan, self._log_time),
+            attrs=_configuration(self._plan),
+        )
+        dataset["result"].attrs = storage.meanings(self._arrays["result"])
+        return dataset
+
+
+class OnDisk:
+    """Results in a store. Host 0 alone writes it; all read it at the end."""
+
+    def __init__(self, plan: Plan, path: Path, resume: bool):
+        self._plan, self._path = plan, path
+        self._store: storage.BatchStore | None = None
+        self._log_time: np.ndarray | None = None
+        if jax.process_index() > 0:
+            return
+        storage.check_replaceable(path)
+        self._attributes = {**_configuration(plan), "program": _digest_of_program(plan)}
+        if resume and path.exists():
+            self._store = storage.BatchStore(path)
+            _check_same(path, self._store.attributes, self._attributes)
+            self._log_time = self._store.log_time()
+
+    def written(self) -> Bool[np.ndarray, "..."]:
+        """Which runs are there."""
+        here = np.zeros(self._plan.shape, bool) if self._store is None else self._store.written()
+        return np.asarray(_from_host_0(here))
+
+    def write(self, region: tuple[slice, ...], outputs: dict[str, np.ndarray]) -> None:
+        """Put the outputs of a batch on disk, in a new store with the first of them."""
+        self._log_time = _common_log_time(self._log_time, outputs["log_time"])
+        if jax.process_index() > 0:
+            return
+        if self._store is None:
+            coords = _coordinates(self._plan, self._log_time)
+            empty = {name: _empty(self._plan, name) for name in self._plan.variables()}
+            self._store = storage.BatchStore.create(self._path, empty, coords, self._attributes)
+        kept = {name: values for name, values in outputs.items() if name not in NOT_KEPT}
+        kept = {name: values[(None,) * (len(region) - 1)] for name, values in kept.items()}
+        self._store.write(kept, region)
+
+    def dataset(self) -> xr.Dataset:
+        """All runs, read where they are asked for."""
+        _from_host_0(np.zeros(()))  # wait for it
+        return storage.open_lazily(self._path)[list(self._plan.variables())]
+
+
+@contextlib.contextmanager
+def on_disk(plan: Plan, path: Path, resume: bool) -> Iterator[OnDisk]:
+    """Results at a path that nobody else may write at the same time."""
+    if jax.process_index() > 0:
+        if not bool(_from_host_0(np.asarray(False))):
+            raise RuntimeError(f"{path}: host 0 cannot write there; see its message.")
+        yield OnDisk(plan, path, resume)
+        return
+    with contextlib.ExitStack() as stack:
+        opened = False
+        try:
+            stack.enter_context(storage.writing(path))
+            results = OnDisk(plan, path, resume)
+            opened = True
+        finally:
+            _from_host_0(np.asarray(opened))  # others would wait for the first batch for ever
+        yield results
+
+
+def _from_host_0(value: np.ndarray) -> np.ndarray:
+    if jax.process_count() == 1:
+        return value
+    return multihost_utils.broadcast_one_to_all(value)
+
+
+def _common_log_time(
+    known: Float[np.ndarray, " T"] | None, log_time: Float[np.ndarray, "S T"]
+) -> Float[np.ndarray, " T"]:
+    """The time axis, which all runs must share."""
+    expected = log_time[0] if known is None else known
+    if np.any(log_time != expected):
+        raise ValueError(
+            "run: saves are at other times for some seeds or settings; save all at the same."
+        )
+    return expected
+
+
+def _own_dims(plan: Plan, name: str) -> tuple[str, ...]:
+    """Dims of a variable of one run."""
+    if name not in plan.example.observables:
+        return ()
+    further = len(plan.example.observables[name].shape) - 1
+    return ("time", *(f"{name}_dim_{i}" for i in range(further)))
+
+
+def _dims(plan: Plan, name: str) -> tuple[str, ...]:
+    return plan.dims + _own_dims(plan, name)
+
+
+def _empty(plan: Plan, name: str) -> storage.Empty:
+    like = plan.variables()[name]
+    chunks = (*(1 for _ in plan.grid), min(plan.batch_size, plan.seeds.size), *like.shape)
+    return storage.Empty(_dims(plan, name), (*plan.shape, *like.shape), chunks, like.dtype)
+
+
+def _coordinates(
+    plan: Plan, log_time: Float[np.ndarray, " T"]
+) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
+    """Values of the settings, as numbers or texts, seeds and times."""
+    settings = {}
+    for name, values in plan.grid.items():
+        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+        settings[name] = (name,), np.array(values if numbers else [described(v) for v in values])
+    return {**settings, "seed": (("seed",), plan.seeds), "log_time": (("time",), log_time)}
+
+
+def _configuration(plan: Plan) -> dict[str, str | int]:
+    """All that decides the data, as attributes."""
+    key_data = np.asarray(jax.random.key_data(plan.key)).tolist()
+    seeds = plan.seeds.tolist()
+    devices = jax.devices() if plan.mesh is None else plan.mesh.devices.ravel().tolist()
+    return {
+        **_described_run(plan.run, set(plan.grid)),
+        **{f"grid.{name}": described(values) for name, values in plan.grid.items()},
+        "seeds": f"0 to {len(seeds) - 1}" if seeds == list(range(len(seeds))) else _short(seeds),
+        "key": f"{jax.random.key_impl(plan.key)} {key_data}",
+        "batch_size": plan.batch_size,
+        "lanes": plan.lanes,
+        "platform": devices[0].platform,
+        **storage.provenance(),
+        "devices": f"{len(devices)} x {devices[0].device_kind}",
+    }
+
+
+def _described_run(run: object, settings: set[str]) -> dict[str, str]:
+    """A run's name and the values it uses: those it closes over, globals, defaults, arguments."""
+    if isinstance(run, functools.partial):
+        given = {f"run.{i}": value for i, value in enumerate(run.args)}
+        given |= {f"run.{name}": value for name, value in run.keywords.items()}
+        inner = _described_run(run.func, settings | set(run.keywords))
+        return {**inner, **{name: _short(value) for name, value in given.items()}}
+    if not inspect.isfunction(run):
+        return {"run": _short(run)}
+    closed = inspect.getclosurevars(run)
+    defaults = {
+        name: parameter.default
+        for name, parameter in inspect.signature(run).parameters.items()
+        if parameter.default is not parameter.empty and name not in settings
+    }
+    values = {**closed.globals, **closed.nonlocals, **defaults}
+    told = {
+        f"run.{name}": _short(value)
+        for name, value in sorted(values.items())
+        if not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value))
+    }
+    return {"run": f"{run.__module__}.{run.__qualname__}", **told}
+
+
+def _short(value: object) -> str:
+    """A value as text of bounded length; arrays and long values with a digest of all they hold."""
+    if isinstance(value, (np.ndarray, jax.Array)) and not jnp.issubdtype(
+        value.dtype, jax.dtypes.prng_key
+    ):
+        array = np.asarray(value)
+        return f"{array.dtype}{list(array.shape)} {_digest(array.tobytes())}"
+    text = described(value)
+    if len(text) <= _LONGEST_DESCRIPTION:
+        return text
+    return f"{text[:_LONGEST_DESCRIPTION]}... {_digest(text.encode())}"
+
+
+def _digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
+def _digest_of_program(plan: Plan) -> str:
+    """Of the compiler's input for one run: whatever code or constant is changed, this changes.
+
+    The values that a run uses are described besides, so that a message can say what differs.
+    """
+    setting = {name: values[0] for name, values in plan.grid.items()}
+    one = one_run(plan.run, plan.key, setting)
+    return _digest(jax.jit(one).lower(plan.seeds[0], floats_of(setting)).as_text().encode())
+
+
+def _check_same(path: Path, stored: Mapping[str, object], mine: Mapping[str, object]) -> None:
+    """Refuse to go on with a store of another sweep."""
+    if "program" not in stored:
+        raise ValueError(
+            f"{path} holds no sweep: give another path, or resume=False to write in its place."
+        )
+    keys = sorted((stored.keys() | mine.keys()) - set(_FREE))
+    differing = [key for key in keys if stored.get(key) != mine.get(key)]
+    # What the program was made of says it better.
+    told = [key for key in differing if key != "program"] or differing
+    if told:
+        raise ValueError(
+            f"{path} holds another sweep: "
+            + "; ".join(f"{key} = {stored.get(key)} there, {mine.get(key)} here" for key in told)
+            + ". Give another path, or resume=False to write in its place."
+        )

@@ -1,0 +1,139 @@
+"""The sweep: a plan, its programs, and where the results go."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Int, Key
+
+from ..checks import check_key
+from .plan import NOT_KEPT, Plan, Run, make_plan
+from .programs import Programs
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .results import Results
+
+
+def sweep(
+    run: Run,
+    num_seeds: int | None = None,
+    seeds: Sequence[int] | Int[np.ndarray, " S"] | None = None,
+    grid: Mapping[str, Sequence] | None = None,
+    batch_size: int | None = None,
+    mesh: Mesh | None = None,
+    path: str | os.PathLike[str] | None = None,
+    resume: bool = True,
+    progress: bool = True,
+    key: Key[Array, ""] | None = None,
+) -> "xr.Dataset":
+    """Make a run for every seed and every setting of a grid.
+
+    Run i of a setting is `run(fold_in(key, i), **setting)`: the same start alone, in a batch of
+    any size, and on any number of devices. Runs are compiled once for each setting that is no
+    float, and stepped beside each other: with steps of their own where `run` calls
+    `gradient_flow` as it is, with common ones, several times faster, where it gives
+    `shared_steps=True`. A run that fails is kept, with NaN from where it failed; one that fails
+    among common steps is made again by itself, so that it costs the others nothing.
+
+    With `path`, batches are written as they come, each whole or not at all. Called again the sweep
+    goes on from there, however it was ended, to the same bytes.
+
+    Args:
+        run: from a typed key, and settings by name, to a `Trajectory`; traced by JAX.
+        num_seeds: makes runs 0 to num_seeds − 1; or
+        seeds: their numbers.
+        grid: values of each setting. Floats are traced, so that all share one compilation; all else
+            is compiled for each value.
+        batch_size: runs computed and written at a time; None for about a thousand.
+        mesh: devices to spread a batch over, those of other hosts under `jax.distributed` included;
+            None for all. On a single CPU device each core takes a part of a batch.
+        path: of a Zarr store for the results, visible to all hosts.
+        resume: go on with the store at `path`; False starts anew in its place.
+        progress: show a bar, and how the runs ended.
+        key: from `jax.random.key`; None for `jax.random.key(0)`.
+
+    Returns: a data set with dims (*grid, seed, time), in memory, or read from the store where it is
+    asked for. Every observable is a variable; others, without time, are `result` (0 where the run
+    reached its end, else a code that its attributes explain), `num_steps`, `final_log_time` and
+    `shared_steps`, whether a run's steps were those of its batch. The configuration, versions and
+    device are attributes.
+
+    Raises: ValueError for arguments that make no sweep, or a store of another configuration, with
+    the keys that differ; RuntimeError if another process is writing there.
+
+    Example:
+
+        def run(key, feature_dim):
+            problem = ulpm(5, feature_dim, 10)
+            return gradient_flow(problem, problem.init(key), log_times(5, 21), shared_steps=True)
+
+        data = sweep(run, num_seeds=1000, grid={"feature_dim": [4, 5, 6]}, path="dims.zarr")
+        data["ji_self_duality"].mean("seed")
+    """
+    # Here, since it brings xarray, Zarr and tqdm.
+    from .results import InMemory, on_disk
+
+    key = jax.random.key(0) if key is None else key
+    check_key(key)
+    plan = make_plan(run, num_seeds, seeds, grid or {}, key, batch_size, mesh)
+    with contextlib.ExitStack() as stack:
+        if path is None:
+            results = InMemory(plan)
+        else:
+            results = stack.enter_context(on_disk(plan, Path(path), resume))
+        progress = progress and jax.process_index() == 0
+        _fill(plan, results, progress)
+        dataset = results.dataset()
+    if progress:
+        print(_closing_line(dataset), file=sys.stderr)
+    return dataset
+
+
+def _fill(plan: Plan, results: "Results", progress: bool) -> None:
+    """Make the runs that are not there, and say how they ended."""
+    import tqdm
+
+    written, failed = results.written(), 0
+    bar = tqdm.tqdm(
+        total=written.size, initial=int(written.sum()), unit="run", disable=not progress
+    )
+    with bar, Programs(plan) as programs:
+        for setting, region in plan.batches():
+            if not np.all(written[region]):
+                outputs = programs.compute(setting, plan.seeds[region[-1]])
+                _check_alike(plan, outputs)
+                results.write(region, outputs)
+                failed += int(np.sum(~outputs["succeeded"]))
+                bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
+                bar.update(outputs["succeeded"].size)
+
+
+def _check_alike(plan: Plan, outputs: dict[str, np.ndarray]) -> None:
+    """Refuse observables that one data set cannot hold."""
+    expected = {name: like.shape for name, like in plan.variables().items()}
+    found = {name: outputs[name].shape[1:] for name in outputs if name not in NOT_KEPT}
+    differing = sorted(dict(expected.items() ^ found.items()))
+    if differing:
+        raise ValueError(
+            f"run: {differing} are not the same in all settings; let `observe` give observables of "
+            "one name and shape, or make a sweep for each setting."
+        )
+
+
+def _closing_line(dataset: "xr.Dataset") -> str:
+    """How many runs ended how."""
+    result = dataset["result"]
+    codes, counts = np.unique(result.values, return_counts=True)
+    ended = [
+        f"{count} {result.attrs[str(code)].rstrip('.') or 'reached their end'}"
+        for code, count in zip(codes, counts, strict=True)
+    ]
+    return f"{result.size} runs: {'; '.join(ended)}."

@@ -1,0 +1,284 @@
+"""Sweeps against single runs, against themselves in other portions, and against being killed."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import integration, rounding
+
+import nc_jax as nc
+from nc_jax import storage
+
+RTOL = 1e-7
+TIMES = np.concatenate([[0.0], nc.log_times(3, 3)])
+
+
+def observe(state):
+    return {"margin": jnp.min(state.logits()), "features": state.features}
+
+
+def run(key, feature_dim=4, norm=1.0, shared=True, max_steps=1000):
+    problem = nc.ulpm(3, feature_dim, 2)
+    start = problem.init(key, norm)
+    return nc.gradient_flow(
+        problem, start, TIMES, rtol=RTOL, atol=1e-2 * RTOL, observe=observe, throw=False,
+        shared_steps=shared, max_steps=max_steps,
+    )  # fmt: skip
+
+
+own_steps = functools.partial(run, shared=False)
+sweep = functools.partial(nc.sweep, progress=False)
+
+
+@functools.cache
+def small():
+    return sweep(run, 10)
+
+
+@pytest.mark.parametrize("stepping", [run, own_steps], ids=["shared", "own"])
+def test_a_sweep_is_its_single_runs(stepping):
+    dataset = sweep(stepping, 10)
+    assert np.all(dataset["shared_steps"] == (stepping is run))
+    for seed in range(10):
+        single = stepping(jax.random.fold_in(jax.random.key(0), seed))
+        starts = dataset["features"].sel(seed=seed).isel(time=0)
+        np.testing.assert_array_equal(starts, single.observables["features"][0])
+        tolerance = integration(RTOL) if stepping is run else rounding(operations=1000)
+        for name, values in single.observables.items():
+            found = dataset[name].sel(seed=seed)
+            np.testing.assert_allclose(found, values, rtol=tolerance, atol=tolerance)
+        assert stepping is run or dataset["num_steps"].sel(seed=seed) == single.num_steps
+
+
+def test_common_steps_are_at_least_those_of_any_run():
+    own = sweep(own_steps, 10)["num_steps"].values
+    common = small()["num_steps"].values
+    assert len(set(own)) > 1
+    # Lanes of a block have one count; rejections may save a step here and there.
+    assert len(set(common[:8])) == 1
+    assert common.max() >= own.max() - 2
+
+
+def test_failed_runs_are_kept_and_cost_the_others_nothing():
+    # Seed 3 starts at NaN, seed 5 so far out that it meets the step limit; both are in one block.
+    def hard(key):
+        problem = nc.ulpm(3, 4, 2)
+        bad = jax.random.fold_in(jax.random.key(0), 3)
+        far = jax.random.fold_in(jax.random.key(0), 5)
+        start = problem.init(key)
+        factor = jnp.where(key == bad, jnp.nan, jnp.where(key == far, 300.0, 1.0))
+        start = jax.tree.map(lambda leaf: factor * leaf, start)
+        return nc.gradient_flow(
+            problem, start, TIMES, rtol=RTOL, observe=observe, throw=False, shared_steps=True,
+            max_steps=60,
+        )  # fmt: skip
+
+    dataset = sweep(hard, 8)
+    fine = small()
+    messages = [dataset["result"].attrs[str(code)] for code in dataset["result"].values]
+    assert "ERROR" not in messages
+    assert "Nonfinite" in messages[3]
+    assert "maximum number" in messages[5]
+    assert np.all(np.isnan(dataset["margin"].sel(seed=3)))
+    for seed in set(range(8)) - {3, 5}:
+        assert messages[seed] == ""
+        np.testing.assert_allclose(
+            dataset["margin"].sel(seed=seed), fine["margin"].sel(seed=seed), rtol=integration(RTOL)
+        )
+    assert not np.any(dataset["shared_steps"].sel(seed=[3, 5]))
+
+
+def test_the_closing_line_counts_what_failed(capfd):
+    nc.sweep(functools.partial(run, shared=False, max_steps=5), 3)
+    assert "3 runs: 3 The maximum number of solver steps was reached" in capfd.readouterr().err
+    nc.sweep(own_steps, 3)
+    assert "3 runs: 3 reached their end." in capfd.readouterr().err
+
+
+def test_floats_of_a_grid_share_one_compilation():
+    traced = []
+
+    def counted(key, norm, samples):
+        traced.append((norm, samples))
+        problem = nc.ulpm(3, 4, samples)
+        return nc.gradient_flow(
+            problem, problem.init(key, norm), TIMES, rtol=RTOL, observe=margin_only
+        )
+
+    grid = {"norm": [0.5, 1, 2.0], "samples": [2, 3]}
+    dataset = sweep(counted, 3, grid=grid)
+    # Once for the shapes, then once for each number of samples.
+    assert len(traced) == 3
+    assert dataset["margin"].dims == ("norm", "samples", "seed", "time")
+    np.testing.assert_array_equal(dataset["norm"], [0.5, 1, 2])
+    single = counted(jax.random.fold_in(jax.random.key(0), 2), 2.0, 3)
+    np.testing.assert_allclose(
+        dataset["margin"].sel(norm=2, samples=3, seed=2), single.observables["margin"],
+        rtol=rounding(operations=1000),
+    )  # fmt: skip
+
+
+def margin_only(state):
+    return {"margin": jnp.min(state.logits())}
+
+
+def test_observables_of_other_shapes_are_refused():
+    with pytest.raises(ValueError, match=r"run: \['features'\] are not the same in all settings"):
+        sweep(own_steps, 2, grid={"feature_dim": [3, 4]})
+
+
+def same_data(one, other):
+    for name in one.variables:
+        np.testing.assert_array_equal(one[name].values, other[name].values, err_msg=name)
+        assert one[name].dims == other[name].dims
+
+
+def test_data_do_not_depend_on_the_portions(tmp_path):
+    same_data(small(), sweep(run, 10, batch_size=8))
+    same_data(small(), sweep(run, 10, path=tmp_path / "a"))
+    # Of other seeds around them, runs with steps of their own differ by rounding alone.
+    picked = sweep(own_steps, seeds=[7, 2])
+    whole = sweep(own_steps, 10)
+    np.testing.assert_array_equal(
+        picked["features"].isel(time=0), whole["features"].sel(seed=[7, 2]).isel(time=0)
+    )
+    np.testing.assert_allclose(
+        picked["margin"], whole["margin"].sel(seed=[7, 2]), rtol=rounding(operations=1000)
+    )
+
+
+def files_of(path):
+    return {
+        str(file.relative_to(path)): file.read_bytes()
+        for file in sorted(path.rglob("*"))
+        if file.is_file()
+    }
+
+
+def stop_after(monkeypatch, batches):
+    """Raise in the place of a kill, once so many batches are written."""
+    written = iter(range(batches))
+    whole = storage.BatchStore.write
+
+    def write(self, part, region):
+        if next(written, None) is None:
+            # All variables but the last, as a kill may leave it.
+            del part["result"]
+            with pytest.raises(KeyError):
+                whole(self, part, region)
+            raise KeyboardInterrupt
+        whole(self, part, region)
+
+    monkeypatch.setattr(storage.BatchStore, "write", write)
+
+
+@pytest.mark.parametrize("batches", [0, 1, 3])
+def test_a_sweep_that_was_ended_goes_on_to_the_same_bytes(tmp_path, monkeypatch, batches):
+    grid = {"norm": [1.0, 2.0]}
+    sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "whole")
+    with monkeypatch.context() as context:
+        stop_after(context, batches)
+        with pytest.raises(KeyboardInterrupt):
+            sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "ended")
+    assert np.sum(storage.load(tmp_path / "ended")["result"] != storage.NOT_RUN) == 3 * batches
+    dataset = sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "ended")
+    assert files_of(tmp_path / "ended") == files_of(tmp_path / "whole")
+    same_data(dataset, sweep(own_steps, 6, grid=grid))
+
+
+def test_a_finished_sweep_is_read_and_not_run(tmp_path, monkeypatch):
+    first = sweep(own_steps, 3, path=tmp_path / "a")
+    monkeypatch.setattr("nc_jax.sweeps.programs.Programs.compute", None)
+    same_data(first, sweep(own_steps, 3, path=tmp_path / "a"))
+
+
+def test_a_store_of_another_sweep_is_refused_with_the_keys_that_differ(tmp_path):
+    path = tmp_path / "a"
+    sweep(own_steps, 3, path=path, grid={"norm": [1.0]})
+    before = files_of(path)
+    with pytest.raises(
+        ValueError, match=r"grid.norm = \[1.0\] there, \[2.0\] here; seeds = 0 to 2"
+    ):
+        sweep(own_steps, 4, path=path, grid={"norm": [2.0]}, batch_size=3)
+    with pytest.raises(ValueError, match=r"run\.max_steps = 1000 there, 7 here"):
+        sweep(functools.partial(own_steps, max_steps=7), 3, path=path, grid={"norm": [1.0]})
+    with pytest.raises(
+        ValueError, match=r"key = threefry2x32 \[0, 0\] there, threefry2x32 \[0, 1\] here"
+    ):
+        sweep(own_steps, 3, path=path, grid={"norm": [1.0]}, key=jax.random.key(1))
+    assert files_of(path) == before
+    fresh = sweep(own_steps, 3, path=path, grid={"norm": [2.0]}, resume=False)
+    assert fresh.sizes["seed"] == 3
+    assert fresh.attrs["grid.norm"] == "[2.0]"
+
+
+def bend(state):
+    return jax.tree.map(lambda leaf: 2 * leaf, state)
+
+
+def bent(key):
+    problem = nc.ulpm(3, 4, 2)
+    return nc.gradient_flow(problem, bend(problem.init(key)), TIMES, observe=margin_only)
+
+
+def test_a_change_of_code_is_noticed(tmp_path, monkeypatch):
+    # Names and values stay as they are: the program alone tells.
+    sweep(bent, 2, path=tmp_path / "a")
+    monkeypatch.setitem(globals(), "bend", lambda state: state)
+    with pytest.raises(ValueError, match="holds another sweep: program = "):
+        sweep(bent, 2, path=tmp_path / "a")
+
+
+def test_what_is_no_sweep_is_never_replaced_unasked(tmp_path):
+    storage.save(storage.to_dataset(own_steps(jax.random.key(0))), tmp_path / "flow")
+    with pytest.raises(ValueError, match="holds no sweep"):
+        sweep(own_steps, 2, path=tmp_path / "flow")
+    (tmp_path / "thesis").mkdir()
+    for resume in (True, False):
+        with pytest.raises(FileExistsError, match="not a Zarr store"):
+            sweep(own_steps, 2, path=tmp_path / "thesis", resume=resume)
+
+
+def test_two_processes_do_not_write_one_store(tmp_path):
+    with (
+        storage.writing(tmp_path / "a"),
+        pytest.raises(RuntimeError, match="another process is writing there"),
+    ):
+        sweep(own_steps, 2, path=tmp_path / "a")
+    sweep(own_steps, 2, path=tmp_path / "a")
+
+
+def test_settings_that_are_no_numbers_are_labels(tmp_path):
+    def with_reduction(key, reduction):
+        problem = nc.ulpm(3, 4, 2, reduction)
+        return nc.gradient_flow(problem, problem.init(key), TIMES, observe=margin_only)
+
+    grid = {"reduction": ["sum", "mean"]}
+    memory = sweep(with_reduction, 2, grid=grid)
+    sweep(with_reduction, 2, grid=grid, path=tmp_path / "a")
+    loaded = storage.load(tmp_path / "a")
+    same_data(memory, loaded)
+    slow, fast = (loaded["margin"].sel(reduction=name, seed=0)[-1] for name in ("mean", "sum"))
+    assert fast < slow  # the least logit, which falls
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "give one of them"),
+        ({"num_seeds": 3, "seeds": [1]}, "give one of them"),
+        ({"num_seeds": 0}, "num_seeds = 0: give an integer >= 1"),
+        ({"seeds": [1, 1]}, "different integers"),
+        ({"seeds": [-1]}, "from 0 to"),
+        ({"num_seeds": 2, "batch_size": 0}, "batch_size = 0"),
+        ({"num_seeds": 2, "grid": {"seed": [1]}}, "rename the setting"),
+        ({"num_seeds": 2, "grid": {"norm": []}}, "one or more different values"),
+        ({"num_seeds": 2, "grid": {"norm": [1.0, 1.0]}}, "one or more different values"),
+        ({"num_seeds": 2, "grid": {"width": [1]}}, "got an unexpected keyword argument 'width'"),
+    ],
+)
+def test_arguments_that_make_no_sweep_are_refused(arguments, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        sweep(own_steps, **arguments)
