@@ -87,8 +87,8 @@ def cosines(vectors: Float[Array, "K d"]) -> Float[Array, "K K"]:
 
 
 def above_rounding(singular: Float[Array, " r"], shape: tuple[int, ...]) -> Bool[Array, " r"]:
-    """Which singular values, largest first, of a matrix of this shape are not rounding errors."""
-    return singular > jnp.finfo(singular.dtype).eps * max(shape) * singular[0]
+    """Which singular values, in any order, of a matrix of this shape are not rounding errors."""
+    return singular > jnp.finfo(singular.dtype).eps * max(shape) * jnp.max(singular, initial=0)
 
 
 def common_class_size(labels: Integer[ArrayLike, " N"], num_classes: int) -> int | None:

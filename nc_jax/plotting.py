@@ -483,6 +483,51 @@ def frames_figure(runs: Mapping[str, Trajectory], num_classes: int) -> Figure:
     return figure
 
 
+def uncollapsed_figure(
+    log_time: NDArray[np.floating],
+    panels: Mapping[str, Mapping[str, NDArray[np.floating]]],
+    num_runs: int,
+) -> Figure:
+    """Share of starts that have yet to collapse over time, both on log scales.
+
+    Args:
+        log_time: (T,) log(1 + t); times below 10 are left out.
+        panels: curves (T,) by name, in order, of each panel by its title.
+        num_runs: starts of a curve; sets its band, the Wilson interval of 95 %.
+
+    Returns: a Matplotlib `Figure`. A curve ends where no start is left.
+
+    Example: see `examples/seed_sweep.py`.
+    """
+    figure = Figure(figsize=(0.8 + 4.4 * len(panels), 3.9), layout="constrained")
+    decades = log_time / math.log(10)
+    shown = decades >= 1
+    for axes, (title, curves) in zip(
+        figure.subplots(1, len(panels), sharey=True, squeeze=False)[0], panels.items(), strict=True
+    ):
+        for (name, share), color in zip(curves.items(), _shades(len(curves)), strict=True):
+            left = shown & (share > 0)
+            x, share = decades[left], share[left]
+            low, high = _wilson_interval(share, num_runs)
+            axes.fill_between(x, low, high, color=color, alpha=0.2, linewidth=0)
+            axes.plot(x, share, color=color, lw=1.8, label=name)
+        _label_times(axes, title)
+        axes.set_yscale("log")
+        axes.set_ylim(0.5 / num_runs, 1.3)
+        axes.legend(frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel("share of starts not collapsed")
+    return figure
+
+
+def _wilson_interval(
+    share: NDArray[np.floating], count: int
+) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Interval of 95 % for a probability of which a share was seen in so many trials."""
+    z2 = 1.96**2 / count
+    centre, half = share + z2 / 2, np.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    return (centre - half) / (1 + z2), (centre + half) / (1 + z2)
+
+
 def _shades(count: int) -> NDArray[np.floating]:
     """Colours from dark to light for an ordered family of curves."""
     return colormaps["viridis"](np.linspace(0, 0.9, count))

@@ -45,3 +45,17 @@ def test_the_landscape_benchmark_measures_what_agrees(tmp_path):
         assert row["error"] > -1e-10, row["way"]  # bounds from above
         accurate = "power" not in row["way"]
         assert row["error"] < (1e-8 if accurate else 0.1), row["way"]
+
+
+@pytest.mark.slow
+def test_the_sweep_benchmark_measures_what_agrees(tmp_path):
+    target = tmp_path / "sweep.json"
+    command = [sys.executable, str(BENCHMARKS / "sweep.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads(target.read_text())
+    ways = [row["way"] for row in report["rows"]]
+    assert any("SciPy" in way for way in ways)
+    assert "nc_jax sweep, shared steps" in ways
+    for row in report["rows"]:
+        assert row["error"] <= 1e-6, row["way"]
+    assert [row["seeds"] for row in report["by_seeds"]] == [1, 16, 64]

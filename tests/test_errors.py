@@ -102,6 +102,19 @@ CALLS = {
         "p.init(jax.random.key(0), dtype='float64')",
         "dtype = float64: set jax_enable_x64",
     ),
+    "seeds that are no integers": (
+        "nc.sweep(lambda key: None, seeds=[0.5])",
+        "seeds = [0.5]: give a list of integers",
+    ),
+    "float of a grid where an integer is needed": (
+        "nc.sweep(lambda key, samples: nc.gradient_flow(nc.ulpm(3, 4, samples), "
+        "p.init(key), np.array([1.0])), 2, grid={'samples': [2.0]})",
+        "grid: floats are traced, and run fails with ['samples'] so",
+    ),
+    "run without a trajectory": (
+        "nc.sweep(lambda key: p.init(key), 2)",
+        "run returns LastLayer: return one Trajectory, as gradient_flow does.",
+    ),
 }
 PROGRAM = """
 import json, sys, diffrax, jax, jax.numpy as jnp, numpy as np, nc_jax as nc

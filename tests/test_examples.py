@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import diffrax
+import jax
 import mixon_linear_phase
 import mixon_strong_collapse
 import numpy as np
@@ -12,10 +14,12 @@ import pytest
 import rangamani_collapse
 import rangamani_norm_dynamics
 import script
+import seed_sweep
 import ulpm_flow
 import ulpm_kkt
 import ulpm_saddle
 import zhu_landscape
+from tolerances import integration
 
 import nc_jax as nc
 from nc_jax import storage
@@ -215,6 +219,45 @@ def test_past_the_threshold_the_landscape_has_the_origin_alone():
     assert names == ["minimum", "origin"]
 
 
+def test_a_seed_sweep_counts_who_has_collapsed_and_goes_on(tmp_path, capsys):
+    flags = f"--K 3 --d 2 3 --n 1 --seeds 24 --decades 12 --out {tmp_path}".split()
+    seed_sweep.main(flags)
+    first = capsys.readouterr().out
+    margins = storage.load(tmp_path / "seed_sweep.zarr")["max_margin_ratio"]
+    assert margins.dims == ("num_classes", "excess", "seed", "time")
+    # Another solver, each run by itself: the ratio is q_min over its bound, at most 1.
+    for excess in (-1, 0):
+        problem = nc.ulpm(3, 3 + excess, 1)
+        single = nc.gradient_flow(
+            problem, problem.init(jax.random.fold_in(jax.random.key(0), 5)), nc.log_times(12, 1),
+            rtol=1e-8, solver=diffrax.Dopri8(),
+        )  # fmt: skip
+        expected = single.observables["max_margin_ratio"][-1]
+        found = margins.sel(num_classes=3, excess=excess, seed=5)[-1]
+        np.testing.assert_allclose(found, expected, rtol=integration(1e-5))
+    assert np.all(margins < 1)
+    share = np.mean(margins.sel(num_classes=3, excess=-1)[:, -1] < 0.95)
+    row = next(line for line in first.splitlines() if line.split()[:2] == ["3", "2"])
+    assert row.split()[-2] == f"{share.item():.4f}"
+    assert (tmp_path / "seed_sweep.png").stat().st_size > 10_000
+    seed_sweep.main(flags)
+    assert capsys.readouterr().out.split("\n\n")[1:] == first.split("\n\n")[1:]
+    with pytest.raises(SystemExit):
+        seed_sweep.main([*flags, "--rtol", "1e-6"])
+    error = capsys.readouterr().err
+    assert "run.rtol = 1e-05 there, 1e-06 here. Give another --out, or --anew" in error
+
+
+def test_the_share_of_the_uncollapsed_leaves_failed_runs_out_and_has_its_power():
+    margins = np.array([[0.9, 0.96], [0.5, 0.5], [0.8, np.nan]])
+    np.testing.assert_allclose(seed_sweep.uncollapsed(margins, 0.95), [1, 0.5])
+    log_time = np.geomspace(20, 2000, 60)
+    fraction = 0.9 * (log_time / 20) ** -0.5
+    assert seed_sweep.exponent(log_time, fraction, 1000) == "-0.50"
+    # Of a hundred starts the last twenty are left too soon for a fit.
+    assert seed_sweep.exponent(log_time, fraction, 25) == "-"
+
+
 def test_first_passage_is_where_the_curve_crosses():
     times = np.linspace(0, 4, 9)
     values = np.exp([2, 3, -1])[:, None] * np.exp(times) * np.exp([-4.2])
@@ -284,6 +327,12 @@ def test_first_passage_is_where_the_curve_crosses():
         (zhu_landscape, "--bias-decay -1", "--bias-decay -1: give a number from 0"),
         (zhu_landscape, "--d 1", "feature_dim = 1"),
         (zhu_landscape, "--K 10 --d 20 --n 10", "a state of 2210 numbers; up to 600"),
+        (seed_sweep, "--K 5 --d 3", "--d 3: give integers >= K-1 = 4"),
+        (seed_sweep, "--K 4 5 --d 4", "--d: give it with one --K"),
+        (seed_sweep, "--K 2", "--K 2: give integers >= 3"),
+        (seed_sweep, "--K 5 5", "--K 5 5: give each once"),
+        (seed_sweep, "--seeds 0", "--seeds 0: give an integer from 1"),
+        (seed_sweep, "--share 1", "--share 1: give a number from 0.5"),
         (zhu_landscape, "--starts 0", "--starts 0: give an integer from 1"),
     ],
 )

@@ -172,6 +172,22 @@ def test_escapes_have_their_law_and_slow_starts_their_colour(single):
     assert "2 slow" in starts.get_title()
 
 
+def test_shares_of_the_uncollapsed_end_where_nobody_is_left():
+    log_time = np.log(10.0) * np.array([0.5, 1, 10, 100])
+    panels = {"K = 3": {"d = 2": np.array([1, 0.5, 0.25, 0.0])}, "K = 4": {"d = 3": np.ones(4)}}
+    figure = plotting.uncollapsed_figure(log_time, panels, 100)
+    first, second = figure.axes
+    assert [axes.get_title() for axes in (first, second)] == list(panels)
+    np.testing.assert_allclose(np.asarray(first.lines[0].get_xdata()), [1, 10])
+    np.testing.assert_array_equal(first.lines[0].get_ydata(), [0.5, 0.25])
+    np.testing.assert_array_equal(second.lines[0].get_ydata(), np.ones(3))
+    # Wilson's interval solves |p - share| = 1.96 sqrt(p (1 - p) / count) for p.
+    [band] = first.collections
+    ends = np.asarray(band.get_paths()[0].vertices)
+    for end in ends[np.isclose(ends[:, 0], 10), 1]:
+        np.testing.assert_allclose((end - 0.25) ** 2, 1.96**2 * end * (1 - end) / 100)
+
+
 def test_the_landscape_shows_spectra_points_and_profiles(single):
     log_time = np.broadcast_to(TIMES, (2, TIMES.size))
     rng = np.random.default_rng(0)

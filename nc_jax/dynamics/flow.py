@@ -86,11 +86,11 @@ def gradient_flow(
         min_step: least step in the clock's coordinate, taken whatever its error. Where the field
             jumps, as at the kinks of a ReLU, step control would go on halving: this bounds the
             work, at an error of about min_step times the jump for each crossing.
-        shared_steps: under `jax.vmap` all runs take the same steps, those that the worst of them
-            needs, with states side by side: several times faster for models of a few thousand
-            numbers, as of use in `sweep`. Only the start may differ between the runs, and one that
-            fails ends the batch. Outside of vmap it changes nothing. For explicit Runge-Kutta
-            solvers and `RKC()`, without an event.
+        shared_steps: under `jax.vmap`, the inner of several, all runs take the same steps, those
+            that the worst of them needs, with states side by side: several times faster for models
+            of a few thousand numbers, as of use in `sweep`. Only the start may differ between the
+            runs, and one that fails ends the batch. Outside of vmap it changes nothing. For
+            explicit Runge-Kutta solvers and `RKC()`, without an event.
 
     Returns: a `Trajectory` with `log_time` in log(1 + t).
 
@@ -181,26 +181,40 @@ class _Run(eqx.Module):
 def _in_step(run: _Run, state: PyTree) -> Trajectory:
     """A run that takes common steps with all lanes of a vmap, and its own outside of one."""
     arrays, static = eqx.partition(run, eqx.is_array)
+    # Flat lists, since a derivative of `custom_vmap` fails where a tree has None in it.
+    shared, shared_tree = jax.tree.flatten(arrays)
+    start, start_tree = jax.tree.flatten(state)
+    outputs: list[PyTree] = []
+
+    def flat(trajectory: Trajectory) -> list[Array]:
+        leaves, tree = jax.tree.flatten(trajectory)
+        outputs.append(tree)
+        return leaves
+
+    def whole(shared: list[Array]) -> _Run:
+        return eqx.combine(jax.tree.unflatten(shared_tree, shared), static)
 
     @jax.custom_batching.custom_vmap
-    def solve(arrays, state):
-        return _alone(eqx.combine(arrays, static), state, shared_steps=True)
+    def solve(shared, start):
+        state = jax.tree.unflatten(start_tree, start)
+        return flat(_alone(whole(shared), state, shared_steps=True))
 
     @solve.def_vmap
-    def solve_batch(size, batched, arrays, states):
-        if any(jax.tree.leaves(batched[0])):
+    def solve_batch(size, batched, shared, starts):
+        if any(batched[0]):
             raise ValueError(
                 "shared_steps = True: only the start may differ between the runs of a batch, not "
                 "the problem, the save times or the tolerances; give shared_steps=False."
             )
-        states = jax.tree.map(
-            lambda leaf, own: leaf if own else jnp.broadcast_to(leaf, (size, *leaf.shape)),
-            states, batched[1],
-        )  # fmt: skip
-        batch = _side_by_side(eqx.combine(arrays, static), states, size)
-        return batch, jax.tree.map(lambda _: True, batch)
+        starts = [
+            leaf if own else jnp.broadcast_to(leaf, (size, *leaf.shape))
+            for leaf, own in zip(starts, batched[1], strict=True)
+        ]
+        batch = flat(_side_by_side(whole(shared), jax.tree.unflatten(start_tree, starts), size))
+        return batch, [True] * len(batch)
 
-    return solve(arrays, state)
+    leaves = solve(shared, start)
+    return jax.tree.unflatten(outputs[0], leaves)
 
 
 def _alone(run: _Run, state: PyTree, shared_steps: bool = False) -> Trajectory:

@@ -182,12 +182,12 @@ def _example(run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64) ->
         ) from None
     try:
         example = jax.eval_shape(one_run(run, key, setting), seed, floats_of(setting))
-    except jax.errors.ConcretizationTypeError as error:
+    except TypeError as error:  # as all of JAX's errors about tracers
         if not floats_of(setting):
             raise
         raise ValueError(
-            f"grid: floats are traced, and run needs one of {sorted(floats_of(setting))} as a "
-            "plain number; give integers or texts and convert them in run."
+            f"grid: floats are traced, and run fails with {sorted(floats_of(setting))} so; where "
+            "it needs a plain number give integers, or texts and convert them in run."
         ) from error
     if not isinstance(example, Trajectory) or example.log_time.ndim != 1:
         raise ValueError(

@@ -1,0 +1,203 @@
+"""Common steps of a batch against runs with steps of their own, and against Diffrax's solvers."""
+
+import functools
+
+import diffrax
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import integration, rounding, second_order_integration
+
+import nc_jax as nc
+from nc_jax.dynamics.side_by_side import FusedRungeKutta
+
+RTOL = 1e-7
+PROBLEM = nc.ulpm(3, 4, 2)
+TIMES = np.concatenate([[0.0], nc.log_times(4, 3)])
+KEYS = jax.random.split(jax.random.key(0), 3)
+NORMS = np.array([0.5, 1.0, 3.0])
+
+
+def observe(state):
+    return {"margin": jnp.min(state.logits()), "classifier": state.classifier}
+
+
+def flow(start, shared=True, problem=PROBLEM, times=TIMES, **options):
+    return nc.gradient_flow(
+        problem, start, times, rtol=RTOL, atol=1e-2 * RTOL, observe=observe, throw=False,
+        shared_steps=shared, **options,
+    )  # fmt: skip
+
+
+def run(key, norm, **options):
+    return flow(PROBLEM.init(key, norm), **options)
+
+
+@functools.cache
+def shared_steps():
+    return jax.vmap(functools.partial(run, save_states=True))(KEYS, NORMS)
+
+
+def scaled(factor, **options):
+    return jax.vmap(functools.partial(run, **options))(KEYS, factor * NORMS)
+
+
+@functools.cache
+def own_steps_and_slopes():
+    """Runs with their own steps, and their derivative by the logarithm of the start's norm."""
+    own = functools.partial(scaled, shared=False, save_states=True)
+    return jax.jvp(own, (1.0,), (1.0,))
+
+
+def assert_same(found, expected, tolerance):
+    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert one.shape == other.shape
+        np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
+
+
+def test_lanes_with_common_steps_are_the_runs_with_their_own():
+    shared, (own, _) = shared_steps(), own_steps_and_slopes()
+    assert np.all(shared.succeeded)
+    np.testing.assert_array_equal(shared.log_time, own.log_time)
+    for name in ("observables", "final", "states", "final_log_time"):
+        assert_same(getattr(shared, name), getattr(own, name), integration(RTOL))
+
+
+def test_common_steps_are_counted_and_marked():
+    shared, (own, _) = shared_steps(), own_steps_and_slopes()
+    assert shared.shared_steps is True
+    assert own.shared_steps is False
+    assert len(set(own.num_steps.tolist())) > 1
+    assert len(set(shared.num_steps.tolist())) == 1
+    # A lane that could take longer steps takes those of the others.
+    assert shared.num_steps[0] > own.num_steps.min()
+
+
+def test_a_run_outside_of_vmap_has_its_own_steps():
+    single, (own, _) = run(KEYS[0], NORMS[0]), own_steps_and_slopes()
+    assert single.shared_steps is True
+    assert single.num_steps == own.num_steps[0]
+    expected = jax.tree.map(lambda leaf: leaf[0], (own.observables, own.final))
+    # Each of some hundred steps passes on how products are rounded.
+    assert_same((single.observables, single.final), expected, rounding(operations=10_000))
+
+
+def test_a_leaf_may_be_common_to_all_lanes():
+    starts = jax.vmap(PROBLEM.init)(KEYS, NORMS)
+    features, whole = starts.features[1], functools.partial(flow, save_states=True)
+    common = jax.vmap(lambda classifier: whole(nc.LastLayer(features, classifier)))
+    repeated = eqx.tree_at(lambda s: s.features, starts, jnp.stack([features] * len(KEYS)))
+    found, expected = common(starts.classifier), jax.vmap(whole)(repeated)
+    assert_same(found.states, expected.states, rounding(operations=10_000))
+
+
+def test_rkc_takes_common_steps_in_log_log_time():
+    stabilised = jax.vmap(
+        functools.partial(run, times=np.log1p(TIMES), clock=nc.LogLogTime(), solver=nc.RKC())
+    )(KEYS, NORMS)
+    assert np.all(stabilised.succeeded)
+    assert len(set(stabilised.num_steps.tolist())) == 1
+    tolerance = second_order_integration(RTOL)
+    assert_same(stabilised.observables, own_steps_and_slopes()[0].observables, tolerance)
+
+
+def slope_of_a_run(key, norm):
+    return jax.jvp(lambda factor: run(key, factor * norm).observables, (1.0,), (1.0,))[1]
+
+
+def slope_of_a_batch(keys, norms):
+    del keys, norms
+    return jax.jvp(lambda factor: scaled(factor).observables, (1.0,), (1.0,))[1]
+
+
+@pytest.mark.parametrize("slopes", [slope_of_a_batch, jax.vmap(slope_of_a_run)])
+def test_a_derivative_passes_common_steps(slopes):
+    _, expected = own_steps_and_slopes()
+    assert_same(slopes(KEYS, NORMS), expected.observables, integration(RTOL))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"event": diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-6))},
+            "shared_steps = True: an event ends runs one by one; give shared_steps=False.",
+        ),
+        (
+            {"solver": diffrax.Kvaerno5()},
+            "is neither an explicit Runge-Kutta solver nor RKC(); give one, or shared_steps=False.",
+        ),
+    ],
+    ids=["event", "implicit"],
+)
+@pytest.mark.parametrize("batched", [False, True])
+def test_what_cannot_take_common_steps_is_refused_in_one_line(options, message, batched):
+    one = functools.partial(run, **options)
+    with pytest.raises(ValueError, match="shared_steps = True") as caught:
+        jax.vmap(one)(KEYS, NORMS) if batched else one(KEYS[0], NORMS[0])
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def of_own_decay(decay):
+    problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay, 0.0))
+    return flow(problem.init(KEYS[0]), problem=problem, times=np.array([1.0]), clock=nc.RealTime())
+
+
+def of_own_rtol(rtol):
+    return nc.gradient_flow(PROBLEM, PROBLEM.init(KEYS[0]), TIMES, rtol=rtol, shared_steps=True)
+
+
+@pytest.mark.parametrize("one", [of_own_decay, of_own_rtol])
+def test_lanes_that_differ_in_more_than_their_start_are_refused_in_one_line(one):
+    with pytest.raises(ValueError, match="only the start may differ between the runs") as caught:
+        jax.vmap(one)(np.array([0.1, 0.2]))
+    assert "\n" not in str(caught.value)
+
+
+SOLVERS = [diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Dopri8(), diffrax.Bosh3(), diffrax.Heun()]
+
+
+def pendulum(t, y, args):
+    """A damped, driven pendulum, from some starts: nonlinear and dependent on time."""
+    del args
+    angle, speed = y
+    return jnp.stack([speed, 0.3 * jnp.cos(t) - jnp.sin(angle) - speed / 10])
+
+
+def solve(solver, controller, dt0):
+    # Saves are between steps: they come of the dense output.
+    solution = diffrax.diffeqsolve(
+        diffrax.ODETerm(pendulum), solver, 0.0, 4.0, dt0, jnp.asarray([[1.0, 2.0], [0.0, 1.0]]),
+        saveat=diffrax.SaveAt(ts=jnp.linspace(0, 4, 12)), stepsize_controller=controller,
+    )  # fmt: skip
+    return solution.ys, solution.stats["num_accepted_steps"], solution.stats["num_steps"]
+
+
+@pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
+def test_fused_stages_are_those_of_the_solver(solver):
+    @functools.partial(jax.jit, static_argnums=0)
+    def both(solver):
+        constant = solve(solver, diffrax.ConstantStepSize(), 0.23)
+        return constant, solve(solver, diffrax.PIDController(1e-6, 1e-8), 3.0)
+
+    found, expected = both(FusedRungeKutta(solver)), both(solver)
+    constant, adaptive = found
+    assert constant[1] == 18
+    assert adaptive[1] < adaptive[2]  # the first is too long
+    # Some dozen to some thousand steps of up to 14 stages each.
+    assert_same(found, expected, rounding(operations=10_000))
+
+
+def test_fused_stages_converge_with_the_order_of_the_solver():
+    # y' = −y to t = 4. The estimate of the order is off by the next term, of half its size.
+    solver, term = FusedRungeKutta(diffrax.Bosh3()), diffrax.ODETerm(lambda t, y, args: -y)
+    errors = []
+    for steps in (64, 128):
+        solution = diffrax.diffeqsolve(term, solver, 0.0, 4.0, 4.0 / steps, jnp.ones(()))
+        assert solution.ys is not None
+        errors.append(abs(solution.ys[0] - np.exp(-4.0)))
+    assert 2.9 < np.log2(errors[0] / errors[1]) < 3.1
