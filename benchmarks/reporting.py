@@ -13,7 +13,10 @@ from typing import NoReturn, TypeVar
 import jax
 
 BUSY = 0.5  # load average before the run above which a table warns
-PACKAGES = ("nc_jax", "jax", "diffrax", "optax", "numpy", "scipy", "torch", "torchdiffeq")
+PACKAGES = (
+    "nc_jax", "jax", "diffrax", "optax", "numpy", "scipy", "torch", "torchdiffeq", "torchode",
+    "gradsolve",
+)  # fmt: skip
 T = TypeVar("T")
 
 

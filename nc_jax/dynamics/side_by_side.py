@@ -91,7 +91,10 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
 
     def evaluate(self, t0, t1=None, left=True):
         step = self.t1 - self.t0
-        k = jax.tree.map(lambda *leaves: step * jnp.stack(leaves), *self.slopes)
+        # Formed here, or XLA moves the stacking, which is the same for all save times within a
+        # step, to before the loop over them: into every step, whether anything is saved or not.
+        slopes = formed(self.slopes, t0)
+        k = jax.tree.map(lambda *leaves: step * jnp.stack(leaves), *slopes)
         inner = self.make(t0=self.t0, t1=self.t1, y0=self.y0, y1=self.y1, k=k)
         return inner.evaluate(t0, t1, left)
 
