@@ -99,7 +99,7 @@ def sweep(flags: Namespace):
     excess = [-1, 0, 1, 2] if flags.d is None else [d - flags.K[0] for d in flags.d]
     return nc.sweep(
         run, flags.seeds, grid={"num_classes": flags.K, "excess": excess},
-        batch_size=min(BATCH, flags.seeds), path=flags.out / STORE, resume=not flags.anew,
+        batch_size=BATCH, path=flags.out / STORE, resume=not flags.anew,
     )  # fmt: skip
 
 
@@ -146,7 +146,7 @@ def main(arguments: list[str] | None = None) -> None:
     began = time.perf_counter()
     try:
         dataset = sweep(flags)
-    except ValueError as error:
+    except (ValueError, RuntimeError, FileExistsError) as error:
         # The sweep speaks of its arguments, which are flags here.
         told = str(error).replace("another path, or resume=False", "another --out, or --anew")
         parser.error(told)

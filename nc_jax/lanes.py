@@ -42,6 +42,7 @@ def reduce_classes(
     return reduce(scores, axis=1, keepdims=True)
 
 
+@jax.custom_jvp
 def formed(values: PyTree[Array], witness: Array) -> PyTree[Array]:
     """The values themselves, formed in memory here and nowhere else.
 
@@ -65,3 +66,11 @@ def formed(values: PyTree[Array], witness: Array) -> PyTree[Array]:
         return jax.lax.optimization_barrier(values)
 
     return jax.lax.platform_dependent(values, witness, cpu=loop, default=barrier)
+
+
+@formed.defjvp
+def _formed_jvp(
+    primals: tuple[PyTree[Array], Array], tangents: tuple[PyTree[Array], Array]
+) -> tuple[PyTree[Array], PyTree[Array]]:
+    """The identity's; a loop has no derivative in reverse."""
+    return formed(*primals), tangents[0]

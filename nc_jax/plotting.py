@@ -513,6 +513,7 @@ def uncollapsed_figure(
             axes.plot(x, share, color=color, lw=1.8, label=name)
         _label_times(axes, title)
         axes.set_yscale("log")
+        axes.set_xlim(1, decades[-1])
         axes.set_ylim(0.5 / num_runs, 1.3)
         axes.legend(frameon=False, fontsize=8)
     figure.axes[0].set_ylabel("share of starts not collapsed")

@@ -3,6 +3,7 @@
 import contextlib
 import os
 import platform
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
@@ -131,10 +132,12 @@ class BatchStore:
     """
 
     def __init__(self, path: Path):
-        # What a killed process was about to write; nobody else writes while the lock is held.
-        for stray in path.rglob("*.partial"):
+        self._path, self._group = path, zarr.open_group(path, mode="r+")
+
+    def remove_strays(self) -> None:
+        """Remove what a killed process was about to write; nobody else does while it is locked."""
+        for stray in self._path.rglob("*.partial"):
             stray.unlink()
-        self._group = zarr.open_group(path, mode="r+")
 
     @staticmethod
     def create(
@@ -206,6 +209,8 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: another process is writing there; wait for it or give another path."
         ) from None
     try:
+        for stray in path.parent.glob(f".{path.name}.*/"):  # of stores that never became whole
+            shutil.rmtree(stray)
         yield
     finally:
         lock.release()

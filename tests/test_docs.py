@@ -10,7 +10,9 @@ ROOT = Path(__file__).parent.parent
 BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/extending.md", "docs/landscape.md", "docs/sweeps.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/extending.md", "docs/landscape.md", "docs/sweeps.md"]
+)
 def test_code_blocks_run(page, capsys):
     blocks = BLOCK.findall((ROOT / page).read_text())
     assert blocks

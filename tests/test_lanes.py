@@ -297,3 +297,13 @@ def test_a_random_direction_has_the_same_bits_in_every_program(dtype):
 def test_a_random_direction_of_norm_zero_is_zero():
     direction = random_direction(jax.random.key(1), (3, 2), jnp.zeros(()))
     np.testing.assert_array_equal(direction, np.zeros((3, 2)))
+
+
+def test_a_start_has_a_derivative_in_reverse():
+    problem, key = nc.ulpm(3, 4, 2), jax.random.key(0)
+
+    def objective(norm):
+        return problem.objective(problem.init(key, norm))
+
+    _, expected = jax.jvp(objective, (1.0,), (1.0,))
+    np.testing.assert_allclose(jax.grad(objective)(1.0), expected, rtol=rounding())

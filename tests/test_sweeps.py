@@ -241,6 +241,52 @@ def test_what_is_no_sweep_is_never_replaced_unasked(tmp_path):
             sweep(own_steps, 2, path=tmp_path / "thesis", resume=resume)
 
 
+def with_mode(key, mode, norm):
+    problem = nc.ulpm(3, 4, 2)
+    start = bend(problem.init(key, norm)) if mode == "bent" else problem.init(key, norm)
+    return nc.gradient_flow(problem, start, TIMES, observe=margin_only)
+
+
+def test_a_change_in_any_setting_is_noticed_and_so_is_another_order(tmp_path, monkeypatch):
+    grid = {"mode": ["plain", "bent"], "norm": [1.0, 2.0]}
+    sweep(with_mode, 2, path=tmp_path / "a", grid=grid)
+    turned = dict(reversed(grid.items()))
+    with pytest.raises(ValueError, match="dims = mode, norm, seed there, norm, mode, seed here"):
+        sweep(with_mode, 2, path=tmp_path / "a", grid=turned)
+    monkeypatch.setitem(globals(), "bend", lambda state: state)
+    with pytest.raises(ValueError, match="holds another sweep: program = "):
+        sweep(with_mode, 2, path=tmp_path / "a", grid=grid)
+
+
+def test_a_float_and_none_are_settings_of_their_own():
+    def maybe(key, norm):
+        problem = nc.ulpm(3, 4, 2)
+        start = problem.init(key, 1.0 if norm is None else norm)
+        return nc.gradient_flow(problem, start, TIMES, observe=margin_only)
+
+    margins = sweep(maybe, 2, grid={"norm": [None, 0.5, 1.0]})["margin"]
+    np.testing.assert_array_equal(margins["norm"], ["None", "0.5", "1.0"])
+    np.testing.assert_allclose(margins[0], margins[2], rtol=rounding(operations=1000))
+    assert np.all(margins[0] != margins[1])
+
+
+@pytest.mark.parametrize("name", ["num_steps", "log_time", "norm", "a/b"])
+def test_names_that_a_data_set_cannot_hold_are_refused(name):
+    def named(key, norm):
+        problem = nc.ulpm(3, 4, 2)
+        observe = lambda state: {name: jnp.min(state.logits())}  # noqa: E731
+        return nc.gradient_flow(problem, problem.init(key, norm), TIMES, observe=observe)
+
+    with pytest.raises(ValueError, match=f"the name '{name}' is taken"):
+        sweep(named, 2, grid={"norm": [1.0]})
+
+
+def test_what_a_killed_process_left_beside_a_store_is_removed(tmp_path):
+    (tmp_path / ".a.killed" / "fresh").mkdir(parents=True)
+    sweep(own_steps, 2, path=tmp_path / "a")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.lock", "a"]
+
+
 def test_two_processes_do_not_write_one_store(tmp_path):
     with (
         storage.writing(tmp_path / "a"),
@@ -276,6 +322,8 @@ def test_settings_that_are_no_numbers_are_labels(tmp_path):
         ({"num_seeds": 2, "grid": {"seed": [1]}}, "rename the setting"),
         ({"num_seeds": 2, "grid": {"norm": []}}, "one or more different values"),
         ({"num_seeds": 2, "grid": {"norm": [1.0, 1.0]}}, "one or more different values"),
+        ({"num_seeds": 2, "grid": {"norm": [1, 1.0]}}, "one or more different values"),
+        ({"num_seeds": 2, "grid": {"norm": np.array([0.5]), "max_steps": "many"}}, "give a list"),
         ({"num_seeds": 2, "grid": {"width": [1]}}, "got an unexpected keyword argument 'width'"),
     ],
 )

@@ -180,10 +180,13 @@ class _Run(eqx.Module):
 
 def _in_step(run: _Run, state: PyTree) -> Trajectory:
     """A run that takes common steps with all lanes of a vmap, and its own outside of one."""
+    # What `observe` closes over, such as the start itself, may differ between lanes too.
+    observe = eqx.filter_closure_convert(run.observe, state)
+    seen, observe = eqx.partition(observe, eqx.is_array)
     arrays, static = eqx.partition(run, eqx.is_array)
     # Flat lists, since a derivative of `custom_vmap` fails where a tree has None in it.
     shared, shared_tree = jax.tree.flatten(arrays)
-    start, start_tree = jax.tree.flatten(state)
+    own, own_tree = jax.tree.flatten((state, seen))
     outputs: list[PyTree] = []
 
     def flat(trajectory: Trajectory) -> list[Array]:
@@ -195,25 +198,31 @@ def _in_step(run: _Run, state: PyTree) -> Trajectory:
         return eqx.combine(jax.tree.unflatten(shared_tree, shared), static)
 
     @jax.custom_batching.custom_vmap
-    def solve(shared, start):
-        state = jax.tree.unflatten(start_tree, start)
-        return flat(_alone(whole(shared), state, shared_steps=True))
+    def solve(shared, own):
+        state, seen = jax.tree.unflatten(own_tree, own)
+        run = eqx.tree_at(lambda run: run.observe, whole(shared), eqx.combine(seen, observe))
+        return flat(_alone(run, state, shared_steps=True))
 
     @solve.def_vmap
-    def solve_batch(size, batched, shared, starts):
+    def solve_batch(size, batched, shared, own):
         if any(batched[0]):
             raise ValueError(
                 "shared_steps = True: only the start may differ between the runs of a batch, not "
                 "the problem, the save times or the tolerances; give shared_steps=False."
             )
-        starts = [
-            leaf if own else jnp.broadcast_to(leaf, (size, *leaf.shape))
-            for leaf, own in zip(starts, batched[1], strict=True)
+        own = [
+            leaf if differs else jnp.broadcast_to(leaf, (size, *leaf.shape))
+            for leaf, differs in zip(own, batched[1], strict=True)
         ]
-        batch = flat(_side_by_side(whole(shared), jax.tree.unflatten(start_tree, starts), size))
+        states, seen = jax.tree.unflatten(own_tree, own)
+
+        def observe_lane(state: PyTree, seen: PyTree) -> dict[str, Array]:
+            return eqx.combine(seen, observe)(state)
+
+        batch = flat(_side_by_side(whole(shared), states, seen, observe_lane, size))
         return batch, [True] * len(batch)
 
-    leaves = solve(shared, start)
+    leaves = solve(shared, own)
     return jax.tree.unflatten(outputs[0], leaves)
 
 
@@ -232,8 +241,17 @@ def _alone(run: _Run, state: PyTree, shared_steps: bool = False) -> Trajectory:
     return _trajectory(run, solution, shared_steps)
 
 
-def _side_by_side(run: _Run, states: PyTree, size: int) -> Trajectory:
-    """Runs from starts along the leading axis, with the steps that the worst of them needs."""
+def _side_by_side(
+    run: _Run,
+    states: PyTree,
+    seen: PyTree,
+    observe_lane: Callable[[PyTree, PyTree], dict[str, Array]],
+    size: int,
+) -> Trajectory:
+    """Runs from starts along the leading axis, with the steps that the worst of them needs.
+
+    `observe_lane` takes a state and what its lane's observables are made of besides, from `seen`.
+    """
     kept_at_start = jax.vmap(run.problem.invariants)(states)
 
     def field(u, states, args):
@@ -242,7 +260,11 @@ def _side_by_side(run: _Run, states: PyTree, size: int) -> Trajectory:
 
     def record(u, states, args):
         del args
-        return jax.vmap(run.record, (None, -1, 0))(u, states, kept_at_start)
+        return jax.vmap(record_lane, (-1, 0, 0, None))(states, kept_at_start, seen, u)
+
+    def record_lane(state, kept, seen, u):
+        own = eqx.tree_at(lambda run: run.observe, run, lambda state: observe_lane(state, seen))
+        return own.record(u, state, kept)
 
     run = eqx.tree_at(
         lambda run: (run.solver, run.controller.norm),

@@ -164,7 +164,7 @@ def _whitening_jvp(
 def _contrasts(centered_means: Float[Array, "K d"]) -> Float[Array, "r d"]:
     """Rows 2..K of (I − 2uuᵀ/‖u‖²) M, u = 1 + √K e₁: r = K−1 rows N with NᵀN = MᵀM.
 
-    The reflection takes 1 to e₁, so the row left out is 1ᵀM. That is the rounding of the global
+    The reflection takes 1 to −√K e₁, so the row left out is 1ᵀM. That is the rounding of the global
     mean, which no threshold relative to M can tell from signal when features sit far from 0.
     """
     root = jnp.sqrt(jnp.asarray(centered_means.shape[0], centered_means.dtype))

@@ -86,10 +86,14 @@ def make_plan(
 ) -> Plan:
     """The plan, once its parts are known to fit."""
     numbers, settings = _numbers(num_seeds, seeds), _settings(grid)
-    if batch_size is not None and operator.index(batch_size) < 1:
-        raise ValueError(f"batch_size = {batch_size}: give an integer >= 1, or None.")
+    if batch_size is not None:
+        # More runs than there are would be made for nothing.
+        batch_size = min(_count("batch_size", batch_size), numbers.size)
+    if mesh is not None and not isinstance(mesh, Mesh):
+        raise ValueError(f"mesh = {mesh}: give a jax.sharding.Mesh, or None for all devices.")
     first = {name: values[0] for name, values in settings.items()}
     example = _example(run, key, first, numbers[0])
+    _check_names(example, settings)
     if mesh is None and jax.device_count() > 1:
         mesh = Mesh(np.array(jax.devices()), ("seeds",), axis_types=(AxisType.Auto,))
     devices = 1 if mesh is None else mesh.size
@@ -114,6 +118,11 @@ def one_run(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Tr
 def floats_of(setting: Setting) -> Floats:
     """The floats of a setting, which a compiled program takes as arguments; all else is in it."""
     return {name: value for name, value in setting.items() if isinstance(value, float)}
+
+
+def program_name(setting: Setting) -> str:
+    """The same for all settings that differ in floats alone."""
+    return described({k: float if isinstance(v, float) else v for k, v in setting.items()})
 
 
 def outputs_of(trajectory: Trajectory) -> dict[str, Array]:
@@ -144,9 +153,7 @@ def _numbers(
             f"num_seeds = {num_seeds}, seeds = {seeds}: give one of them, such as num_seeds=100."
         )
     if num_seeds is not None:
-        if operator.index(num_seeds) < 1:
-            raise ValueError(f"num_seeds = {num_seeds}: give an integer >= 1.")
-        return np.arange(num_seeds)
+        return np.arange(_count("num_seeds", num_seeds))
     numbers = np.asarray(seeds)
     if numbers.ndim != 1 or numbers.size == 0 or numbers.dtype.kind not in "iu":
         raise ValueError(f"seeds = {seeds}: give a list of integers, such as [0, 1, 2].")
@@ -155,20 +162,52 @@ def _numbers(
     return numbers.astype(np.int64)
 
 
+def _count(name: str, value: object) -> int:
+    """An integer >= 1."""
+    try:
+        count = operator.index(value)  # pyright: ignore[reportArgumentType]
+    except TypeError:
+        count = 0
+    if count < 1:
+        hint = ", or their numbers as seeds=" if name == "num_seeds" else ", or None"
+        raise ValueError(f"{name} = {value}: give an integer >= 1{hint}.")
+    return count
+
+
+def are_numbers(values: Sequence) -> bool:
+    """Whether all are numbers, as opposed to labels."""
+    return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
+
+
 def _settings(grid: Mapping[str, Sequence]) -> dict[str, list]:
     """Values of each setting; numbers of which one is a float are floats all."""
     settings = {}
     for name, values in grid.items():
         if name in ("seed", "time", "key", *_OWN):
             raise ValueError(f"grid[{name!r}]: a sweep has its own {name}; rename the setting.")
-        values = values.tolist() if isinstance(values, np.ndarray) else list(values)
-        if not values or len(set(map(described, values))) < len(values):
-            raise ValueError(f"grid[{name!r}] = {values}: give one or more different values.")
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        if numbers and any(isinstance(value, float) for value in values):
-            values = [float(value) for value in values]
-        settings[name] = values
+        if isinstance(values, (str, set)) or not hasattr(values, "__iter__"):
+            raise ValueError(f"grid[{name!r}] = {values!r}: give a list of values.")
+        listed = values.tolist() if isinstance(values, (np.ndarray, jax.Array)) else list(values)
+        listed = [v.item() if isinstance(v, np.generic) else v for v in listed]
+        if are_numbers(listed) and any(isinstance(value, float) for value in listed):
+            listed = [float(value) for value in listed]
+        if not listed or len(set(map(described, listed))) < len(listed):
+            raise ValueError(
+                f"grid[{name!r}] = {listed}: give one or more different values; of those that read "
+                "the same, as functions do, give names."
+            )
+        settings[name] = listed
     return settings
+
+
+def _check_names(example: Trajectory, settings: dict[str, list]) -> None:
+    """Refuse observables whose names a data set or a store cannot hold."""
+    for name in example.observables:
+        if name in ("seed", "time", *_OWN, *settings) or "/" in name:
+            raise ValueError(
+                f"observe: the name {name!r} is taken by the sweep, or no name of a variable; "
+                "give another."
+            )
 
 
 def _example(run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64) -> Trajectory:
@@ -186,8 +225,9 @@ def _example(run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64) ->
         if not floats_of(setting):
             raise
         raise ValueError(
-            f"grid: floats are traced, and run fails with {sorted(floats_of(setting))} so; where "
-            "it needs a plain number give integers, or texts and convert them in run."
+            f"grid: floats are traced, and run fails with {sorted(floats_of(setting))} so "
+            f"({str(error).splitlines()[0]}); where it needs plain numbers give integers, or texts "
+            "and convert them in run."
         ) from error
     if not isinstance(example, Trajectory) or example.log_time.ndim != 1:
         raise ValueError(

@@ -4,7 +4,7 @@ import functools
 import math
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 
 import jax
@@ -13,7 +13,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
-from .plan import Floats, Plan, Setting, described, floats_of, one_run, outputs_of
+from .plan import Floats, Plan, Setting, floats_of, one_run, outputs_of, program_name
 
 # Vectors as wide as the processor has them; LLVM prefers half of that.
 _CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
@@ -29,7 +29,7 @@ class Programs:
     def __init__(self, plan: Plan):
         self._plan = plan
         self._batches: dict[str, Callable[[np.ndarray, Floats], list]] = {}
-        self._singles: dict[str, Callable] = {}
+        self._singles: dict[str, tuple[Callable, Callable]] = {}
         on_cores = plan.mesh is None and jax.default_backend() == "cpu"
         self._pool = ThreadPoolExecutor(_cores() if on_cores else 1)
         blocks = -(-plan.batch_size // plan.lanes)
@@ -45,7 +45,7 @@ class Programs:
     def compute(self, setting: Setting, seeds: Int[np.ndarray, " S"]) -> dict[str, np.ndarray]:
         """What the runs of a batch leave, those that failed among common steps made again alone."""
         padded = np.pad(seeds, (0, math.prod(self._shape) - seeds.size), mode="edge")
-        name, floats = _program_name(setting), floats_of(setting)
+        name, floats = program_name(setting), floats_of(setting)
         if name not in self._batches:
             self._batches[name] = self._compile(setting)
         made = self._batches[name](padded.reshape(self._shape), floats)
@@ -53,8 +53,8 @@ class Programs:
         outputs = {k: v.reshape(-1, *v.shape[3:])[: seeds.size] for k, v in outputs.items()}
         outputs["shared_steps"] &= self._plan.lanes > 1
         failed = np.flatnonzero(outputs["shared_steps"] & ~outputs["succeeded"])
-        for at in failed:
-            for key, value in self._alone(setting, seeds[at]).items():
+        for at, single in zip(failed, self._alone(setting, seeds[failed]), strict=True):
+            for key, value in single.items():
                 outputs[key][at] = value
         outputs["shared_steps"][failed] = False
         return outputs
@@ -86,13 +86,22 @@ class Programs:
         program = spread.lower(place(np.zeros(self._shape, np.int64)), floats).compile()
         return lambda seeds, floats: [_to_host(program(place(seeds), floats))]
 
-    def _alone(self, setting: Setting, seed: np.int64) -> dict[str, np.ndarray]:
-        name, floats = _program_name(setting), floats_of(setting)
+    def _alone(
+        self, setting: Setting, seeds: Int[np.ndarray, " S"]
+    ) -> Iterable[dict[str, np.ndarray]]:
+        """What these runs leave one by one, on all cores where they may run beside each other."""
+        if seeds.size == 0:
+            return []
+        name, floats = program_name(setting), floats_of(setting)
         if name not in self._singles:
             one = one_run(self._plan.run, self._plan.key, setting)
-            program = jax.jit(lambda seed, floats: outputs_of(one(seed, floats)))
-            self._singles[name] = program.lower(seed, floats).compile()
-        return jax.tree.map(np.asarray, self._singles[name](seed, floats))
+            lowered = jax.jit(lambda seed, floats: outputs_of(one(seed, floats))).lower(
+                seeds[0], floats
+            )
+            each = map if _must_run_alone(lowered.as_text()) else self._pool.map
+            self._singles[name] = lowered.compile(), each
+        program, each = self._singles[name]
+        return each(lambda seed: jax.tree.map(np.asarray, program(seed, floats)), seeds)
 
 
 def _must_run_alone(program: str) -> bool:
@@ -104,11 +113,6 @@ def _must_run_alone(program: str) -> bool:
     """
     calls = re.search(r"custom_call @(?!xla_ffi_python_cpu_callback)|stablehlo\.fft", program)
     return jax.default_backend() == "cpu" and calls is not None
-
-
-def _program_name(setting: Setting) -> str:
-    """The same for all settings that differ in floats alone."""
-    return described({k: None if isinstance(v, float) else v for k, v in setting.items()})
 
 
 def _batch_of(plan: Plan, setting: Setting) -> Callable:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
 from .. import storage
-from .plan import NOT_KEPT, Plan, described, floats_of, one_run
+from .plan import NOT_KEPT, Plan, are_numbers, described, floats_of, one_run, program_name
 
 # Values longer than this are described by their beginning and a digest.
 _LONGEST_DESCRIPTION = 300
@@ -83,10 +83,11 @@ class OnDisk:
         if jax.process_index() > 0:
             return
         storage.check_replaceable(path)
-        self._attributes = {**_configuration(plan), "program": _digest_of_program(plan)}
+        self._attributes = {**_configuration(plan), "program": _digest_of_programs(plan)}
         if resume and path.exists():
             self._store = storage.BatchStore(path)
             _check_same(path, self._store.attributes, self._attributes)
+            self._store.remove_strays()
             self._log_time = self._store.log_time()
 
     def written(self) -> Bool[np.ndarray, "..."]:
@@ -174,8 +175,8 @@ def _coordinates(
     """Values of the settings, as numbers or texts, seeds and times."""
     settings = {}
     for name, values in plan.grid.items():
-        numbers = all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
-        settings[name] = (name,), np.array(values if numbers else [described(v) for v in values])
+        labels = values if are_numbers(values) else [described(value) for value in values]
+        settings[name] = (name,), np.array(labels)
     return {**settings, "seed": (("seed",), plan.seeds), "log_time": (("time",), log_time)}
 
 
@@ -187,6 +188,7 @@ def _configuration(plan: Plan) -> dict[str, str | int]:
     return {
         **_described_run(plan.run, set(plan.grid)),
         **{f"grid.{name}": described(values) for name, values in plan.grid.items()},
+        "dims": ", ".join(plan.dims),
         "seeds": f"0 to {len(seeds) - 1}" if seeds == list(range(len(seeds))) else _short(seeds),
         "key": f"{jax.random.key_impl(plan.key)} {key_data}",
         "batch_size": plan.batch_size,
@@ -238,14 +240,18 @@ def _digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def _digest_of_program(plan: Plan) -> str:
-    """Of the compiler's input for one run: whatever code or constant is changed, this changes.
+def _digest_of_programs(plan: Plan) -> str:
+    """Of the compiler's input for a run of every setting: whatever code or constant is changed.
 
-    The values that a run uses are described besides, so that a message can say what differs.
+    Save what host callbacks do. The values that a run uses are described besides, so that a message
+    can say what differs.
     """
-    setting = {name: values[0] for name, values in plan.grid.items()}
-    one = one_run(plan.run, plan.key, setting)
-    return _digest(jax.jit(one).lower(plan.seeds[0], floats_of(setting)).as_text().encode())
+    settings = {program_name(setting): setting for setting, _ in plan.batches()}
+    texts = [
+        jax.jit(one_run(plan.run, plan.key, setting)).lower(plan.seeds[0], floats_of(setting))
+        for setting in settings.values()
+    ]
+    return _digest("".join(lowered.as_text() for lowered in texts).encode())
 
 
 def _check_same(path: Path, stored: Mapping[str, object], mine: Mapping[str, object]) -> None:

@@ -40,11 +40,11 @@ def sweep(
     any size, and on any number of devices. Runs are compiled once for each setting that is no
     float, and stepped beside each other: with steps of their own where `run` calls
     `gradient_flow` as it is, with common ones, several times faster, where it gives
-    `shared_steps=True`. A run that fails is kept, with NaN from where it failed; one that fails
-    among common steps is made again by itself, so that it costs the others nothing.
+    `shared_steps=True`. A run that fails is kept, with NaN from where it failed; where one ends
+    its block of common steps, all runs of the block are made again one by one.
 
-    With `path`, batches are written as they come, each whole or not at all. Called again the sweep
-    goes on from there, however it was ended, to the same bytes.
+    With `path`, batches are written as they come, each whole or not at all. Called again, a sweep
+    that was killed goes on from there, to the same bytes.
 
     Args:
         run: from a typed key, and settings by name, to a `Trajectory`; traced by JAX.
@@ -63,11 +63,12 @@ def sweep(
     Returns: a data set with dims (*grid, seed, time), in memory, or read from the store where it is
     asked for. Every observable is a variable; others, without time, are `result` (0 where the run
     reached its end, else a code that its attributes explain), `num_steps`, `final_log_time` and
-    `shared_steps`, whether a run's steps were those of its batch. The configuration, versions and
-    device are attributes.
+    `shared_steps`, whether a run's steps were those of its block. The configuration, versions and
+    device are attributes. Whole states are kept where `observe` gives them.
 
     Raises: ValueError for arguments that make no sweep, or a store of another configuration, with
-    the keys that differ; RuntimeError if another process is writing there.
+    the keys that differ; FileExistsError if `path` is no store; RuntimeError if another process is
+    writing there.
 
     Example:
 
@@ -88,7 +89,7 @@ def sweep(
         if path is None:
             results = InMemory(plan)
         else:
-            results = stack.enter_context(on_disk(plan, Path(path), resume))
+            results = stack.enter_context(on_disk(plan, Path(path).expanduser(), resume))
         progress = progress and jax.process_index() == 0
         _fill(plan, results, progress)
         dataset = results.dataset()
@@ -118,13 +119,14 @@ def _fill(plan: Plan, results: "Results", progress: bool) -> None:
 
 def _check_alike(plan: Plan, outputs: dict[str, np.ndarray]) -> None:
     """Refuse observables that one data set cannot hold."""
-    expected = {name: like.shape for name, like in plan.variables().items()}
-    found = {name: outputs[name].shape[1:] for name in outputs if name not in NOT_KEPT}
+    expected = {name: (like.shape, like.dtype) for name, like in plan.variables().items()}
+    kept = {name: values for name, values in outputs.items() if name not in NOT_KEPT}
+    found = {name: (values.shape[1:], values.dtype) for name, values in kept.items()}
     differing = sorted(dict(expected.items() ^ found.items()))
     if differing:
         raise ValueError(
             f"run: {differing} are not the same in all settings; let `observe` give observables of "
-            "one name and shape, or make a sweep for each setting."
+            "one name, shape and dtype, or make a sweep for each setting."
         )
 
 

@@ -104,6 +104,26 @@ def test_rkc_takes_common_steps_in_log_log_time():
     assert_same(stabilised.observables, own_steps_and_slopes()[0].observables, tolerance)
 
 
+def distance_from_its_start(key, norm, shared):
+    start = PROBLEM.init(key, norm)
+
+    def observe(state):
+        return {"distance": jnp.linalg.norm(state.features - start.features)}
+
+    return nc.gradient_flow(
+        PROBLEM, start, TIMES, rtol=RTOL, observe=observe, shared_steps=shared
+    ).observables
+
+
+def test_observables_may_look_at_what_differs_between_lanes():
+    found, expected = (
+        jax.vmap(functools.partial(distance_from_its_start, shared=shared))(KEYS, NORMS)
+        for shared in (True, False)
+    )
+    assert np.ptp(found["distance"][:, -1]) > 0.1
+    assert_same(found, expected, integration(RTOL))
+
+
 def slope_of_a_run(key, norm):
     return jax.jvp(lambda factor: run(key, factor * norm).observables, (1.0,), (1.0,))[1]
 
