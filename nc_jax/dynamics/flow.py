@@ -289,8 +289,13 @@ def _side_by_side(
 def _solve(
     run: _Run, state: PyTree, field: Callable[..., PyTree], record: Callable[..., PyTree]
 ) -> diffrax.Solution:
-    """What `record` gives at the save times, then the state at the end."""
-    return diffrax.diffeqsolve(
+    """What `record` gives at the save times, then the state at the end.
+
+    A single save time stands twice: with one, XLA sees that every save is at the same, and makes it
+    in every step.
+    """
+    save_at = jnp.repeat(run.save_at, 2) if run.save_at.size == 1 else run.save_at
+    solution = diffrax.diffeqsolve(
         diffrax.ODETerm(field),
         run.solver,
         t0=jnp.zeros((), run.save_at.dtype),
@@ -298,7 +303,7 @@ def _solve(
         dt0=None,
         y0=state,
         saveat=diffrax.SaveAt(
-            subs=[diffrax.SubSaveAt(ts=run.save_at, fn=record), diffrax.SubSaveAt(t1=True)]
+            subs=[diffrax.SubSaveAt(ts=save_at, fn=record), diffrax.SubSaveAt(t1=True)]
         ),
         stepsize_controller=run.controller,
         event=_ended_by(run.event),
@@ -306,6 +311,12 @@ def _solve(
         throw=False,
         adjoint=diffrax.ForwardMode(),
         progress_meter=run.progress_meter,
+    )
+    count = run.save_at.size
+    return eqx.tree_at(
+        lambda solution: (solution.ts[0], solution.ys[0]),
+        solution,
+        replace_fn=lambda saved: jax.tree.map(lambda leaf: leaf[:count], saved),
     )
 
 
