@@ -210,16 +210,19 @@ def _in_step(run: _Run, state: PyTree) -> Trajectory:
                 "shared_steps = True: only the start may differ between the runs of a batch, not "
                 "the problem, the save times or the tolerances; give shared_steps=False."
             )
-        own = [
-            leaf if differs else jnp.broadcast_to(leaf, (size, *leaf.shape))
-            for leaf, differs in zip(own, batched[1], strict=True)
-        ]
         states, seen = jax.tree.unflatten(own_tree, own)
+        states_differ, seen_differs = jax.tree.unflatten(own_tree, batched[1])
+        states = jax.tree.map(
+            lambda leaf, differs: leaf if differs else jnp.broadcast_to(leaf, (size, *leaf.shape)),
+            states, states_differ,
+        )  # fmt: skip
+        # Data that all lanes look at are not copied for each.
+        axes = jax.tree.map(lambda differs: 0 if differs else None, seen_differs)
 
         def observe_lane(state: PyTree, seen: PyTree) -> dict[str, Array]:
             return eqx.combine(seen, observe)(state)
 
-        batch = flat(_side_by_side(whole(shared), states, seen, observe_lane, size))
+        batch = flat(_side_by_side(whole(shared), states, observe_lane, seen, axes))
         return batch, [True] * len(batch)
 
     leaves = solve(shared, own)
@@ -244,13 +247,14 @@ def _alone(run: _Run, state: PyTree, shared_steps: bool = False) -> Trajectory:
 def _side_by_side(
     run: _Run,
     states: PyTree,
-    seen: PyTree,
     observe_lane: Callable[[PyTree, PyTree], dict[str, Array]],
-    size: int,
+    seen: PyTree,
+    axes: PyTree,
 ) -> Trajectory:
     """Runs from starts along the leading axis, with the steps that the worst of them needs.
 
-    `observe_lane` takes a state and what its lane's observables are made of besides, from `seen`.
+    `observe_lane` takes a state and what its lane's observables are made of besides, which are
+    `seen`, with lanes along these axes.
     """
     kept_at_start = jax.vmap(run.problem.invariants)(states)
 
@@ -260,7 +264,7 @@ def _side_by_side(
 
     def record(u, states, args):
         del args
-        return jax.vmap(record_lane, (-1, 0, 0, None))(states, kept_at_start, seen, u)
+        return jax.vmap(record_lane, (-1, 0, axes, None))(states, kept_at_start, seen, u)
 
     def record_lane(state, kept, seen, u):
         own = eqx.tree_at(lambda run: run.observe, run, lambda state: observe_lane(state, seen))
@@ -283,7 +287,7 @@ def _side_by_side(
         own = eqx.tree_at(lambda solution: solution.ys, solution, (saved, final))
         return _trajectory(run, own, shared_steps=True)
 
-    return jax.vmap(of_lane, axis_size=size)(saved, final)
+    return jax.vmap(of_lane)(saved, final)
 
 
 def _solve(

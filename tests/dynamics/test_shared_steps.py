@@ -105,10 +105,11 @@ def test_rkc_takes_common_steps_in_log_log_time():
 
 
 def distance_from_its_start(key, norm, shared):
-    start = PROBLEM.init(key, norm)
+    start, common = PROBLEM.init(key, norm), jnp.full((4,), 0.5)
 
     def observe(state):
-        return {"distance": jnp.linalg.norm(state.features - start.features)}
+        moved = state.features - start.features
+        return {"distance": jnp.linalg.norm(moved), "along": jnp.sum(moved @ common)}
 
     return nc.gradient_flow(
         PROBLEM, start, TIMES, rtol=RTOL, observe=observe, shared_steps=shared
