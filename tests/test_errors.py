@@ -106,6 +106,18 @@ CALLS = {
         "nc.sweep(lambda key: None, seeds=[0.5])",
         "seeds = [0.5]: give a list of integers",
     ),
+    "setting that is one text": (
+        "nc.sweep(lambda key, reduction: None, 2, grid={'reduction': 'sum'})",
+        "grid['reduction'] = 'sum': give a list of values",
+    ),
+    "number of seeds as a float": (
+        "nc.sweep(lambda key: None, 1e3)",
+        "num_seeds = 1000.0: give an integer >= 1, or their numbers as seeds=",
+    ),
+    "devices for a mesh": (
+        "nc.sweep(lambda key: None, 2, mesh=jax.devices())",
+        "give a jax.sharding.Mesh, or None for all devices",
+    ),
     "float of a grid where an integer is needed": (
         "nc.sweep(lambda key, samples: nc.gradient_flow(nc.ulpm(3, 4, samples), "
         "p.init(key), np.array([1.0])), 2, grid={'samples': [2.0]})",

@@ -174,7 +174,7 @@ def stop_after(monkeypatch, batches):
     monkeypatch.setattr(storage.BatchStore, "write", write)
 
 
-@pytest.mark.parametrize("batches", [0, 1, 3])
+@pytest.mark.parametrize("batches", [0, 3])
 def test_a_sweep_that_was_ended_goes_on_to_the_same_bytes(tmp_path, monkeypatch, batches):
     grid = {"norm": [1.0, 2.0]}
     sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "whole")
@@ -323,7 +323,6 @@ def test_settings_that_are_no_numbers_are_labels(tmp_path):
         ({"num_seeds": 2, "grid": {"norm": []}}, "one or more different values"),
         ({"num_seeds": 2, "grid": {"norm": [1.0, 1.0]}}, "one or more different values"),
         ({"num_seeds": 2, "grid": {"norm": [1, 1.0]}}, "one or more different values"),
-        ({"num_seeds": 2, "grid": {"norm": np.array([0.5]), "max_steps": "many"}}, "give a list"),
         ({"num_seeds": 2, "grid": {"width": [1]}}, "got an unexpected keyword argument 'width'"),
     ],
 )
