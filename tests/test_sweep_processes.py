@@ -49,6 +49,14 @@ def written_runs(path):
     return dataset, dataset["result"].values != storage.NOT_RUN
 
 
+def wait_for_a_batch(process, path):
+    """Until a process has written something new, or has ended."""
+    results = path / "result"
+    before = len(list(results.rglob("*")))
+    while process.poll() is None and len(list(results.rglob("*"))) == before:
+        time.sleep(0.01)
+
+
 @pytest.mark.slow
 def test_twenty_kills_lose_nothing_that_was_written(tmp_path):
     size = "--seeds", SEEDS, "--batch-size", BATCH
@@ -62,7 +70,12 @@ def test_twenty_kills_lose_nothing_that_was_written(tmp_path):
         process = start(path, *size)
         assert process.stdout is not None
         process.stdout.readline()
-        time.sleep(random.uniform(0, 4))
+        # By turns at any moment, which on a busy machine is one before the writing, and within it.
+        if kills % 2:
+            wait_for_a_batch(process, path)
+            time.sleep(random.uniform(0, 1))
+        else:
+            time.sleep(random.uniform(0, 4))
         process.kill()
         process.communicate()
         kills += process.returncode != 0
