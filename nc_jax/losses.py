@@ -138,10 +138,13 @@ class SquaredError(eqx.Module):
         return jnp.log(self.value(logits, labels))
 
     def gradient(
-        self, logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
-    ) -> Float[Array, "N K"]:
-        """∂ℓ_i/∂z_i = z_i − onehot(y_i), shape (N, K)."""
-        return logits - membership(labels, logits.shape[1]).astype(logits.dtype)
+        self, logits: Float[Array, "N K *lanes"], labels: Integer[ArrayLike, " N"]
+    ) -> Float[Array, "N K *lanes"]:
+        """∂ℓ_i/∂z_i = z_i − onehot(y_i), shape of the logits.
+
+        Axes after the classes are those of problems beside each other.
+        """
+        return logits - _at_label(logits, labels).astype(logits.dtype)
 
     def scaled_gradient(
         self,
@@ -149,11 +152,8 @@ class SquaredError(eqx.Module):
         labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
     ) -> Float[Array, "N K *lanes"]:
-        """e^log_scale ∂ℓ_i/∂z_i, shape of the logits; overflows with the scale.
-
-        Axes after the classes are those of problems beside each other.
-        """
-        return jnp.exp(log_scale) * (logits - _at_label(logits, labels).astype(logits.dtype))
+        """e^log_scale ∂ℓ_i/∂z_i, shape of the logits; overflows with the scale."""
+        return jnp.exp(log_scale) * self.gradient(logits, labels)
 
 
 class SquaredDistance(eqx.Module):

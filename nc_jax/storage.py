@@ -247,12 +247,17 @@ def _dims(
 ) -> tuple[str, ...]:
     """All dimensions of an observable; those of its own as given, or as ArviZ would call them."""
     further = values.ndim - len(leading)
-    own = tuple(dims.get(name, [f"{name}_dim_{i}" for i in range(further)]))
+    own = tuple(dims.get(name, own_dims(name, further)))
     if len(own) != further:
         raise ValueError(
             f"dims[{name!r}] = {list(own)}: {name} has {further} axes after time; name each."
         )
     return leading + own
+
+
+def own_dims(name: str, further: int) -> tuple[str, ...]:
+    """Dims of an observable's own axes, which come after time."""
+    return tuple(f"{name}_dim_{i}" for i in range(further))
 
 
 def _labels(values: np.ndarray) -> tuple[dict, np.ndarray]:

@@ -6,6 +6,7 @@ import math
 import operator
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from ..dynamics import Trajectory
 Run = Callable[..., Trajectory]
 Setting = dict[str, object]
 Floats = Mapping[str, float | Array]
+T = TypeVar("T")
 
 # Runs of a batch unless asked for otherwise: seconds of work, files of a useful size.
 _BATCH_RUNS = 1024
@@ -29,7 +31,7 @@ _MOST_LANES_CPU, _MOST_LANES_ACCELERATOR = 128, 1024
 # What a run leaves besides its observables. The last three are no variables of a data set: the
 # first of them is its coordinate.
 _OWN = ("num_steps", "final_log_time", "shared_steps", "result", "log_time", "succeeded")
-NOT_KEPT = ("log_time", "succeeded")
+_NOT_KEPT = ("log_time", "succeeded")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,8 +73,7 @@ class Plan:
 
     def variables(self) -> dict[str, jax.ShapeDtypeStruct]:
         """What is kept of one run, by name, `result` last."""
-        outputs = jax.eval_shape(outputs_of, self.example)
-        return {name: outputs[name] for name in outputs if name not in NOT_KEPT}
+        return kept_of(jax.eval_shape(outputs_of, self.example))
 
 
 def make_plan(
@@ -107,7 +108,8 @@ def make_plan(
 
 def one_run(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Trajectory]:
     """(seed, floats of the setting) -> its run."""
-    compiled = {name: value for name, value in setting.items() if not isinstance(value, float)}
+    traced = floats_of(setting)
+    compiled = {name: value for name, value in setting.items() if name not in traced}
 
     def one(seed: Int[Array, ""], floats: Floats) -> Trajectory:
         return run(jax.random.fold_in(key, seed), **compiled, **floats)
@@ -122,7 +124,7 @@ def floats_of(setting: Setting) -> Floats:
 
 def program_name(setting: Setting) -> str:
     """The same for all settings that differ in floats alone."""
-    return described({k: float if isinstance(v, float) else v for k, v in setting.items()})
+    return described({**setting, **dict.fromkeys(floats_of(setting), float)})
 
 
 def outputs_of(trajectory: Trajectory) -> dict[str, Array]:
@@ -137,6 +139,11 @@ def outputs_of(trajectory: Trajectory) -> dict[str, Array]:
         trajectory.succeeded,
     )
     return {**trajectory.observables, **dict(zip(_OWN, own, strict=True))}
+
+
+def kept_of(outputs: Mapping[str, T]) -> dict[str, T]:
+    """The outputs that are variables of the data set."""
+    return {name: values for name, values in outputs.items() if name not in _NOT_KEPT}
 
 
 def described(value: object) -> str:

@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
 from .. import storage
-from .plan import NOT_KEPT, Plan, are_numbers, described, floats_of, one_run, program_name
+from .plan import Plan, are_numbers, described, floats_of, kept_of, one_run, program_name
 
 # Values longer than this are described by their beginning and a digest.
 _LONGEST_DESCRIPTION = 300
@@ -104,9 +104,9 @@ class OnDisk:
             coords = _coordinates(self._plan, self._log_time)
             empty = {name: _empty(self._plan, name) for name in self._plan.variables()}
             self._store = storage.BatchStore.create(self._path, empty, coords, self._attributes)
-        kept = {name: values for name, values in outputs.items() if name not in NOT_KEPT}
-        kept = {name: values[(None,) * (len(region) - 1)] for name, values in kept.items()}
-        self._store.write(kept, region)
+        alone = (None,) * (len(region) - 1)
+        part = {name: values[alone] for name, values in kept_of(outputs).items()}
+        self._store.write(part, region)
 
     def dataset(self) -> xr.Dataset:
         """All runs, read where they are asked for."""
@@ -155,8 +155,7 @@ def _own_dims(plan: Plan, name: str) -> tuple[str, ...]:
     """Dims of a variable of one run."""
     if name not in plan.example.observables:
         return ()
-    further = len(plan.example.observables[name].shape) - 1
-    return ("time", *(f"{name}_dim_{i}" for i in range(further)))
+    return ("time", *storage.own_dims(name, len(plan.example.observables[name].shape) - 1))
 
 
 def _dims(plan: Plan, name: str) -> tuple[str, ...]:
@@ -165,7 +164,7 @@ def _dims(plan: Plan, name: str) -> tuple[str, ...]:
 
 def _empty(plan: Plan, name: str) -> storage.Empty:
     like = plan.variables()[name]
-    chunks = (*(1 for _ in plan.grid), min(plan.batch_size, plan.seeds.size), *like.shape)
+    chunks = (*(1 for _ in plan.grid), plan.batch_size, *like.shape)
     return storage.Empty(_dims(plan, name), (*plan.shape, *like.shape), chunks, like.dtype)
 
 

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from ..checks import check_key
-from .plan import NOT_KEPT, Plan, Run, make_plan
+from .plan import Plan, Run, kept_of, make_plan
 from .programs import Programs
 
 if TYPE_CHECKING:
@@ -120,8 +120,8 @@ def _fill(plan: Plan, results: "Results", progress: bool) -> None:
 def _check_alike(plan: Plan, outputs: dict[str, np.ndarray]) -> None:
     """Refuse observables that one data set cannot hold."""
     expected = {name: (like.shape, like.dtype) for name, like in plan.variables().items()}
-    kept = {name: values for name, values in outputs.items() if name not in NOT_KEPT}
-    found = {name: (values.shape[1:], values.dtype) for name, values in kept.items()}
+    kept = kept_of(outputs).items()
+    found = {name: (values.shape[1:], values.dtype) for name, values in kept}
     differing = sorted(dict(expected.items() ^ found.items()))
     if differing:
         raise ValueError(
