@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import xarray as xr
 import zarr
+from jaxtyping import PyTree
 
 from .dynamics import Trajectory
 
@@ -192,6 +193,38 @@ class BatchStore:
         array = self._group[name]
         assert isinstance(array, zarr.Array)
         return array
+
+
+class Checkpoints:
+    """The last state of a run in a folder, by Orbax: each whole or not there, the one before gone.
+
+    Raises: ModuleNotFoundError without Orbax.
+    """
+
+    def __init__(self, path: Path):
+        # Here, since it takes a second and brings TensorStore.
+        try:
+            from orbax import checkpoint
+        except ModuleNotFoundError:
+            raise ModuleNotFoundError("checkpoints need Orbax: pip install 'nc_jax[cnn]'") from None
+        self._args = checkpoint.args
+        # In this thread: a run ends with its last state on disk.
+        options = checkpoint.CheckpointManagerOptions(
+            max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
+        )
+        self._manager = checkpoint.CheckpointManager(path.absolute(), options=options)
+
+    def latest(self) -> int | None:
+        """Number of the state that is there."""
+        return self._manager.latest_step()
+
+    def save(self, number: int, state: PyTree) -> None:
+        """Put a state in the place of the last one, once it is whole."""
+        self._manager.save(number, args=self._args.StandardSave(state))
+
+    def restore(self, like: PyTree) -> PyTree:
+        """The state that is there, with the shapes and dtypes of another."""
+        return self._manager.restore(self.latest(), args=self._args.StandardRestore(like))
 
 
 @contextlib.contextmanager

@@ -12,14 +12,14 @@ import nc_jax
 ROOT = Path(nc_jax.__file__).parent
 # A module imports from lower layers and its own folder only; modules of one layer are strangers.
 LAYERS = [
-    {"checks", "images", "lanes", "precision"},
+    {"checks", "configuration", "images", "lanes", "precision"},
     {"state"},
     {"geometry"},
     {"losses", "metrics"},
     {"problems"},
-    {"exact", "dynamics", "landscape", "cnn"},
+    {"exact", "dynamics", "landscape"},
     {"storage"},
-    {"sweeps"},
+    {"cnn", "sweeps"},
     {"plotting"},
 ]
 DEPTH = {name: depth for depth, names in enumerate(LAYERS) for name in names}

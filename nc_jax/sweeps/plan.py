@@ -4,7 +4,6 @@ import dataclasses
 import inspect
 import math
 import operator
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
@@ -14,6 +13,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, Integer, Key, PyTree
 
+from ..configuration import described
 from ..dynamics import Trajectory
 
 Run = Callable[..., Trajectory]
@@ -144,11 +144,6 @@ def outputs_of(trajectory: Trajectory) -> dict[str, Array]:
 def kept_of(outputs: Mapping[str, T]) -> dict[str, T]:
     """The outputs that are variables of the data set."""
     return {name: values for name, values in outputs.items() if name not in _NOT_KEPT}
-
-
-def described(value: object) -> str:
-    """A value as text, the same in every process."""
-    return value if isinstance(value, str) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
 
 
 def _numbers(

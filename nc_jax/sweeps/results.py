@@ -1,27 +1,19 @@
 """Where the results of a sweep go: memory, or a store that is filled batch by batch."""
 
 import contextlib
-import functools
-import hashlib
-import inspect
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
 from jaxtyping import Bool, Float
 
 from .. import storage
-from .plan import Plan, are_numbers, described, floats_of, kept_of, one_run, program_name
-
-# Values longer than this are described by their beginning and a digest.
-_LONGEST_DESCRIPTION = 300
-# Of the attributes, what may differ when a sweep goes on.
-_FREE = ("python", "device", "devices")
+from ..configuration import check_same, described, described_call, digest, short
+from .plan import Plan, are_numbers, floats_of, kept_of, one_run, program_name
 
 
 class Results(Protocol):
@@ -86,7 +78,7 @@ class OnDisk:
         self._attributes = {**_configuration(plan), "program": _digest_of_programs(plan)}
         if resume and path.exists():
             self._store = storage.BatchStore(path)
-            _check_same(path, self._store.attributes, self._attributes)
+            check_same(path, "sweep", self._store.attributes, self._attributes)
             self._store.remove_strays()
             self._log_time = self._store.log_time()
 
@@ -185,10 +177,10 @@ def _configuration(plan: Plan) -> dict[str, str | int]:
     seeds = plan.seeds.tolist()
     devices = jax.devices() if plan.mesh is None else plan.mesh.devices.ravel().tolist()
     return {
-        **_described_run(plan.run, set(plan.grid)),
+        **described_call("run", plan.run, set(plan.grid)),
         **{f"grid.{name}": described(values) for name, values in plan.grid.items()},
         "dims": ", ".join(plan.dims),
-        "seeds": f"0 to {len(seeds) - 1}" if seeds == list(range(len(seeds))) else _short(seeds),
+        "seeds": f"0 to {len(seeds) - 1}" if seeds == list(range(len(seeds))) else short(seeds),
         "key": f"{jax.random.key_impl(plan.key)} {key_data}",
         "batch_size": plan.batch_size,
         "lanes": plan.lanes,
@@ -196,47 +188,6 @@ def _configuration(plan: Plan) -> dict[str, str | int]:
         **storage.provenance(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
-
-
-def _described_run(run: object, settings: set[str]) -> dict[str, str]:
-    """A run's name and the values it uses: those it closes over, globals, defaults, arguments."""
-    if isinstance(run, functools.partial):
-        given = {f"run.{i}": value for i, value in enumerate(run.args)}
-        given |= {f"run.{name}": value for name, value in run.keywords.items()}
-        inner = _described_run(run.func, settings | set(run.keywords))
-        return {**inner, **{name: _short(value) for name, value in given.items()}}
-    if not inspect.isfunction(run):
-        return {"run": _short(run)}
-    closed = inspect.getclosurevars(run)
-    defaults = {
-        name: parameter.default
-        for name, parameter in inspect.signature(run).parameters.items()
-        if parameter.default is not parameter.empty and name not in settings
-    }
-    values = {**closed.globals, **closed.nonlocals, **defaults}
-    told = {
-        f"run.{name}": _short(value)
-        for name, value in sorted(values.items())
-        if not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value))
-    }
-    return {"run": f"{run.__module__}.{run.__qualname__}", **told}
-
-
-def _short(value: object) -> str:
-    """A value as text of bounded length; arrays and long values with a digest of all they hold."""
-    if isinstance(value, (np.ndarray, jax.Array)) and not jnp.issubdtype(
-        value.dtype, jax.dtypes.prng_key
-    ):
-        array = np.asarray(value)
-        return f"{array.dtype}{list(array.shape)} {_digest(array.tobytes())}"
-    text = described(value)
-    if len(text) <= _LONGEST_DESCRIPTION:
-        return text
-    return f"{text[:_LONGEST_DESCRIPTION]}... {_digest(text.encode())}"
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()[:16]
 
 
 def _digest_of_programs(plan: Plan) -> str:
@@ -250,22 +201,4 @@ def _digest_of_programs(plan: Plan) -> str:
         jax.jit(one_run(plan.run, plan.key, setting)).lower(plan.seeds[0], floats_of(setting))
         for setting in settings.values()
     ]
-    return _digest("".join(lowered.as_text() for lowered in texts).encode())
-
-
-def _check_same(path: Path, stored: Mapping[str, object], mine: Mapping[str, object]) -> None:
-    """Refuse to go on with a store of another sweep."""
-    if "program" not in stored:
-        raise ValueError(
-            f"{path} holds no sweep: give another path, or resume=False to write in its place."
-        )
-    keys = sorted((stored.keys() | mine.keys()) - set(_FREE))
-    differing = [key for key in keys if stored.get(key) != mine.get(key)]
-    # What the program was made of says it better.
-    told = [key for key in differing if key != "program"] or differing
-    if told:
-        raise ValueError(
-            f"{path} holds another sweep: "
-            + "; ".join(f"{key} = {stored.get(key)} there, {mine.get(key)} here" for key in told)
-            + ". Give another path, or resume=False to write in its place."
-        )
+    return digest("".join(lowered.as_text() for lowered in texts).encode())
