@@ -6,6 +6,7 @@ from itertools import cycle
 from typing import Any
 
 import numpy as np
+import xarray as xr
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -33,6 +34,15 @@ _PANELS: tuple[tuple[str, dict[str, tuple[str, str, float]]], ...] = (
     ("(d) Self-duality", {"ji_self_duality": ("means against classifier", "#4a4a4a", 1.8)}),
 )
 _LINE_STYLES = ("-", "--", ":", "-.")
+
+# Measures of a training by panel: Ji's (figures 3 to 8), Zhu's (figures 3 to 5).
+JI_PANELS = {
+    "Variation of the norms": ("ji_feature_norm_variation", "ji_classifier_norm_variation"),
+    "Within-class variation": ("ji_within_class_variation",),
+    "Cosines between pairs": ("ji_feature_cosine_gap", "ji_classifier_cosine_gap"),
+    "Self-duality": ("ji_self_duality",),
+}
+ZHU_PANELS = {f"NC{i}": (f"zhu_nc{i}",) for i in (1, 2, 3, 4)}
 
 # Mixon's figures 1 and 2.
 _STRONG_PANELS = (
@@ -378,17 +388,8 @@ def margin_histograms_figure(run: Trajectory, num_times: int = 8) -> Figure:
     figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes, time = figure.subplots(), np.expm1(run.common_log_time())
     outputs = np.asarray(run.observables["margins"]) * np.asarray(run.observables["norm"])[:, None]
-    means = outputs.mean(axis=1)
-    wanted = np.linspace(means[0], means[-1], num_times)
-    chosen = np.unique([0, *np.abs(means[:, None] - wanted).argmin(axis=0), len(time) - 1])
-    edges = np.linspace(outputs[chosen].min(), outputs[chosen].max(), 41)
-    for at, color in zip(
-        chosen, colormaps["plasma"](np.linspace(0, 0.93, len(chosen))), strict=True
-    ):
-        axes.hist(outputs[at], edges, color=color, alpha=0.75, label=f"t = {time[at]:.3g}")
+    _draw_histograms(axes, outputs, [f"t = {at:.3g}" for at in time], num_times)
     axes.axvline(1, color="black", lw=0.8, ls=":")
-    axes.set_yscale("log")
-    axes.set_ylabel("samples")
     _finish_linear(axes, "outputs y f(x) of the training samples", "y f(x)")
     axes.legend(frameon=False, fontsize=8)
     return figure
@@ -520,6 +521,124 @@ def uncollapsed_figure(
     return figure
 
 
+def training_figure(
+    runs: Mapping[str, xr.Dataset],
+    panels: Mapping[str, Sequence[str]],
+    models: Mapping[str, Trajectory] | None = None,
+) -> Figure:
+    """What was recorded of trainings against epochs, as Ji's figures 3 to 8 and Zhu's 3 to 5.
+
+    Args:
+        runs: data of `cnn.train` by name, one colour each; over seeds the median is drawn in a band
+            from the 10th to the 90th percentile.
+        panels: variables by title, one line style each: `JI_PANELS`, `ZHU_PANELS`. Accuracies are
+            drawn on a linear scale, all else on a logarithmic one.
+        models: flows by the name of their run, with log(1 + epoch) as their time, drawn dotted in
+            its colour; those of no run in black. Variables that a flow lacks are left out.
+
+    Returns: a Matplotlib `Figure`; epoch 0 is left out.
+
+    Example: `training_figure({"ResNet18": run.data}, ZHU_PANELS).savefig("collapse.png")`.
+    """
+    columns = min(len(panels), 4)
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(3.9 * columns, 3.7 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    names = [*runs, *(name for name in models or {} if name not in runs)]
+    colors = dict(zip(runs, _shades(len(runs)), strict=True))
+    for axes, (title, variables) in zip(grid, panels.items(), strict=False):
+        for name in names:
+            color = colors.get(name, "black")
+            for variable, style in zip(variables, cycle(_LINE_STYLES[:2]), strict=False):
+                if name in runs:
+                    data = runs[name]
+                    shown = data["epoch"].values > 0
+                    values = data[variable].transpose("seed", "epoch").values[:, shown]
+                    _draw(axes, data["epoch"].values[shown], values, color=color, ls=style, lw=1.5)
+                if models and name in models and variable in models[name].observables:
+                    _draw_model(axes, models[name], variable, color=color, lw=1.2)
+        axes.set_xscale("log")
+        if all(variable.endswith("accuracy") for variable in variables):
+            _finish_linear(axes, title, "epoch")
+        else:
+            _finish(axes, title, "epoch")
+        _name_variables(axes, variables)
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    _name_runs(grid[0], colors, models or {})
+    return figure
+
+
+def sorted_margins_figure(runs: Mapping[str, xr.Dataset]) -> Figure:
+    """Sorted margins of the training samples at the last epoch, as Rangamani's figure 3.
+
+    Args: `runs`, data of `cnn.train` by name.
+
+    Returns: a Matplotlib `Figure`: means over seeds in a band from the least to the largest.
+
+    Example: `sorted_margins_figure({"decay": run.data}).savefig("margins.png")`.
+    """
+    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for (name, data), color in zip(runs.items(), _shades(len(runs)), strict=True):
+        margins = np.sort(data["margins"].isel(epoch=-1).transpose("seed", "sample").values)
+        rank = np.linspace(0, 1, margins.shape[1])
+        low, high = margins.min(axis=0), margins.max(axis=0)
+        axes.fill_between(rank, low, high, color=color, alpha=0.2, linewidth=0)
+        axes.plot(rank, margins.mean(axis=0), color=color, lw=1.4, label=name)
+    _finish_linear(axes, "margins at the end", "share of samples, by margin")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def training_histograms_figure(data: xr.Dataset, num_epochs: int = 8) -> Figure:
+    """How the distribution of the margins moves in a training, as Rangamani's figures 4 and 5.
+
+    Args: `data` of `cnn.train`, of which the first seed is drawn, at up to `num_epochs` epochs
+        between which the mean margin moves alike.
+
+    Returns: a Matplotlib `Figure`.
+
+    Example: `training_histograms_figure(run.data).savefig("histograms.png")`.
+    """
+    margins = data["margins"].isel(seed=0).transpose("epoch", "sample").values
+    epochs = data["epoch"].values
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.subplots()
+    _draw_histograms(axes, margins, [f"epoch {epoch}" for epoch in epochs], num_epochs)
+    _finish_linear(axes, "margins of the training samples", "margin")
+    axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _draw_model(axes: Axes, model: Trajectory, variable: str, **style: Any) -> None:
+    epochs = np.expm1(model.common_log_time())
+    shown = epochs >= 1
+    values = np.asarray(model.observables[variable])[..., shown]
+    _draw(axes, epochs[shown], values, ls=":", **style)
+
+
+def _name_variables(axes: Axes, variables: Sequence[str]) -> None:
+    """Which line style is which variable, where there are several."""
+    if len(variables) > 1:
+        styles = [Line2D([], [], color="#4a4a4a", ls=style) for style in _LINE_STYLES[:2]]
+        labels = [variable.removeprefix("ji_").replace("_", " ") for variable in variables]
+        legend = axes.legend(
+            styles[: len(labels)], labels, frameon=False, fontsize=7, loc="lower left"
+        )
+        axes.add_artist(legend)
+
+
+def _name_runs(axes: Axes, colors: Mapping[str, Any], models: Mapping[str, Trajectory]) -> None:
+    """Which colour is which run."""
+    lines = [Line2D([], [], color=color) for color in colors.values()]
+    labels = list(colors)
+    if models:
+        lines.append(Line2D([], [], color="#4a4a4a", ls=":"))
+        labels.append("model's flow")
+    axes.legend(lines, labels, frameon=False, fontsize=8, loc="upper right")
+
+
 def _wilson_interval(
     share: NDArray[np.floating], count: int
 ) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
@@ -527,6 +646,21 @@ def _wilson_interval(
     z2 = 1.96**2 / count
     centre, half = share + z2 / 2, np.sqrt(z2 * (share * (1 - share) + z2 / 4))
     return (centre - half) / (1 + z2), (centre + half) / (1 + z2)
+
+
+def _draw_histograms(
+    axes: Axes, values: NDArray[np.floating], labels: Sequence[str], count: int
+) -> None:
+    """Histograms of (T, N) values at up to `count` of the rows, their mean evenly spaced."""
+    means = values.mean(axis=1)
+    wanted = np.linspace(means[0], means[-1], count)
+    chosen = np.unique([0, *np.abs(means[:, None] - wanted).argmin(axis=0), len(values) - 1])
+    edges = np.linspace(values[chosen].min(), values[chosen].max(), 41)
+    colors = colormaps["plasma"](np.linspace(0, 0.93, len(chosen)))
+    for at, color in zip(chosen, colors, strict=True):
+        axes.hist(values[at], edges, color=color, alpha=0.75, label=labels[at])
+    axes.set_yscale("log")
+    axes.set_ylabel("samples")
 
 
 def _shades(count: int) -> NDArray[np.floating]:

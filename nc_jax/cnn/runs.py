@@ -32,8 +32,8 @@ from .training import Augment, Samples, Setting, TrainState, epoch, start
 
 T = TypeVar("T")
 
-# Seconds of work that a kill may cost, beside an epoch.
-_SECONDS = 60.0
+# Seconds of work that a kill may cost, beside an epoch; writing a state takes up to one.
+_SECONDS = 20.0
 
 
 class Run(NamedTuple):
@@ -250,7 +250,7 @@ def _fill(
                 row = programs.look(state)
                 results.write(places[done], row)
                 nc1 = np.nanmedian(row["zhu_nc1"])
-            if done in places or done == num_epochs or time.monotonic() - kept > _SECONDS:
+            if done == num_epochs or time.monotonic() - kept > _SECONDS:
                 results.checkpoint(state)
                 kept = time.monotonic()
             shown = {name: f"{np.nanmedian(value):.3g}" for name, value in seen.items()}

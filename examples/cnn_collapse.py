@@ -1,0 +1,54 @@
+"""Collapse of a CNN on real images, beside the flow of the model that explains it.
+
+Trains a network by SGD, as Ji et al. do for their figures 1 and 3 to 8 (their settings: --momentum
+0.3 --decay 0), looks at its features of the whole training set at log-spaced epochs, and draws the
+paper's four measures, NC1 and the accuracy with the flow of the unconstrained-features model of as
+many classes and dimensions. A training that was ended goes on in OUT.
+"""
+
+import optax
+from image_runs import add_flags, load, model, network, parse, show, steps_per_epoch, train
+from script import Parser
+
+COLUMNS = {
+    "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
+    "NC1": "zhu_nc1", "within class": "ji_within_class_variation",
+    "cosines": "ji_feature_cosine_gap", "self-duality": "ji_self_duality", "margin": "margin_min",
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add_flags(parser, "results/cnn_collapse", momentum=0.9, rate=0.05, epochs=150)
+    flags = parse(parser, arguments)
+    data = load(parser, flags)
+    steps = steps_per_epoch(flags, data[0])
+    print(
+        f"{flags.net} on {len(data[0].labels)} images of {flags.dataset}, {steps} steps an epoch. "
+        "It compiles first.",
+        flush=True,
+    )
+    make = network(flags, data[0])
+    run = train(parser, flags, "run", make, data, optax.sgd(flags.rate, flags.momentum))
+    print(show({flags.net: run.data}, COLUMNS))
+    if not flags.no_plot:
+        from nc_jax import plotting
+
+        classifier = run.network().head.classifier
+        covered = steps * flags.rate / (1 - flags.momentum)
+        predicted = model(data[0], classifier.shape[1], flags.epochs, covered, flags.decay)
+        panels = {
+            **plotting.JI_PANELS, "NC1 (Zhu)": ("zhu_nc1",), "Training loss": ("train_loss",),
+            "Accuracy": ("train_accuracy", "test_accuracy"),
+            "NC4 (Papyan)": ("papyan_ncc_mismatch",),
+        }  # fmt: skip
+        name = f"{flags.net}, {flags.dataset}"
+        figure = plotting.training_figure({name: run.data}, panels, {name: predicted})
+        figure.savefig(flags.out / "cnn_collapse.png", dpi=150)
+        print(f"figure: {flags.out / 'cnn_collapse.png'}")
+    print(f"results: {flags.out / 'run' / 'results.zarr'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""What the examples on CNNs share: flags, data, networks, the model's prediction, a table."""
+
+import functools
+import math
+from argparse import Namespace
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+import xarray as xr
+from flax import nnx
+from script import Parser, check_seeds_and_stores, table, writable_folder
+
+import nc_jax as nc
+from nc_jax import cnn, images
+
+NETWORKS = ("convnet", "vgg13", "resnet18", "resnet50")
+# Samples of a class in the model's flow: more cost time and change little but the clock.
+MODEL_SAMPLES = 20
+
+
+def add_flags(parser: Parser, out: str, **defaults: object) -> None:
+    """Flags of a training; `defaults` by name where a script has its own."""
+    own = {
+        "dataset": "digits", "net": "convnet", "epochs": 200, "batch": 128, "rate": 0.01,
+        "momentum": 0.9, "decay": 5e-4, "seeds": 1, "width": 1.0, **defaults,
+    }  # fmt: skip
+
+    def add(name: str, help: str, **options: Any) -> None:
+        help = f"{help} (%(default)s)"
+        parser.add_argument(f"--{name}", default=own.get(name), help=help, **options)
+
+    add("dataset", "images", choices=images.NAMES)
+    parser.add_argument("--folder", type=Path, help="of the data set, where it needs one")
+    parser.add_argument("--download", action="store_true",
+                        help="fetch the data set's published files if they are not there")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=defaults.get("samples"),
+                        help="training images of each class, the first of them "
+                        f"({defaults.get('samples', 'all')})")  # fmt: skip
+    add("net", "network", choices=NETWORKS)
+    add("width", "multiplies the channels of its layers", type=float)
+    parser.add_argument("--d", type=int, help="feature dimension (the network's own)")
+    parser.add_argument("--stem", choices=("7x7", "3x3"),
+                        help="of a ResNet (7x7, of images under 28 pixels 3x3)")  # fmt: skip
+    add("epochs", "passes over the images", type=int)
+    add("batch", "images a step", type=int)
+    add("rate", "learning rate", type=float)
+    add("momentum", "of SGD", type=float)
+    add("decay", "weight decay of all parameters", type=float)
+    add("seeds", "networks trained side by side", type=int)
+    parser.add_argument("--seed", type=int, default=0, help="of the random key (%(default)s)")
+    parser.add_argument("--bf16", action="store_true",
+                        help="compute in bfloat16, on accelerators; metrics do not")  # fmt: skip
+    parser.add_argument("--out", type=writable_folder, default=out,
+                        help="folder for results and figures (%(default)s)")  # fmt: skip
+    parser.add_argument("--anew", action="store_true",
+                        help="replace the results in OUT instead of going on there")  # fmt: skip
+    parser.add_argument("--no-plot", action="store_true", help="save no figure")
+
+
+def parse(parser: Parser, arguments: list[str] | None) -> Namespace:
+    """The flags, checked; JAX set to float64, in which metrics are then taken."""
+    flags = parser.parse_args(arguments)
+    jax.config.update("jax_enable_x64", True)
+    flags.out = Path(flags.out)
+    check_seeds_and_stores(parser, flags)
+    for name in ("rate", "width"):
+        if not 0 < getattr(flags, name) < math.inf:
+            parser.error(f"--{name} {getattr(flags, name):g}: give a finite number > 0.")
+    if not 0 <= flags.momentum < 1:
+        parser.error(f"--momentum {flags.momentum:g}: give a number from 0 to below 1.")
+    if not 0 <= flags.decay < math.inf:
+        parser.error(f"--decay {flags.decay:g}: give a finite number >= 0.")
+    for name in ("epochs", "batch"):
+        if getattr(flags, name) < 1:
+            parser.error(f"--{name} {getattr(flags, name)}: give an integer >= 1.")
+    return flags
+
+
+def load(
+    parser: Parser, flags: Namespace, classes: Sequence[int] | None = None
+) -> tuple[images.ImageSet, images.ImageSet]:
+    """Training and test images, of some classes, with the mean and spread of channels taken out."""
+    try:
+        train, test = (
+            images.load(flags.dataset, split, flags.folder, flags.download)
+            for split in ("train", "test")
+        )
+        chosen = range(len(train.classes)) if classes is None else classes
+        train = images.choose_classes(train, chosen, flags.samples)
+        test = images.choose_classes(test, chosen)
+        train, test = images.normalize(train, test)
+    except (ImportError, OSError, RuntimeError, ValueError) as error:
+        parser.error(str(error))
+    if flags.batch > len(train.labels):
+        parser.error(
+            f"--batch {flags.batch}: give an integer up to {len(train.labels)}, the images."
+        )
+    return train, test
+
+
+def network(
+    flags: Namespace, train: images.ImageSet, **options: object
+) -> Callable[[nnx.Rngs], cnn.Network]:
+    """The network that the flags name, for these images; `options` go to it too."""
+    side, channels = train.images.shape[1], train.images.shape[3]
+    common = {"dtype": jnp.bfloat16 if flags.bf16 else jnp.float32, **options}
+    if flags.net == "convnet":
+        widths = [max(1, round(base * flags.width)) for base in (32, 64, 128)]
+        widths[-1] = flags.d or widths[-1]
+        if "feature_dim" in common:
+            widths[-1] = common.pop("feature_dim")
+        common["widths"] = tuple(widths)
+        kind = cnn.ConvNet
+    else:
+        common = {"width": flags.width, "feature_dim": flags.d, **common}
+        kind = cnn.VGG
+        if flags.net != "vgg13":
+            stem = flags.stem or ("7x7" if side >= 28 else "3x3")
+            common |= {"depth": int(flags.net.removeprefix("resnet")), "stem": stem}
+            kind = cnn.ResNet
+    return functools.partial(_build, kind, channels, len(train.classes), common)
+
+
+def _build(kind, channels: int, num_classes: int, options: dict, rngs: nnx.Rngs) -> cnn.Network:
+    return kind(channels, num_classes, **options, rngs=rngs)
+
+
+def train(
+    parser: Parser,
+    flags: Namespace,
+    name: str,
+    make: Callable[[nnx.Rngs], cnn.Network],
+    data: tuple[images.ImageSet, images.ImageSet],
+    optimizer: optax.GradientTransformation,
+    **options: object,
+) -> cnn.Run:
+    """A training in OUT/name, which goes on there where it was ended."""
+    settings = {
+        "num_epochs": flags.epochs, "batch_size": flags.batch, "weight_decay": flags.decay,
+        "num_seeds": flags.seeds, "key": jax.random.key(flags.seed), **options,
+    }  # fmt: skip
+    print(f"{name}:", flush=True)
+    try:
+        return cnn.train(
+            make, data[0], optimizer, test=data[1], path=flags.out / name, resume=not flags.anew,
+            **settings,
+        )  # fmt: skip  # pyright: ignore[reportArgumentType]
+    except (ValueError, RuntimeError, OSError) as error:
+        # The training speaks of its arguments, which are flags here.
+        told = str(error).replace("another path, or resume=False", "another --out, or --anew")
+        parser.error(told)
+
+
+def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:
+    """Batches of an epoch."""
+    return len(train.labels) // flags.batch
+
+
+def model(
+    train: images.ImageSet,
+    feature_dim: int,
+    num_epochs: int,
+    time_per_epoch: float,
+    weight_decay: float,
+    seeds: int = 8,
+) -> nc.Trajectory:
+    """The flow of the unconstrained-features model of these classes, on an axis of epochs.
+
+    Ji's model without decay, else Zhu's with λ for classifier and features; no bias. Features move
+    freely there, so its clock is not the network's: an epoch is taken for the time that the descent
+    covers, steps times rate over 1 − momentum. `log_time` is log(1 + epoch).
+    """
+    num_classes = len(train.classes)
+    samples = min(MODEL_SAMPLES, len(train.labels) // num_classes)
+    problem = nc.UnconstrainedFeatures(
+        (samples,) * num_classes, feature_dim,
+        weight_decay=nc.WeightDecay(classifier=weight_decay, features=weight_decay),
+    )  # fmt: skip
+    save_at = nc.log_times(math.log10(num_epochs * time_per_epoch), 81)
+
+    def run(seed: jax.Array) -> nc.Trajectory:
+        key = jax.random.fold_in(jax.random.key(0), seed)
+        return nc.gradient_flow(problem, problem.init(key), save_at, rtol=1e-6, throw=False)
+
+    return jax.vmap(run)(jnp.arange(seeds)).with_time_scaled(1 / time_per_epoch)
+
+
+def show(runs: Mapping[str, xr.Dataset], variables: Mapping[str, str]) -> str:
+    """A row for each run with medians over seeds at its last epoch; `variables` by heading."""
+    rows = []
+    for name, data in runs.items():
+        last = data.isel(epoch=-1).median("seed", skipna=True)
+        rows.append([name, *(_shown(heading, last[key]) for heading, key in variables.items())])
+    return table(["", *variables], rows)
+
+
+def _shown(heading: str, value: xr.DataArray) -> str:
+    return f"{100 * float(value):.2f} %" if "accuracy" in heading else f"{float(value):.3g}"

@@ -1,0 +1,104 @@
+"""Norm, margins and collapse of a CNN under the square loss (Rangamani et al., figures 2 to 17).
+
+Trains the paper's ConvNet on two classes, its weight matrices started at several Frobenius norms,
+with weight decay and without, seeds side by side, and with decay on labels of which a share is
+random. Draws the product of norms, the loss and the test accuracy by epoch (figures 2 and 14 to
+17), sorted margins (3), histograms of margins (4), NC1 and NC2 (6), and all by the share of random
+labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --classes 2 4 --norms
+0.01 0.1 0.5 1 3 5 10 --seeds 10 --epochs 1000.
+"""
+
+import optax
+import xarray as xr
+from image_runs import add_flags, load, network, parse, show, train
+from script import Parser
+
+import nc_jax as nc
+from nc_jax import images
+
+COLUMNS = {
+    "norm product": "norm_product", "loss": "train_loss", "train accuracy": "train_accuracy",
+    "test accuracy": "test_accuracy", "margin": "margin_mean", "NC1": "papyan_nc1",
+}  # fmt: skip
+
+
+def runs_of(parser, flags, data, settings) -> dict[str, xr.Dataset]:
+    """A training for each setting: name -> (start norm, decay, share of random labels)."""
+    found = {}
+    for name, (norm, decay, share) in settings.items():
+        train_set = images.random_labels(data[0], share, flags.seed) if share else data[0]
+        found[name] = train(
+            parser, flags, name.replace(" ", "_"), network(flags, train_set, weight_norm=norm),
+            (train_set, data[1]), optax.sgd(flags.rate, flags.momentum),
+            loss=nc.SquaredError(), weight_decay=decay,
+        ).data  # fmt: skip
+    return found
+
+
+def check(parser: Parser, flags) -> None:
+    """Refuse what only this script can judge."""
+    if flags.net != "convnet":
+        parser.error(f"--net {flags.net}: the paper's is convnet; give that or none.")
+    for name in ("norms", "shares"):
+        values = getattr(flags, name)
+        if len(set(values)) < len(values):
+            parser.error(f"--{name} {' '.join(map(str, values))}: give each once.")
+    if min(flags.norms) <= 0:
+        parser.error(f"--norms {min(flags.norms):g}: give numbers > 0.")
+    if not all(0 < share <= 1 for share in flags.shares):
+        parser.error(f"--shares {flags.shares}: give numbers above 0, up to 1.")
+    if flags.decay == 0:
+        parser.error("--decay 0: give a number > 0; runs without decay are made beside.")
+
+
+def draw(flags, by_norm, by_share) -> None:
+    """All figures."""
+    from nc_jax import plotting
+
+    panels = {
+        "Product of norms ρ": ("norm_product",), "Training loss": ("train_loss",),
+        "Test accuracy": ("test_accuracy",), "NC1 (Papyan)": ("papyan_nc1",),
+        "NC2: norms": ("papyan_feature_equinorm", "papyan_classifier_equinorm"),
+        "Smallest margin": ("margin_min",),
+    }  # fmt: skip
+    figures = {
+        "norms": plotting.training_figure(by_norm, panels),
+        "margins": plotting.sorted_margins_figure(by_norm),
+        "histograms": plotting.training_histograms_figure(next(iter(by_norm.values()))),
+        "random_labels": plotting.training_figure(by_share, panels),
+    }
+    for name, figure in figures.items():
+        target = flags.out / f"rangamani_{name}.png"
+        figure.savefig(target, dpi=150)
+        print(f"figure: {target}")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add_flags(parser, "results/rangamani_binary", epochs=100, decay=0.01, seeds=3)
+    add = parser.add_argument
+    add("--classes", type=int, nargs=2, default=[3, 8], help="classes told apart (3 8)")
+    add("--norms", type=float, nargs="+", default=[0.1, 1.0, 5.0],
+        help="Frobenius norms of the weight matrices at the start (0.1 1 5)")  # fmt: skip
+    add("--shares", type=float, nargs="+", default=[0.2, 1.0],
+        help="of labels that are random, at the first norm (0.2 1)")  # fmt: skip
+    flags = parse(parser, arguments)
+    check(parser, flags)
+    data = load(parser, flags, flags.classes)
+    data = images.within_unit_ball(*data)
+    by_norm = runs_of(parser, flags, data, {
+        f"start {norm:g}, decay {decay:g}": (norm, decay, 0.0)
+        for decay in (flags.decay, 0.0) for norm in flags.norms
+    })  # fmt: skip
+    by_share = runs_of(parser, flags, data, {
+        f"{share:.0%} random": (flags.norms[0], flags.decay, share) for share in flags.shares
+    })  # fmt: skip
+    print(show({**by_norm, **by_share}, COLUMNS))
+    if not flags.no_plot:
+        true_labels = next(iter(by_norm.values()))
+        draw(flags, by_norm, {"true labels": true_labels, **by_share})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""A last layer that need not be learned: a fixed simplex frame, and d = K (Zhu et al., figure 5).
+
+Trains a network three times: with a learned classifier, with its classifier fixed to a simplex ETF,
+and with that in as many dimensions as there are classes, and counts the parameters that are saved.
+Draws NC1, NC3 and the accuracies. The paper's setting on other images: --dataset fashion-mnist
+--net resnet50 --augment.
+"""
+
+import jax
+import optax
+from image_runs import add_flags, load, network, parse, show, steps_per_epoch, train
+from script import Parser
+
+from nc_jax import cnn
+
+COLUMNS = {
+    "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
+    "NC1": "zhu_nc1", "NC2": "zhu_nc2", "NC3": "zhu_nc3",
+}  # fmt: skip
+
+
+def parameters(run: cnn.Run) -> int:
+    """Numbers that a network of the run learns."""
+    return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add_flags(parser, "results/zhu_fixed_etf", rate=0.05, epochs=100)
+    parser.add_argument("--augment", action="store_true", help="crop and mirror images at random")
+    flags = parse(parser, arguments)
+    if flags.d is not None:
+        parser.error(f"--d {flags.d}: leave it out; dimensions are the network's own and K here.")
+    data = load(parser, flags)
+    num_classes = len(data[0].classes)
+    heads = {
+        "learned": {}, "fixed ETF": {"etf": True},
+        "fixed ETF, d = K": {"etf": True, "feature_dim": num_classes},
+    }  # fmt: skip
+    fifth = steps_per_epoch(flags, data[0]) * max(1, flags.epochs // 5)
+    schedule = optax.exponential_decay(flags.rate, fifth, 0.1, staircase=True)
+    runs = {
+        name: train(
+            parser, flags, name, network(flags, data[0], **options), data,
+            optax.sgd(schedule, flags.momentum),
+            augment=cnn.crop_and_flip if flags.augment else None,
+        )
+        for name, options in heads.items()
+    }  # fmt: skip
+    datasets = {name: run.data for name, run in runs.items()}
+    print(show(datasets, COLUMNS))
+    learned = parameters(runs["learned"])
+    for name, run in runs.items():
+        count = parameters(run)
+        print(f"{name}: {count} parameters, {100 * (1 - count / learned):.2f} % fewer")
+    if not flags.no_plot:
+        from nc_jax import plotting
+
+        panels = {
+            "NC1": ("zhu_nc1",), "NC3": ("zhu_nc3",), "Training accuracy": ("train_accuracy",),
+            "Test accuracy": ("test_accuracy",),
+        }  # fmt: skip
+        figure = plotting.training_figure(datasets, panels)
+        figure.savefig(flags.out / "zhu_fixed_etf.png", dpi=150)
+        print(f"figure: {flags.out / 'zhu_fixed_etf.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,67 @@
+"""Collapse whatever the optimiser: SGD, Adam and L-BFGS on one network (Zhu et al., figure 3).
+
+SGD and Adam drop their rate tenfold every fifth of the epochs, L-BFGS takes large batches and a
+line search with strong Wolfe conditions; all have the weight decay of the paper. Draws NC1 to NC4
+with the flow of Zhu's model (their eq. 3), dotted. The paper's setting on other images: --dataset
+fashion-mnist --net resnet18 --epochs 200.
+"""
+
+import optax
+from image_runs import add_flags, load, model, network, parse, show, steps_per_epoch, train
+from script import Parser
+
+COLUMNS = {
+    "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
+    "NC1": "zhu_nc1", "NC2": "zhu_nc2", "NC3": "zhu_nc3", "NC4": "zhu_nc4",
+}  # fmt: skip
+# Of L-BFGS: batches as large as the authors', since curvature is taken from their gradients.
+LARGE_BATCH = 2048
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add_flags(parser, "results/zhu_optimizers", rate=0.05, epochs=100)
+    add = parser.add_argument
+    add("--adam-rate", type=float, default=0.001, help="learning rate of Adam (%(default)s)")
+    add("--lbfgs-epochs", type=int, help="epochs of L-BFGS, of whole batches (as the others)")
+    flags = parse(parser, arguments)
+    if not 0 < flags.adam_rate < 1:
+        parser.error(f"--adam-rate {flags.adam_rate:g}: give a number between 0 and 1.")
+    if flags.lbfgs_epochs is not None and flags.lbfgs_epochs < 1:
+        parser.error(f"--lbfgs-epochs {flags.lbfgs_epochs}: give an integer >= 1.")
+    data = load(parser, flags)
+    steps, make = steps_per_epoch(flags, data[0]), network(flags, data[0])
+
+    def dropping(rate: float) -> optax.Schedule:
+        fifth = steps * max(1, flags.epochs // 5)
+        return optax.exponential_decay(rate, fifth, 0.1, staircase=True)
+
+    large = None if len(data[0].labels) <= LARGE_BATCH else LARGE_BATCH
+    optimizers = {
+        "SGD": (optax.sgd(dropping(flags.rate), flags.momentum), {}),
+        "Adam": (optax.adam(dropping(flags.adam_rate)), {}),
+        "L-BFGS": (
+            optax.lbfgs(memory_size=10),
+            {"batch_size": large, "num_epochs": flags.lbfgs_epochs or flags.epochs},
+        ),
+    }
+    runs = {
+        name: train(parser, flags, name, make, data, optimizer, **options)
+        for name, (optimizer, options) in optimizers.items()
+    }
+    datasets = {name: run.data for name, run in runs.items()}
+    print(show(datasets, COLUMNS))
+    if not flags.no_plot:
+        from nc_jax import plotting
+
+        feature_dim = runs["SGD"].network().head.classifier.shape[1]
+        covered = steps * flags.rate / (1 - flags.momentum)
+        predicted = model(data[0], feature_dim, flags.epochs, covered, flags.decay)
+        figure = plotting.training_figure(datasets, plotting.ZHU_PANELS, {"Zhu's model": predicted})
+        figure.savefig(flags.out / "zhu_optimizers.png", dpi=150)
+        print(f"figure: {flags.out / 'zhu_optimizers.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Collapse without a pattern to learn: random labels on networks of several widths (Zhu, figure 4).
+
+A network that is wide enough fits labels drawn at random to zero training error, and its features
+collapse as on true ones. Draws NC1 to NC3 and the training error by width. The paper's setting on
+other images: --dataset fashion-mnist --net resnet18 --samples 6000 --decay 1e-4 --rate 0.01.
+"""
+
+from argparse import Namespace
+
+import optax
+from image_runs import add_flags, load, network, parse, show, train
+from script import Parser
+
+from nc_jax import images
+
+COLUMNS = {
+    "train accuracy": "train_accuracy", "loss": "train_loss", "NC1": "zhu_nc1", "NC2": "zhu_nc2",
+    "NC3": "zhu_nc3", "margin": "margin_min",
+}  # fmt: skip
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point."""
+    parser = Parser(description=__doc__, allow_abbrev=False)
+    add_flags(parser, "results/zhu_random_labels", rate=0.05, epochs=200, samples=50)
+    add = parser.add_argument
+    add("--widths", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1, 2],
+        help="widths of the network, in place of --width (0.125 0.25 0.5 1 2)")  # fmt: skip
+    add("--share", type=float, default=1.0, help="of labels that are random (%(default)g)")
+    flags = parse(parser, arguments)
+    if len(set(flags.widths)) < len(flags.widths) or min(flags.widths) <= 0:
+        parser.error(f"--widths {flags.widths}: give numbers > 0, each once.")
+    data = load(parser, flags)
+    try:
+        data = (images.random_labels(data[0], flags.share, flags.seed), data[1])
+    except ValueError as error:
+        parser.error(str(error))
+    runs = {}
+    for width in flags.widths:
+        make = network(Namespace(**{**vars(flags), "width": width}), data[0])
+        optimizer = optax.sgd(flags.rate, flags.momentum)
+        runs[f"width {width:g}"] = train(
+            parser, flags, f"width_{width:g}", make, data, optimizer
+        ).data
+    print(show(runs, COLUMNS))
+    if not flags.no_plot:
+        from nc_jax import plotting
+
+        panels = {
+            **{title: plotting.ZHU_PANELS[title] for title in ("NC1", "NC2", "NC3")},
+            "Training accuracy": ("train_accuracy",),
+        }
+        figure = plotting.training_figure(runs, panels)
+        figure.savefig(flags.out / "zhu_random_labels.png", dpi=150)
+        print(f"figure: {flags.out / 'zhu_random_labels.png'}")
+
+
+if __name__ == "__main__":
+    main()

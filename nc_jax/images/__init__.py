@@ -1,0 +1,28 @@
+"""Image sets, checked before they are used, and what is chosen of them.
+
+Files are read in the formats they are published in. Nothing is downloaded unless asked for.
+"""
+
+from .idx import load_idx as load_idx, read_idx as read_idx
+from .image_set import ImageSet as ImageSet, Split as Split
+from .scaling import (
+    normalize as normalize,
+    unit_ball as unit_ball,
+    within_unit_ball as within_unit_ball,
+)
+from .selection import (
+    choose_classes as choose_classes,
+    random_labels as random_labels,
+    several_classes as several_classes,
+    two_classes as two_classes,
+)
+from .sets import (
+    NAMES as NAMES,
+    load as load,
+    load_cifar10 as load_cifar10,
+    load_digits as load_digits,
+    load_fashion_mnist as load_fashion_mnist,
+    load_kmnist as load_kmnist,
+    load_mnist as load_mnist,
+    load_mnist_5000 as load_mnist_5000,
+)

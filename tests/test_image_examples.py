@@ -1,0 +1,130 @@
+"""The example scripts on CNNs, run as a user runs them."""
+
+import cnn_collapse
+import numpy as np
+import pytest
+import rangamani_binary
+import zhu_fixed_etf
+import zhu_optimizers
+import zhu_random_labels
+
+from nc_jax import storage
+
+pytest.importorskip("sklearn")
+
+
+def last(path):
+    """Medians over seeds at the last epoch of a training."""
+    return storage.load(path / "results.zarr").isel(epoch=-1).median("seed")
+
+
+def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys):
+    flags = f"--samples 12 --batch 24 --epochs 6 --width 0.125 --out {tmp_path}".split()
+    cnn_collapse.main(flags)
+    printed = capsys.readouterr()
+    assert "6/6" in printed.err  # the progress bar
+    data = storage.load(tmp_path / "run" / "results.zarr")
+    assert data["margins"].dims == ("seed", "epoch", "sample")
+    assert data["train_loss"][0, -1] < data["train_loss"][0, 0]
+    accuracy = f"{100 * float(last(tmp_path / 'run')['train_accuracy']):.2f} %"
+    assert accuracy in printed.out
+    assert (tmp_path / "cnn_collapse.png").stat().st_size > 10_000
+    cnn_collapse.main([*flags, "--no-plot"])
+    assert capsys.readouterr().out.splitlines()[2:5] == printed.out.splitlines()[2:5]
+    with pytest.raises(SystemExit):
+        cnn_collapse.main([*flags, "--batch", "12"])
+    error = capsys.readouterr().err.strip().splitlines()[-1]
+    assert "batch_size = 24 there, 12 here" in error
+    assert "Give another --out, or --anew" in error
+
+
+@pytest.mark.slow
+def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
+    zhu_random_labels.main(
+        f"--samples 20 --epochs 250 --widths 0.0625 1 --no-plot --out {tmp_path}".split()
+    )
+    narrow, wide = (last(tmp_path / f"width_{width}") for width in ("0.0625", "1"))
+    assert float(wide["train_accuracy"]) == 1
+    assert float(narrow["train_accuracy"]) < 0.9
+    start = storage.load(tmp_path / "width_1" / "results.zarr").isel(epoch=0, seed=0)
+    for name in ("zhu_nc1", "zhu_nc2", "zhu_nc3"):
+        assert float(wide[name]) < 0.3 * float(start[name]), name
+
+
+@pytest.mark.slow
+def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
+    zhu_fixed_etf.main(f"--samples 30 --epochs 60 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    learned, fixed, small = (
+        last(tmp_path / name) for name in ("learned", "fixed ETF", "fixed ETF, d = K")
+    )
+    for run in (learned, fixed, small):
+        assert float(run["train_accuracy"]) == 1
+    for run in (fixed, small):
+        np.testing.assert_allclose(run["zhu_nc2"], 0, atol=1e-6)
+        assert abs(float(run["test_accuracy"] - learned["test_accuracy"])) < 0.05
+    assert "d = K: " in printed
+    assert (tmp_path / "zhu_fixed_etf.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_all_optimisers_collapse(tmp_path):
+    zhu_optimizers.main(f"--samples 30 --epochs 60 --lbfgs-epochs 40 --out {tmp_path}".split())
+    for name in ("SGD", "Adam", "L-BFGS"):
+        data = storage.load(tmp_path / name / "results.zarr").isel(seed=0)
+        assert float(data["train_accuracy"][-1]) == 1, name
+        assert float(data["zhu_nc1"][-1]) < 0.5 * float(data["zhu_nc1"][0]), name
+    assert (tmp_path / "zhu_optimizers.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_decay_makes_the_norm_forget_its_start(tmp_path):
+    rangamani_binary.main(
+        f"--samples 60 --batch 30 --epochs 250 --norms 0.3 3 --shares 1 --seeds 2 --decay 0.02 "
+        f"--out {tmp_path}".split()
+    )
+
+    def spread(decay):
+        norms = [last(tmp_path / f"start_{norm},_decay_{decay}") for norm in ("0.3", "3")]
+        return abs(np.log(float(norms[1]["norm_product"] / norms[0]["norm_product"])))
+
+    assert spread("0.02") < 0.2 * spread("0")
+    for name in ("norms", "margins", "histograms", "random_labels"):
+        assert (tmp_path / f"rangamani_{name}.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("example", "flags", "message"),
+    [
+        (cnn_collapse, "--epochs 0", "--epochs 0: give an integer >= 1"),
+        (cnn_collapse, "--rate 0", "--rate 0: give a finite number > 0"),
+        (cnn_collapse, "--momentum 1", "--momentum 1: give a number from 0 to below 1"),
+        (cnn_collapse, "--decay -1", "--decay -1: give a finite number >= 0"),
+        (cnn_collapse, "--seeds 0", "--seeds 0"),
+        (cnn_collapse, "--batch 2000", "--batch 2000: give up to 1438, the images"),
+        (cnn_collapse, "--samples 500", "500 samples of class 0: it has"),
+        (cnn_collapse, "--dataset imagenet", "invalid choice: 'imagenet'"),
+        (cnn_collapse, "--dataset cifar10", "cifar10"),
+        (cnn_collapse, "--dataset fashion-mnist --folder x", "x: no train-images-idx3"),
+        (cnn_collapse, "--width 0", "--width 0"),
+        (zhu_optimizers, "--adam-rate 0", "--adam-rate 0: give a number between 0 and 1"),
+        (zhu_optimizers, "--lbfgs-epochs 0", "--lbfgs-epochs 0: give an integer >= 1"),
+        (zhu_random_labels, "--widths 1 1", "each once"),
+        (zhu_random_labels, "--share 2", "2"),
+        (zhu_fixed_etf, "--d 3", "--d 3"),
+        (rangamani_binary, "--net resnet18", "--net resnet18: the paper's is convnet"),
+        (rangamani_binary, "--norms 1 1", "--norms 1.0 1.0: give each once"),
+        (rangamani_binary, "--norms 0", "--norms 0: give numbers > 0"),
+        (rangamani_binary, "--shares 2", "give numbers above 0, up to 1"),
+        (rangamani_binary, "--decay 0", "--decay 0: give a number > 0"),
+        (rangamani_binary, "--classes 3 3", "classes"),
+    ],
+)
+def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        example.main(flags.split())
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert message in error
