@@ -59,3 +59,22 @@ def test_the_sweep_benchmark_measures_what_agrees(tmp_path):
     for row in report["rows"]:
         assert row["error"] <= 1e-6, row["way"]
     assert [row["seeds"] for row in report["by_seeds"]] == [1, 16, 64]
+
+
+@pytest.mark.slow
+def test_the_cnn_benchmark_measures_what_agrees(tmp_path):
+    pytest.importorskip("flax")
+    target = tmp_path / "cnn.json"
+    command = [sys.executable, str(BENCHMARKS / "cnn.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    report = json.loads(target.read_text())
+    ways = {row["way"].split(",")[0] for row in report["training"]}
+    assert ways == {"nc_jax", "Flax"} | ({"PyTorch"} if report["left_out"] is None else set())
+    for row in report["training"]:
+        assert row["failure"] is None
+        if row["dtype"] == "float32":
+            assert row["loss_error"] < 1e-4, row["way"]
+            assert row["gradient_error"] < 1e-4, row["way"]
+        assert row["rate"] > 0
+    assert [row["images"] for row in report["metrics"]] == [256]
+    assert [row["seeds"] for row in report["seeds"]] == [3]

@@ -123,6 +123,10 @@ CALLS = {
         "p.init(key), np.array([1.0])), 2, grid={'samples': [2.0]})",
         "grid: floats are traced, and run fails with ['samples'] so",
     ),
+    "stem by another size": (
+        "cnn.ResNet(3, 10, stem='5x5', rngs=None)",
+        "stem = '5x5': give '7x7' or '3x3'.",
+    ),
     "run without a trajectory": (
         "nc.sweep(lambda key: p.init(key), 2)",
         "run returns LastLayer: return one Trajectory, as gradient_flow does.",
@@ -130,6 +134,7 @@ CALLS = {
 }
 PROGRAM = """
 import json, sys, diffrax, jax, jax.numpy as jnp, numpy as np, nc_jax as nc
+from nc_jax import cnn
 p, messages = nc.ulpm(3, 4, 2), []
 n = nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,))
 o = nc.GradientDescentODE(p, 0.1)

@@ -1,6 +1,7 @@
 """What the networks are made of: convolution, batch normalisation, the last layer."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -98,5 +99,7 @@ def of_norm(length: float) -> Initializer:
 def _of_norm(
     key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike, length: float
 ) -> Float[Array, "..."]:
-    direction = random_direction(key, (shape[0], -1), jnp.asarray(length, dtype))
+    direction = random_direction(
+        key, (shape[0], math.prod(shape[1:])), jnp.asarray(length, dtype)
+    )
     return direction.reshape(shape)

@@ -8,7 +8,8 @@ and move the running ones.
 import abc
 import itertools
 import operator
-from typing import ClassVar, Literal
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -33,7 +34,9 @@ class Network(nnx.Module):
 
     def __call__(self, images: Float[Array, "B H W C"], train: bool) -> LastLayer:
         """Last layer, in float32 whatever the body computes in."""
-        maps = self.features(images.astype(self.dtype), train)
+        # Flax takes statistics of bfloat16 in float32, which strict promotion refuses.
+        with jax.numpy_dtype_promotion("standard"):
+            maps = self.features(images.astype(self.dtype), train)
         return self.head(jnp.mean(maps.astype(jnp.float32), axis=(1, 2)))
 
 
@@ -256,10 +259,10 @@ def _residual(
 
 def _skip(
     inputs: int, outputs: int, stride: int, dtype: DTypeLike, rngs: nnx.Rngs
-) -> nnx.List | None:
+) -> Sequence[Any] | None:
     """A normalised 1 x 1 convolution where the shape changes, else nothing."""
     if stride == 1 and inputs == outputs:
-        return nnx.data(None)
+        return None
     return nnx.List([Conv(inputs, outputs, 1, stride, rngs=rngs), norm(outputs, dtype, rngs)])
 
 

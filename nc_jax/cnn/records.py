@@ -4,7 +4,7 @@ import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import diffrax
 import jax
@@ -23,6 +23,7 @@ _OWN_DIMS = {"margins": ("sample",)}
 RESULTS, CHECKPOINTS = "results.zarr", "checkpoints"
 
 
+@runtime_checkable
 class Records(Protocol):
     """What a training fills, a row of observables (seed, ...) for each epoch of `epochs`."""
 

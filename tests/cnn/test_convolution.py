@@ -1,0 +1,164 @@
+"""Convolution against its definition in NumPy, and what it is compiled to."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tolerances import rounding
+
+from nc_jax.cnn.convolution import convolve
+
+SHAPES = {  # images (B, H, W, C), kernel (kh, kw, C, D), stride, padding
+    "3 x 3": ((2, 6, 6, 3), (3, 3, 3, 4), 1, 1),
+    "no padding": ((2, 5, 8, 3), (3, 3, 3, 2), 1, 0),
+    "more padding than taps": ((1, 3, 4, 2), (3, 3, 2, 3), 1, 3),
+    "halved": ((2, 8, 7, 3), (3, 3, 3, 4), 2, 1),
+    "rows that no window reads": ((2, 10, 9, 2), (3, 3, 2, 3), 3, 0),
+    "stem": ((2, 9, 12, 1), (7, 7, 1, 3), 2, 3),
+    "kernel as large as the images": ((2, 4, 5, 3), (4, 5, 3, 2), 1, 0),
+    "pointwise": ((2, 4, 3, 5), (1, 1, 5, 4), 1, 0),
+    "pointwise, halved": ((2, 6, 5, 3), (1, 1, 3, 4), 2, 0),
+    "pointwise, padded": ((2, 4, 5, 3), (1, 1, 3, 4), 2, 1),
+}
+
+
+def defined(images, kernel, stride, padding):
+    """Value by the definition, and the function from cotangents to gradients."""
+    around = np.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    h, w = (
+        (size - taps) // stride + 1
+        for size, taps in zip(around.shape[1:3], kernel.shape[:2], strict=True)
+    )
+    read = {
+        (i, j): np.s_[
+            :, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride
+        ]
+        for i, j in itertools.product(*map(range, kernel.shape[:2]))
+    }
+    value = sum(around[window] @ kernel[tap] for tap, window in read.items())
+
+    def gradients(cotangent):
+        of_around, of_kernel = np.zeros_like(around), np.zeros_like(kernel)
+        for tap, window in read.items():
+            of_around[window] += cotangent @ kernel[tap].T
+            of_kernel[tap] = np.einsum("bhwc,bhwd->cd", around[window], cotangent)
+        height, width = images.shape[1:3]
+        return of_around[:, padding : padding + height, padding : padding + width], of_kernel
+
+    return value, gradients
+
+
+def drawn(shape, kernel_shape, stride, padding, seed=0):
+    """Images, kernel and cotangent in float64."""
+    rng = np.random.default_rng(seed)
+    images, kernel = rng.normal(size=shape), rng.normal(size=kernel_shape)
+    return images, kernel, rng.normal(size=defined(images, kernel, stride, padding)[0].shape)
+
+
+def computed(images, kernel, cotangent, stride, padding):
+    """Value and both gradients."""
+    value, pull = jax.vjp(lambda x, k: convolve(x, k, stride, padding), images, kernel)
+    return value, *pull(cotangent)
+
+
+def compiled(stride, padding):
+    return jax.jit(lambda *operands: computed(*operands, stride, padding))
+
+
+@pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES.keys())
+def test_value_and_gradients_are_those_of_the_definition(case):
+    images, kernel, cotangent = drawn(*case)
+    value, gradients = defined(images, kernel, *case[2:])
+    for result, expected in zip(
+        compiled(*case[2:])(images, kernel, cotangent),
+        (value, *gradients(cotangent)),
+        strict=True,
+    ):
+        assert result.dtype == jnp.float64
+        np.testing.assert_allclose(result, expected, rtol=0, atol=rounding() * abs(expected).max())
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("name", ["3 x 3", "halved", "pointwise, halved"])
+def test_error_is_of_the_rounding_of_each_term(name, dtype):
+    """Sums of n products err by no more than n ε Σ|products|."""
+    case = SHAPES[name]
+    rounded = [jnp.asarray(operand, dtype) for operand in drawn(*case)]
+    images, kernel, cotangent = (np.asarray(operand, np.float64) for operand in rounded)
+    value, gradients = defined(images, kernel, *case[2:])
+    sizes, sizes_of_gradients = defined(abs(images), abs(kernel), *case[2:])
+    terms = max(kernel[..., 0].size, kernel[..., 0, :].size, cotangent[..., 0].size)
+    for result, expected, size in zip(
+        compiled(*case[2:])(*rounded),
+        (value, *gradients(cotangent)),
+        (sizes, *sizes_of_gradients(abs(cotangent))),
+        strict=True,
+    ):
+        assert result.dtype == dtype
+        bound = rounding(dtype, terms) * size
+        assert np.all(abs(np.asarray(result, np.float64) - expected) <= bound)
+
+
+@pytest.mark.parametrize("name", ["halved", "pointwise, halved"])
+def test_kernels_side_by_side_give_what_each_gives(name):
+    case = SHAPES[name]
+    members = [drawn(*case, seed) for seed in range(3)]
+    stacked = [np.stack(operands) for operands in zip(*members, strict=True)]
+    results = jax.jit(jax.vmap(compiled(*case[2:])))(*stacked)
+    for i, member in enumerate(members):
+        value, gradients = defined(*member[:2], *case[2:])
+        for result, expected in zip(results, (value, *gradients(member[2])), strict=True):
+            np.testing.assert_allclose(result[i], expected, rtol=0, atol=rounding() * 10)
+
+
+def test_kernels_side_by_side_see_the_same_images():
+    images, kernel, _ = drawn(*SHAPES["3 x 3"])
+    kernels = np.stack([kernel, -kernel])
+    values = jax.vmap(lambda k: convolve(jnp.asarray(images), k, 1, 1))(jnp.asarray(kernels))
+    np.testing.assert_allclose(values[1], -values[0], rtol=rounding())
+
+
+def descent(case):
+    """Steps of two members inside a loop, as training runs them, and their start."""
+    images, kernel, _ = drawn(*case)
+
+    def step(kernel, _):
+        def loss(images, kernel):
+            return jnp.sum(convolve(images, kernel, *case[2:]) ** 2)
+
+        return kernel - jax.grad(loss, 1)(jnp.asarray(images), kernel), None
+
+    def run(kernels):
+        return jax.lax.scan(jax.vmap(step, (0, None)), kernels, None, length=2)[0]
+
+    return run, np.stack([kernel, kernel])
+
+
+@pytest.mark.parametrize("name", ["halved", "pointwise, halved"])
+def test_cpus_get_the_fast_form_and_no_choice_at_run_time(name):
+    run, kernels = descent(SHAPES[name])
+    lowered = jax.jit(run).trace(kernels).lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.case" not in lowered
+    assert "stablehlo.if" not in lowered
+    convolutions = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
+    assert bool(convolutions) == (name == "halved")
+    for line in convolutions:
+        assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
+        assert "feature_group_count = 1 " in line
+        assert "reverse" not in line or "reverse = [false, false]" in line
+
+
+@pytest.mark.parametrize("name", ["halved", "pointwise, halved"])
+def test_accelerators_get_one_convolution_of_all_members(name):
+    run, kernels = descent(SHAPES[name])
+    lowered = jax.jit(run).trace(kernels).lower(lowering_platforms=("cuda",)).as_text()
+    assert "stablehlo.case" not in lowered
+    assert "stablehlo.convolution" in lowered
+    assert lowered.count("stablehlo.while") == 1
+
+
+def test_kernel_larger_than_padded_images_is_refused():
+    with pytest.raises(ValueError, match="kernel of 3 x 3 does not fit into images of 2 x 4"):
+        convolve(jnp.zeros((1, 2, 4, 1)), jnp.zeros((3, 3, 1, 1)), 1, 0)

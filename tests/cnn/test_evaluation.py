@@ -1,0 +1,210 @@
+"""What is seen of a state, against NumPy and mpmath; and how deep a collapse it can tell."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import mpmath
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+from linear_network import DIM, NUM_CLASSES, two_layers, two_layers_with_a_fixed_classifier
+from tolerances import rounding
+
+import nc_jax as nc
+from nc_jax import cnn, metrics
+from nc_jax.cnn import evaluation, training
+
+NUM_SAMPLES = 14 * NUM_CLASSES
+LABELS = np.random.default_rng(5).permutation(np.arange(NUM_SAMPLES, dtype=np.int32) % NUM_CLASSES)
+UNEVEN = np.where(np.arange(NUM_SAMPLES) == 0, (LABELS[0] + 1) % NUM_CLASSES, LABELS)
+UNEVEN = UNEVEN.astype(np.int32)
+
+
+@pytest.fixture(autouse=True)
+def small_batches(monkeypatch):
+    """Of 9: the last has 6 samples and 3 of padding."""
+    monkeypatch.setattr(evaluation, "_BATCH", 9)
+
+
+def test_batches_hold_each_sample_once_in_order():
+    rows, labels = evaluation.batches(jnp.asarray(LABELS))
+    assert rows.shape == labels.shape == (5, 9)
+    there = np.array(labels) >= 0
+    np.testing.assert_array_equal(np.array(rows)[there], np.arange(NUM_SAMPLES))
+    np.testing.assert_array_equal(np.array(labels)[there], LABELS)
+    # Padding can be gathered.
+    assert np.max(rows) < NUM_SAMPLES
+    rows, labels = evaluation.batches(jnp.asarray(LABELS[:7]))
+    assert rows.shape == (1, 7)
+
+
+def collapsed(depth, dtype=np.float32):
+    """Features of a class together but for `depth` of their size, and a head."""
+    rng = np.random.default_rng(0)
+    means, noise = rng.normal(size=(NUM_CLASSES, DIM)), rng.normal(size=(NUM_SAMPLES, DIM))
+    features = (means[LABELS] + depth * noise).astype(np.float32)
+    classifier, bias = rng.normal(size=(NUM_CLASSES, DIM)), rng.normal(size=NUM_CLASSES)
+    arrays = features, classifier.astype(np.float32), bias.astype(np.float32)
+    return nc.LastLayer(*(jnp.asarray(array, dtype) for array in arrays))
+
+
+def streamed(labels, balanced):
+    """Metrics of a float32 layer by way of batches."""
+
+    def of(layer):
+        moments, sums = evaluation.statistics(layer, jnp.asarray(labels))
+        wide = jnp.promote_types(jnp.float32, moments.means.dtype)
+        head = layer.classifier.astype(wide), layer.bias.astype(wide)
+        return metrics.collapse_from_statistics(moments, sums, *head, balanced)
+
+    return of
+
+
+def exact_within(layer):
+    """`zhu_nc1` and `ji_within_class_variation` of these very features, in 50 digits."""
+    with mpmath.workdps(50):
+        h = mpmath.matrix(np.array(layer.features, np.float64).tolist())
+        rows = [np.flatnonzero(c == LABELS) for c in range(NUM_CLASSES)]
+        mean = [
+            mpmath.matrix(
+                [[mpmath.fsum(h[int(i), j] for i in mine) / len(mine) for j in range(DIM)]]
+            )
+            for mine in rows
+        ]
+        center = (mean[0] + mean[1] + mean[2]) / NUM_CLASSES
+        m = mpmath.matrix([[*(mu - center)] for mu in mean])
+        deviations = [h[i, :] - mean[int(LABELS[i])] for i in range(NUM_SAMPLES)]
+        # Σ_B⁺ = K M⁺M⁺ᵀ, M⁺ = Mᵀ(MMᵀ)⁺, and (MMᵀ + 11ᵀ)⁻¹ = (MMᵀ)⁺ + 11ᵀ/K².
+        ones = mpmath.ones(NUM_CLASSES)
+        gram = mpmath.inverse(m * m.T + ones) - ones / NUM_CLASSES**2
+        whitened = [gram * m * d.T for d in deviations]
+        zhu = mpmath.fsum(x**2 for w in whitened for x in w) / NUM_SAMPLES
+        within = mpmath.fsum(mpmath.norm(d) for d in deviations)
+        around = mpmath.fsum(mpmath.norm(h[i, :] - center) for i in range(NUM_SAMPLES))
+        return {"zhu_nc1": float(zhu), "ji_within_class_variation": float(within / around)}
+
+
+DEPTH = 1e-6
+
+
+def test_metrics_of_deep_collapse_are_those_of_all_features_at_once():
+    """Features in float32, a millionth of their size apart: float64 statistics keep ten digits."""
+    layer = collapsed(DEPTH)
+    found = jax.jit(streamed(LABELS, True))(layer)
+    wide = collapsed(DEPTH, np.float64)
+    whole = eqx.filter_jit(lambda layer: metrics.collapse_metrics(layer, LABELS))(wide)
+    assert found.keys() == whole.keys()
+    # Deviations are rounded as the features are, whose size is 1/DEPTH of them.
+    tolerance = rounding(operations=int(100 / DEPTH))
+    for name, value in whole.items():
+        assert found[name].dtype == np.float64
+        np.testing.assert_allclose(found[name], value, rtol=tolerance, err_msg=name)
+    for name, value in exact_within(layer).items():
+        np.testing.assert_allclose(found[name], value, rtol=tolerance, err_msg=name)
+
+
+@pytest.mark.parametrize("depth", [1e-3, 1e-5, 1e-6])
+def test_float32_statistics(depth):
+    with jax.enable_x64(False):
+        layer = collapsed(depth)
+        found = jax.jit(streamed(LABELS, True))(layer)
+        found = {name: np.array(value) for name, value in found.items()}
+    expected = exact_within(layer)
+    for name, value in expected.items():
+        assert found[name].dtype == np.float32
+        print(depth, name, found[name] / value - 1)
+
+
+def begin(make, num_samples=NUM_SAMPLES):
+    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
+    optimizer = optax.with_extra_args_support(optax.sgd(0.1))
+    setting = training.Setting(graph, optimizer, nc.CrossEntropy(), 0.1, None, None, num_samples)
+    return setting, training.start(make, optimizer, jax.random.key(0))
+
+
+def samples(labels, seed, side=2, channels=1):
+    images = np.random.default_rng(seed).normal(size=(len(labels), side, side, channels))
+    return training.Samples(jnp.asarray(images, jnp.float32), jnp.asarray(labels))
+
+
+def by_hand(kernel, classifier, bias, data):
+    """Logits, and mean cross-entropy, accuracy and margins of them."""
+    images, labels = np.array(data.images, np.float64), np.array(data.labels)
+    z = images.reshape(len(labels), -1) @ kernel @ classifier.T + bias
+    own = z[np.arange(len(labels)), labels]
+    others = np.where(np.eye(NUM_CLASSES, dtype=bool)[labels], -np.inf, z)
+    loss = np.mean(np.log(np.sum(np.exp(z - own[:, None]), axis=1)))
+    return loss, np.mean(np.argmax(z, axis=1) == labels), own - others.max(axis=1)
+
+
+@pytest.mark.parametrize(("etf", "labels"), [(False, LABELS), (True, UNEVEN)])
+def test_everything_seen_is_that_by_hand(etf, labels):
+    setting, state = begin(two_layers_with_a_fixed_classifier if etf else two_layers)
+    data, test = samples(labels, 1), samples(LABELS[:20], 2)
+    balanced = labels is LABELS
+    seen = jax.jit(lambda s: evaluation.observe(setting, s, data, test, balanced))(state)
+    kernel = np.array(state.params["kernel"], np.float64)
+    head = (state.rest if etf else state.params)["head"]["classifier"]
+    classifier, bias = (np.array(x, np.float64) for x in (head, state.params["head"]["bias"]))
+    loss, accuracy, margins = by_hand(kernel, classifier, bias, data)
+    test_loss, test_accuracy, _ = by_hand(kernel, classifier, bias, test)
+    expected = {
+        "train_loss": loss, "train_accuracy": accuracy, "test_loss": test_loss,
+        "test_accuracy": test_accuracy, "margins": margins, "margin_min": margins.min(),
+        "margin_mean": margins.mean(),
+        # Of kernel and classifier, fixed or not; a bias is no matrix.
+        "norm_product": np.linalg.norm(kernel) * np.linalg.norm(classifier),
+    }  # fmt: skip
+    # A guess would pass were all samples right, or all wrong.
+    assert 0 < accuracy < 1
+    for name, value in expected.items():
+        atol = rounding("float32") * np.max(np.abs(value))
+        np.testing.assert_allclose(seen[name], value, rtol=0, atol=atol, err_msg=name)
+    layer = nc.LastLayer(
+        *(jnp.asarray(x) for x in (np.array(data.images, np.float64).reshape(-1, 4) @ kernel,
+                                   classifier, bias))
+    )  # fmt: skip
+    whole = metrics.collapse_metrics(layer, labels)
+    assert seen.keys() == whole.keys() | expected.keys()
+    assert ("mixon_snc1" in seen) == balanced
+    for name, value in whole.items():
+        atol = rounding("float32", 1000) * max(1, abs(value))
+        np.testing.assert_allclose(seen[name], value, rtol=0, atol=atol, err_msg=name)
+
+
+def test_without_test_images_nothing_is_said_of_them():
+    setting, state = begin(two_layers)
+    seen = jax.eval_shape(
+        lambda s: evaluation.observe(setting, s, samples(LABELS, 1), None, True), state
+    )
+    assert not [name for name in seen if name.startswith("test")]
+
+
+def test_features_are_read_under_running_statistics():
+    """So that those of a sample do not depend on its neighbours, nor on how batches are cut."""
+    setting, state = begin(_convnet)
+    data = samples(LABELS, 3, side=4)
+    step = jax.jit(functools.partial(training.step, setting))
+    state, _ = step(state, 5 + data.images, data.labels)
+    look = jax.jit(functools.partial(evaluation.last_layer, setting, state))
+    features = np.array(look(data).features)
+    assert features.shape == (NUM_SAMPLES, 4)
+    assert np.all(features.std(axis=0) > 0)
+    turned = training.Samples(data.images[::-1], data.labels[::-1])
+    atol = rounding("float32") * np.max(np.abs(features))
+    np.testing.assert_allclose(look(turned).features[::-1], features, atol=atol)
+    others = data._replace(images=data.images.at[1:].multiply(3))
+    np.testing.assert_array_equal(look(others).features[0], features[0])
+    # By the running mean and variance of the one normalisation there is.
+    [norm] = jax.tree.leaves(state.rest["norms"], is_leaf=lambda x: "mean" in x)
+    network = nnx.merge(setting.graph, state.params, state.rest)
+    raw = jax.nn.relu(network.convolutions[0](data.images))
+    expected = (raw - norm["mean"]) / jnp.sqrt(norm["var"] + 1e-5)
+    np.testing.assert_allclose(features, jnp.mean(expected, axis=(1, 2)), atol=atol)
+
+
+def _convnet(rngs):
+    return cnn.ConvNet(1, NUM_CLASSES, (4,), rngs=rngs)

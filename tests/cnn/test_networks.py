@@ -1,0 +1,196 @@
+"""Sizes, starts and dtypes of the networks; `test_torch_networks` has what they compute."""
+
+import itertools
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from tolerances import rounding
+
+from nc_jax import cnn
+from nc_jax.cnn.layers import Conv, Head, norm
+
+SMALL = 0.125
+
+
+def abstract(make):
+    """A network without its numbers."""
+    return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+
+
+def num_parameters(make):
+    return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract(make), nnx.Param)))
+
+
+def resnet(**options):
+    return lambda rngs: cnn.ResNet(3, 10, **options, rngs=rngs)
+
+
+@pytest.mark.parametrize(
+    ("depth", "usual", "fixed_dim", "percent"),
+    [(18, 11_181_642, 8_867_542, 20.70), (50, 23_528_522, 22_481_110, 4.45)],
+)
+def test_resnets_have_the_parameters_of_zhu_section_4_3(depth, usual, fixed_dim, percent):
+    assert num_parameters(resnet(depth=depth)) == usual
+    found = num_parameters(resnet(depth=depth, feature_dim=10))
+    assert found == fixed_dim
+    assert round(100 * (1 - found / usual), 2) == percent
+
+
+def test_a_fixed_classifier_is_no_parameter():
+    assert num_parameters(resnet(feature_dim=10, etf=True)) == 8_867_542 - 10 * 10
+
+
+def test_vgg_and_convnet_have_the_parameters_of_their_formulas():
+    widths = (3, *(w for w in (64, 128, 256, 512, 512) for _ in range(2)))
+    kernels = sum(9 * a * b for a, b in itertools.pairwise(widths))
+    normalisation, head = 2 * sum(widths[1:]), 512 * 10 + 10
+    assert num_parameters(lambda rngs: cnn.VGG(3, 10, rngs=rngs)) == kernels + normalisation + head
+    found = num_parameters(lambda rngs: cnn.ConvNet(1, 10, (5, 6, 7), bias=False, rngs=rngs))
+    assert found == 9 * (1 * 5 + 5 * 6 + 6 * 7) + 7 * 10
+
+
+def features_of_size(network):
+    """Shapes of the features of two images, by their sides."""
+    graph, state = nnx.split(network)
+
+    def features(state, images):
+        return nnx.merge(graph, state)(images, train=False).features
+
+    def of(height, width):
+        images = jax.ShapeDtypeStruct((2, height, width, 3), jnp.float32)
+        return jax.eval_shape(features, state, images).shape
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("make", "dim", "sides"),
+    [
+        (lambda rngs: cnn.ConvNet(3, 10, rngs=rngs), 128, range(4, 34)),
+        (lambda rngs: cnn.VGG(3, 10, rngs=rngs), 512, range(4, 34)),
+        (resnet(), 512, range(4, 34)),
+        (resnet(stem="3x3"), 512, range(4, 34, 3)),
+        (resnet(depth=50), 2048, (4, 7, 8, 28, 32, 33)),
+    ],
+    ids=["convnet", "vgg", "resnet18", "resnet18-3x3", "resnet50"],
+)
+def test_images_of_every_size_have_features(make, dim, sides):
+    of = features_of_size(abstract(make))
+    for side in sides:
+        assert of(side, side) == (2, dim), side
+    assert of(5, 9) == (2, dim)
+
+
+def test_every_weight_matrix_starts_at_the_norm_asked_for():
+    network = cnn.ConvNet(3, 5, (4, 6, 8), weight_norm=0.3, rngs=nnx.Rngs(0))
+    matrices = [layer.kernel[...] for layer in network.convolutions]
+    matrices.append(network.head.classifier[...])
+    for matrix in matrices:
+        np.testing.assert_allclose(np.linalg.norm(matrix), 0.3, rtol=rounding("float32"))
+    # Normalisation has no parameters: kernels, the classifier and its bias are all.
+    assert len(jax.tree.leaves(nnx.state(network, nnx.Param))) == 3 + 2
+    # Directions of their own, Gaussian: the kurtosis of uniform entries would be 1.8.
+    entries = np.array(matrices[2]).ravel() / np.std(matrices[2])
+    assert abs(np.mean(entries**4) - 3) < 5 * math.sqrt(96 / entries.size)
+    assert abs(np.mean(entries)) < 5 / math.sqrt(entries.size)
+
+
+def test_convolutions_start_as_torchvision_and_the_head_as_pytorch():
+    kernel = np.array(Conv(16, 32, 3, rngs=nnx.Rngs(0)).kernel[...])
+    # Five standard errors; by inputs in place of outputs it would be off by √2.
+    expected = math.sqrt(2 / (9 * 32))
+    assert abs(np.std(kernel) / expected - 1) < 5 / math.sqrt(2 * kernel.size)
+    head = Head(64, 50, rngs=nnx.Rngs(0))
+    for matrix in (head.classifier[...], head.bias[...]):
+        assert np.max(np.abs(matrix)) <= 1 / 8
+        # Uniform: the largest of n is within 10/n of the bound but for e^-10.
+        assert np.max(np.abs(matrix)) > (1 - 10 / matrix.size) / 8
+        assert abs(np.mean(matrix)) < 5 / (8 * math.sqrt(3 * matrix.size))
+
+
+def test_a_network_of_another_key_is_another():
+    one, same, other = (
+        nnx.to_pure_dict(nnx.state(cnn.ConvNet(1, 3, (2, 2), rngs=nnx.Rngs(seed)), nnx.Param))
+        for seed in (0, 0, 1)
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, same)
+    for a, b in zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True):
+        assert not np.any(a == b)
+
+
+def test_running_statistics_move_a_tenth_of_the_way_to_those_of_the_batch():
+    layer = norm(3, jnp.float32, nnx.Rngs(0))
+    rng = np.random.default_rng(0)
+    mean, var = rng.normal(size=3), rng.uniform(0.5, 2, size=3)
+    layer.mean[...], layer.var[...] = (jnp.asarray(x, jnp.float32) for x in (mean, var))
+    maps = rng.normal(2, 3, size=(4, 2, 5, 3)).astype(np.float32)
+    normalised = layer(jnp.asarray(maps), use_running_average=False)
+    axes, tolerance = (0, 1, 2), rounding("float32")
+    batch_mean, batch_var = maps.mean(axes, np.float64), maps.var(axes, np.float64)
+    np.testing.assert_allclose(layer.mean[...], 0.9 * mean + 0.1 * batch_mean, rtol=tolerance)
+    # The variance is ÷n; with n = 40 the unbiased one would be 2.5 % larger.
+    np.testing.assert_allclose(layer.var[...], 0.9 * var + 0.1 * batch_var, rtol=tolerance)
+    expected = (maps - batch_mean) / np.sqrt(batch_var + 1e-5)
+    np.testing.assert_allclose(normalised, expected, atol=tolerance)
+
+
+@pytest.fixture(scope="module")
+def halves():
+    """The same network in bfloat16 and in float32, with three images."""
+
+    def make(dtype):
+        return cnn.ConvNet(2, 3, (4, 8), dtype=dtype, rngs=nnx.Rngs(0))
+
+    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 2), jnp.float32)
+    return make(jnp.bfloat16), make(jnp.float32), images
+
+
+def test_bfloat16_is_the_body_s_alone(halves):
+    network, whole, images = halves
+    variables = jax.tree.leaves(nnx.state(network))
+    assert {leaf.dtype for leaf in variables} == {np.dtype(np.float32)}
+    layer = network(images, train=True)
+    assert layer.features.dtype == layer.logits().dtype == np.float32
+    assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(network))} == {np.dtype(np.float32)}
+    expected = whole(images, train=True).features
+    error = np.max(np.abs(layer.features - expected)) / np.max(np.abs(expected))
+    # Eight bits: close, but not what float32 gives.
+    assert 2**-14 < error < 2**-4
+
+
+def test_a_mean_is_taken_in_float32():
+    """Of 4096 bfloat16 numbers near 1: summed in bfloat16 the sum would stop at 256."""
+
+    class Flat(cnn.Network):
+        def features(self, images, train):
+            return images
+
+    network = Flat(jnp.bfloat16, Head(1, 2, rngs=nnx.Rngs(0)))
+    images = jnp.ones((1, 64, 64, 1), jnp.float32) + 2**-7
+    np.testing.assert_array_equal(network(images, train=False).features, 1 + 2**-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "told"),
+    [
+        (resnet(depth=34), r"depth = 34: give one of \[18, 50\]"),
+        (resnet(width=0), "width = 0: give a finite number > 0"),
+        (resnet(feature_dim=0), "feature_dim = 0: give an integer >= 1"),
+        (resnet(feature_dim=8, etf=True), "feature_dim = 8: a simplex ETF of 10 classes needs"),
+        (lambda rngs: cnn.ConvNet(1, 3, (), rngs=rngs), r"widths = \(\): give one or more"),
+        (lambda rngs: cnn.ConvNet(1, 3, (2, 0), rngs=rngs), r"widths\[1\] = 0: give an integer"),
+        (lambda rngs: cnn.ConvNet(0, 3, rngs=rngs), "channels = 0: give an integer >= 1"),
+        (lambda rngs: cnn.ConvNet(1, 0, rngs=rngs), "num_classes = 0: give an integer >= 1"),
+        (lambda rngs: cnn.ConvNet(1, 3, weight_norm=0.0, rngs=rngs), "weight_norm = 0"),
+        (lambda rngs: cnn.VGG(1, 3, width=-1.0, rngs=rngs), "width = -1.0: give a finite"),
+        (lambda rngs: cnn.VGG(1, 3, feature_dim=0, rngs=rngs), "feature_dim = 0: give an integer"),
+    ],
+)
+def test_a_network_that_cannot_be_is_refused_in_one_line(make, told):
+    with pytest.raises(ValueError, match=told) as error:
+        abstract(make)
+    assert "\n" not in str(error.value)

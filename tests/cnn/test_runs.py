@@ -1,0 +1,466 @@
+"""Trainings: what they record, how they end, and that a kill costs them nothing but time."""
+
+import functools
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from linear_network import NUM_CLASSES, SIDE, TwoLayers, two_layers
+from tolerances import rounding
+
+import nc_jax as nc
+from nc_jax import cnn, images, metrics, storage
+from nc_jax.cnn import evaluation, records, runs, training
+
+NUM_SAMPLES, NUM_EPOCHS, SAVED = 24, 4, [0, 1, 3, 4]
+
+
+def image_set(seed, side=4, count=NUM_SAMPLES):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(count, dtype=np.int32) % NUM_CLASSES
+    pixels = rng.normal(size=(count, side, side, 1)) + labels[:, None, None, None]
+    return images.ImageSet(pixels.astype(np.float32), labels, ("a", "b", "c"))
+
+
+DATA, TEST, TINY = image_set(0), image_set(1, count=9), image_set(2, side=SIDE)
+
+
+def convnet(rngs):
+    return cnn.ConvNet(1, NUM_CLASSES, (2, 3), rngs=rngs)
+
+
+def train(path=None, **changes):
+    """A convolutional network with momentum and running statistics in its state."""
+    options = {
+        "network": convnet, "training": DATA, "optimizer": optax.sgd(0.1, 0.9),
+        "num_epochs": NUM_EPOCHS, "test": TEST, "batch_size": 7, "weight_decay": 1e-3,
+        "augment": cnn.crop_and_flip, "key": jax.random.key(5), "save_epochs": SAVED,
+        "progress": False, "attributes": {"rate": 0.1}, "path": path,
+    }  # fmt: skip
+    return cnn.train(**(options | changes))
+
+
+class Shared:
+    """The programs of `train`, compiled once for all trainings here, and how many epochs ran."""
+
+    def __init__(self):
+        self.programs, self.epochs = None, 0
+        make = runs.Programs
+
+        def programs(*arguments):
+            if self.programs is None:
+                self.programs = make(*arguments)
+                self.programs.epoch = self._counted(self.programs.epoch)
+                for name in ("example", "digest"):
+                    told = getattr(self.programs, name)()
+                    setattr(self.programs, name, lambda told=told: told)
+            return self.programs
+
+        self.of = programs
+
+    def _counted(self, epoch):
+        def counted(state):
+            self.epochs += 1
+            return epoch(state)
+
+        return counted
+
+
+@pytest.fixture(scope="module")
+def shared():
+    return Shared()
+
+
+@pytest.fixture
+def compiled_once(monkeypatch, shared):
+    monkeypatch.setattr(runs, "Programs", shared.of)
+    shared.epochs = 0
+    return shared
+
+
+@pytest.fixture(scope="module")
+def whole(shared):
+    """The training in memory, which nothing stopped."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "Programs", shared.of)
+        return train()
+
+
+def assert_same(run, other):
+    """To the bit, in all that was recorded and in all that moves."""
+    assert set(run.data.variables) == set(other.data.variables)
+    for name, variable in other.data.variables.items():
+        assert run.data[name].dims == variable.dims
+        assert run.data[name].dtype == variable.dtype
+        np.testing.assert_array_equal(run.data[name], variable, err_msg=name)
+    jax.tree.map(np.testing.assert_array_equal, run.state, other.state)
+
+
+def test_a_data_set_has_every_measure_over_seed_and_epoch(whole):
+    data = whole.data
+    layer = nc.LastLayer(jnp.ones((6, 2)), jnp.ones((3, 2)))
+    measures = jax.eval_shape(lambda: metrics.collapse_metrics(layer, np.arange(6) % 3))
+    for name in measures:
+        assert data[name].dims == ("seed", "epoch")
+    assert data["margins"].dims == ("seed", "epoch", "sample")
+    assert dict(data.sizes) == {"seed": 1, "epoch": len(SAVED), "sample": NUM_SAMPLES}
+    np.testing.assert_array_equal(data["epoch"], SAVED)
+    np.testing.assert_array_equal(data["result"], 0)
+    assert data["result"].attrs == {"0": ""}
+    assert all(np.all(np.isfinite(data[name])) for name in data.data_vars)
+    assert data["train_accuracy"][0, -1] > data["train_accuracy"][0, 0]
+    assert data.attrs["rate"] == 0.1
+    assert data.attrs["batch_size"] == "7"
+    assert data.attrs["version_jax"] == jax.__version__
+
+
+def test_the_network_of_a_run_is_the_one_that_was_observed_last(whole):
+    logits = np.array(whole.network()(jnp.asarray(DATA.images), train=False).logits())
+    own = np.eye(NUM_CLASSES, dtype=bool)[DATA.labels]
+    margins = logits[own] - np.where(own, -np.inf, logits).max(axis=1)
+    expected = whole.data["margins"][0, -1]
+    np.testing.assert_allclose(margins, expected, atol=rounding("float32") * np.max(np.abs(logits)))
+
+
+def test_saved_epochs_are_even_in_log_by_default(compiled_once):
+    run = train(save_epochs=None)
+    np.testing.assert_array_equal(run.data["epoch"], nc.log_steps(NUM_EPOCHS, 30))
+
+
+def test_a_bar_shows_what_matters(compiled_once, capsys):
+    train(progress=True, save_epochs=[1])
+    bar = capsys.readouterr().err
+    assert "4/4" in bar
+    for name in ("loss=", "accuracy=", "NC1="):
+        assert name in bar
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, shared):
+    """The training on disk; not to be changed."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "Programs", shared.of)
+        return path, train(path)
+
+
+def test_results_on_disk_are_those_in_memory(compiled_once, finished, whole):
+    path, run = finished
+    assert_same(run, whole)
+    assert run.data.attrs.keys() == whole.data.attrs.keys() | {"program"}
+    assert run.data["result"].attrs == {"0": ""}
+    # Called again, a finished training is read.
+    assert_same(train(path), whole)
+    assert compiled_once.epochs == 0
+
+
+def stop_at(call, count, after):
+    """A function that is stopped at its call of this number, before or after it does its work."""
+    left = [count]
+
+    def stopped(*arguments):
+        left[0] -= 1
+        if left[0] == 0 and not after:
+            raise KeyboardInterrupt
+        result = call(*arguments)
+        if left[0] == 0:
+            raise KeyboardInterrupt
+        return result
+
+    return stopped
+
+
+# The place, the number of its call, before or after its work; whether each epoch leaves a state;
+# and how many epochs are left to run.
+KILLS = {
+    "before the first row": (records.OnDisk, "write", 1, False, True, 4),
+    "after the first row": (records.OnDisk, "write", 1, True, True, 4),
+    "within a row": (storage.BatchStore, "_array", 70, False, True, 3),
+    "before a row": (records.OnDisk, "write", 3, False, True, 2),
+    "between row and state": (records.OnDisk, "checkpoint", 3, False, True, 2),
+    "after a state": (records.OnDisk, "checkpoint", 3, True, True, 1),
+    "rows without a state": (records.OnDisk, "write", 4, True, False, 4),
+    "before the last state": (records.OnDisk, "checkpoint", 1, False, False, 4),
+    "after the last state": (records.OnDisk, "checkpoint", 4, True, True, 0),
+}
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+    monkeypatch, tmp_path, compiled_once, whole, kill
+):
+    place, name, count, after, each, left = KILLS[kill]
+    monkeypatch.setattr(runs, "_SECONDS", -1.0 if each else 1e9)
+    path = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(place, name, stop_at(getattr(place, name), count, after))
+        with pytest.raises(KeyboardInterrupt):
+            train(path)
+    compiled_once.epochs = 0
+    assert_same(train(path), whole)
+    assert compiled_once.epochs == left
+
+
+def test_a_training_that_was_stopped_twice(monkeypatch, tmp_path, compiled_once, whole):
+    monkeypatch.setattr(runs, "_SECONDS", -1.0)
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            call = stop_at(records.OnDisk.checkpoint, 2, False)
+            patch.setattr(records.OnDisk, "checkpoint", call)
+            with pytest.raises(KeyboardInterrupt):
+                train(tmp_path)
+    assert_same(train(tmp_path), whole)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 8}, "batch_size = 7 there, 8 here"),
+        ({"weight_decay": 0.5}, "weight_decay = 0.001 there, 0.5 here"),
+        ({"attributes": {"rate": 0.2}}, "rate = 0.1 there, 0.2 here"),
+        ({"attributes": None}, "rate = 0.1 there, None here"),
+        ({"num_epochs": 5}, "num_epochs = 4 there, 5 here"),
+        ({"save_epochs": [0, 4]}, "save_epochs = [0, 1, 3, 4] there, [0, 4] here"),
+        ({"loss": nc.SquaredError()}, "loss = CrossEntropy() there, SquaredError() here"),
+        ({"augment": None}, "augment = nc_jax.cnn.training.crop_and_flip there, None here"),
+        ({"key": jax.random.key(6)}, "key = fry [0, 5] there, fry [0, 6] here"),
+        ({"training": image_set(3)}, "training = float32[24, 4, 4, 1] "),
+        ({"test": None}, "there, none here"),
+    ],
+)
+def test_another_training_does_not_go_on(compiled_once, finished, whole, changes, told):
+    path, run = finished
+    with pytest.raises(ValueError, match="holds another training: ") as error:
+        train(path, **changes)
+    message = str(error.value)
+    assert told in message
+    # The key that was changed, and no other.
+    assert message.count(" there, ") == 1
+    assert "\n" not in message
+    assert_same(run, whole)
+
+
+def test_a_rate_that_nothing_names_is_told_by_the_program(monkeypatch, tmp_path):
+    """No one can read it from an Optax transformation; the compiler's input has it."""
+    monkeypatch.setattr(runs, "_fill", lambda *_: None)
+    options = {"network": two_layers, "training": TINY, "test": None, "augment": None}
+    train(tmp_path, **options)
+    train(tmp_path, **options)
+    with pytest.raises(
+        ValueError, match=r"another training: program = \w+ there, \w+ here"
+    ) as error:
+        train(tmp_path, **options, optimizer=optax.sgd(0.2, 0.9))
+    assert "\n" not in str(error.value)
+
+
+def test_a_training_starts_anew_where_it_is_asked_to(compiled_once, tmp_path, finished, whole):
+    path = tmp_path / "run"
+    shutil.copytree(finished[0], path)
+    run = train(path, resume=False, attributes={"rate": 0.3})
+    assert compiled_once.epochs == NUM_EPOCHS
+    assert run.data.attrs["rate"] == 0.3
+    assert_same(run, whole)
+
+
+def test_what_is_no_training_stays(compiled_once, tmp_path):
+    (tmp_path / "results.zarr").mkdir()
+    (tmp_path / "results.zarr" / "notes.txt").write_text("mine")
+    for resume in (True, False):
+        with pytest.raises(FileExistsError, match="not a Zarr store: give another path") as error:
+            train(tmp_path, resume=resume)
+        assert "\n" not in str(error.value)
+    assert (tmp_path / "results.zarr" / "notes.txt").read_text() == "mine"
+
+
+def test_a_path_is_one_process_s_at_a_time(compiled_once, finished):
+    path, _ = finished
+    with (
+        storage.writing(path / "results.zarr"),
+        pytest.raises(RuntimeError, match="another process is writing there") as error,
+    ):
+        train(path)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture(scope="module")
+def seeds():
+    """Three networks under one vmap, and the programs that trained them."""
+    made = []
+    make = runs.Programs
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runs, "Programs", lambda *a: made.append(make(*a)) or made[0])
+        run = train(num_seeds=3, num_epochs=2, save_epochs=[0, 2], test=None)
+    return run, made[0]
+
+
+def test_a_seed_is_what_its_key_alone_gives(seeds):
+    run, programs = seeds
+    begun = programs.start()
+    optimizer = run.setting.optimizer
+    alone = jax.jit(functools.partial(training.start, convnet, optimizer))
+    data = training.Samples(jnp.asarray(DATA.images), jnp.asarray(DATA.labels))
+    epoch = jax.jit(functools.partial(training.epoch, run.setting, data))
+    look = jax.jit(lambda s: evaluation.observe(run.setting, s, data, None, True))
+    for i in range(3):
+        key = jax.random.fold_in(jax.random.key(5), i)
+        state = alone(key)
+        mine = jax.tree.map(lambda leaf, i=i: leaf[i], begun)
+        jax.tree.map(np.testing.assert_array_equal, mine, state)
+        for place in range(2):
+            for name, value in look(state).items():
+                # Sums in another order, over two epochs of steps.
+                atol = rounding("float32", 1000) * np.max(np.abs(value))
+                found = run.data[name][i, place]
+                np.testing.assert_allclose(found, value, rtol=0, atol=atol, err_msg=name)
+            for _ in range(2):
+                state, _ = epoch(state, key)
+    assert len(np.unique(run.data["train_loss"])) == 6
+
+
+class Sometimes(TwoLayers):
+    """A start that is no number, for a seed in two."""
+
+    def __init__(self, *, rngs):
+        super().__init__(rngs=rngs)
+        fails = jax.random.bernoulli(rngs.params())
+        self.kernel[...] = jnp.where(fails, jnp.nan, self.kernel[...])
+
+
+def test_a_seed_that_fails_is_told_apart_and_alone():
+    network = functools.partial(_made, Sometimes)
+    options = {
+        "training": TINY, "test": None, "augment": None, "num_epochs": 2, "save_epochs": [0, 2],
+        "num_seeds": 6,
+    }  # fmt: skip
+    data = train(network=network, **options).data
+    failed = np.isnan(data["train_loss"].values)
+    assert 0 < failed[:, 0].sum() < 6
+    np.testing.assert_array_equal(failed[:, 0], failed[:, 1])
+    np.testing.assert_array_equal(data["result"] != 0, failed)
+    [code] = set(np.unique(data["result"])) - {0}
+    assert "nonfinite" in data["result"].attrs[str(code)].lower().replace("-", "")
+    assert np.all(np.isfinite(data["zhu_nc1"].values[~failed]))
+
+
+def _made(network, rngs):
+    return network(rngs=rngs)
+
+
+def test_a_training_that_diverges_stops_with_its_loss_and_epoch():
+    options = {"network": two_layers, "training": TINY, "test": None, "augment": None}
+    with pytest.raises(
+        RuntimeError, match=r"loss = (nan|inf) in epoch [12]: take a smaller"
+    ) as error:
+        train(**options, optimizer=optax.sgd(1e30), num_epochs=3, save_epochs=[3])
+    assert "\n" not in str(error.value)
+
+
+def test_steps_are_traced_as_often_for_many_epochs_as_for_one(monkeypatch):
+    """An epoch is one program: no Python runs for each step, nor for each epoch."""
+    traces = []
+    step = training.step
+
+    def counted(*arguments):
+        traces.append(None)
+        return step(*arguments)
+
+    monkeypatch.setattr(training, "step", counted)
+    monkeypatch.setattr(
+        runs, "observe", lambda *_: {"train_loss": jnp.zeros(()), "zhu_nc1": jnp.zeros(())}
+    )
+    options = {"network": two_layers, "training": TINY, "test": None, "augment": None}
+    counts = []
+    for num_epochs in (1, 6):
+        traces.clear()
+        train(**options, num_epochs=num_epochs, save_epochs=[num_epochs])
+        counts.append(len(traces))
+    assert 0 < counts[0] == counts[1] <= 3
+
+
+GRAY = images.ImageSet(DATA.images[..., 0], DATA.labels, DATA.classes)
+LARGER = image_set(1, side=5)
+MISSING = DATA._replace(labels=DATA.labels % 2)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"batch_size": 0}, "batch_size = 0: give an integer in 1..24, the samples, or None"),
+        ({"batch_size": 25}, "batch_size = 25: give an integer in 1..24"),
+        ({"num_epochs": 0}, "num_epochs = 0: give an integer >= 1"),
+        ({"num_seeds": 0}, "num_seeds = 0: give an integer >= 1"),
+        ({"save_epochs": [0, 3, 3]}, r"save_epochs = \[0, 3, 3\]: give increasing integers"),
+        ({"save_epochs": [0, 5]}, r"save_epochs = \[0, 5\]: give increasing integers in 0..4"),
+        ({"save_epochs": [-1, 2]}, r"save_epochs = \[-1, 2\]: give increasing integers"),
+        ({"save_epochs": []}, r"save_epochs = \[\]: give increasing integers"),
+        ({"training": GRAY}, r"training: images of shape \(24, 4, 4\); give \(N, H, W, C\)"),
+        ({"test": GRAY}, r"test: images of shape \(24, 4, 4\); give \(N, H, W, C\)"),
+        ({"test": LARGER}, r"test: images of \(5, 5, 1\), training images are of \(4, 4, 1\)"),
+        ({"training": MISSING}, "labels: class 2 of 3 has no samples"),
+        ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
+        ({"key": jax.random.PRNGKey(0)}, "give a typed key"),
+    ],
+)
+def test_arguments_that_make_no_training_are_refused_in_one_line(changes, told):
+    with pytest.raises(ValueError, match=told) as error:
+        train(**changes)
+    assert "\n" not in str(error.value)
+
+
+PROGRAM = Path(__file__).parent.with_name("training_process.py")
+
+
+def start(path):
+    # What the first process has compiled serves the others.
+    cache = {
+        "JAX_COMPILATION_CACHE_DIR": str(path.parent / "compiled"),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(PROGRAM), str(path)], text=True, env=os.environ | cache,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def finish(process):
+    """What it tells of the state it ended with."""
+    out, error = process.communicate(timeout=500)
+    assert process.returncode == 0, error
+    return out.split()[-1]
+
+
+def written(path):
+    results = path / records.RESULTS
+    return (
+        (storage.load(results)["result"].values != storage.NOT_RUN).sum() if results.exists() else 0
+    )
+
+
+@pytest.mark.slow
+def test_kills_at_any_moment_lose_nothing(tmp_path):
+    """SIGKILL, some of it in the midst of a row or a state."""
+    expected = finish(start(tmp_path / "whole"))
+    whole = storage.load(tmp_path / "whole" / records.RESULTS)
+    path, random, before = tmp_path / "killed", np.random.default_rng(0), []
+    for _ in range(6):
+        process = start(path)
+        process.stdout.readline()
+        time.sleep(random.uniform(0, 3))
+        process.kill()
+        process.communicate()
+        before.append(written(path))
+    assert finish(start(path)) == expected
+    found = storage.load(path / records.RESULTS)
+    for name in whole.variables:
+        np.testing.assert_array_equal(found[name], whole[name], err_msg=name)
+    # Else the kills fell before or after the training, and showed nothing.
+    assert any(0 < count < whole.sizes["epoch"] for count in before), before
+    assert before == sorted(before)
