@@ -322,7 +322,12 @@ class TorchTraining:
     """The same network and data in PyTorch, as its users train it."""
 
     def __init__(
-        self, plain: Training, expected: tuple[float, Any], dtype: str, compiled: str | None
+        self,
+        plain: Training,
+        expected: tuple[float, Any],
+        dtype: str,
+        compiled: str | None,
+        layout: Any,
     ):
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch = plain.setting.batch_size or len(plain.data.labels)
@@ -330,7 +335,8 @@ class TorchTraining:
         self.net = to_torch(nnx.merge(plain.setting.graph, state.params, state.rest))
         slope = to_torch(nnx.merge(plain.setting.graph, expected[1], state.rest))
         self.expected = expected[0], [leaf.detach().numpy() for leaf in slope.parameters()]
-        self.net.to(self.device, memory_format=torch.channels_last)  # pyright: ignore
+        self.layout = layout
+        self.net.to(self.device, memory_format=layout)  # pyright: ignore
         self.start = {name: leaf.clone() for name, leaf in self.net.state_dict().items()}
         self.run: Any = self.net if compiled is None else torch.compile(self.net, mode=compiled)
         # NHWC in memory, which a transposed view makes channels last.
@@ -346,6 +352,7 @@ class TorchTraining:
         half = self.dtype == "bfloat16"
         cast = torch.autocast(self.device, torch.bfloat16) if half else contextlib.nullcontext()
         images, labels = self.images[rows].permute(0, 3, 1, 2), self.labels[rows]
+        images = images.contiguous(memory_format=self.layout)
         with cast:
             loss = nn.functional.cross_entropy(self.run(images), labels)
         loss.backward()
@@ -391,17 +398,22 @@ def full_precision() -> Iterator[None]:
 def torch_ways(
     plain: Training, expected: tuple[float, Any], dtypes: Sequence[str], compiled: bool
 ) -> Iterator[Way]:
-    """Eager, and compiled in one or two ways."""
+    """Eager; the same with channels first, and compiled, one way or two."""
     torch.backends.cudnn.benchmark = True
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
-    modes: list[str | None] = [None]
+    last = torch.channels_last
+    ways: list[tuple[str, Any, str | None]] = [(EAGER, last, None)]
     if compiled:
-        modes += ["default", "reduce-overhead"] if torch.cuda.is_available() else ["default"]
-    names = {None: "", "default": ", compiled", "reduce-overhead": ", CUDA graphs"}
+        ways += [
+            ("PyTorch, channels first", torch.contiguous_format, None),
+            (f"{EAGER}, compiled", last, "default"),
+        ]
+        if torch.cuda.is_available():
+            ways.append((f"{EAGER}, CUDA graphs", last, "reduce-overhead"))
     for dtype in dtypes:
-        for mode in modes:
-            training = TorchTraining(plain, expected, dtype, mode)
-            yield Way(EAGER + names[mode], dtype, training.epoch, training.check, mode is not None)
+        for name, layout, mode in ways:
+            training = TorchTraining(plain, expected, dtype, mode, layout)
+            yield Way(name, dtype, training.epoch, training.check, mode is not None)
 
 
 # Measurements.
@@ -557,13 +569,16 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def show_training(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A table for each network, with ratios to PyTorch and to Flax of the same dtype."""
+    """A table for each network, with ratios of the same dtype.
+
+    To PyTorch eager with channels last, to the best of PyTorch, to the best of Flax.
+    """
     for network in dict.fromkeys(row["network"] for row in rows):
         own = [row for row in rows if row["network"] == network]
         yield ""
         yield f"{network}: {own[0]['batches']} batches of {own[0]['batch']}"
         yield (
-            f"{'way':36} {'dtype':8} {'images/s':>9} {'of PyTorch':>10} {'of Flax':>8} "
+            f"{'way':36} {'dtype':8} {'images/s':>9} {'of eager':>8} {'of PyTorch':>10} {'of Flax':>8} "
             f"{'compile':>8} {'loss error':>10} {'gradient':>8}"
         )
         for row in own:
@@ -573,14 +588,15 @@ def show_training(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
             alike = [x for x in own if x["dtype"] == row["dtype"] and x["rate"]]
             bases = [
                 max((x["rate"] for x in alike if x["way"].startswith(way)), default=None)
-                for way in (EAGER, FLAX)
+                for way in ("PyTorch", "Flax")
             ]
-            rate = row["rate"]
+            eager = next((x["rate"] for x in alike if x["way"] == EAGER), None)
+            rate, bases = row["rate"], [eager, *bases]
             ratios = [show_ratio(rate and base and rate / base) for base in bases]
             yield (
                 f"{row['way']:36} {row['dtype']:8} "
-                f"{'differs' if rate is None else f'{rate:.4g}':>9} {ratios[0]:>10} {ratios[1]:>8} "
-                f"{show_time(row['compile']):>8} {row['loss_error']:10.0e} "
+                f"{'differs' if rate is None else f'{rate:.4g}':>9} {ratios[0]:>8} {ratios[1]:>10} "
+                f"{ratios[2]:>8} {show_time(row['compile']):>8} {row['loss_error']:10.0e} "
                 f"{row['gradient_error']:8.0e}"
             )
 

@@ -99,7 +99,5 @@ def of_norm(length: float) -> Initializer:
 def _of_norm(
     key: Key[Array, ""], shape: tuple[int, ...], dtype: DTypeLike, length: float
 ) -> Float[Array, "..."]:
-    direction = random_direction(
-        key, (shape[0], math.prod(shape[1:])), jnp.asarray(length, dtype)
-    )
+    direction = random_direction(key, (shape[0], math.prod(shape[1:])), jnp.asarray(length, dtype))
     return direction.reshape(shape)

@@ -80,8 +80,10 @@ def test_value_and_gradients_are_those_of_the_definition(case):
         np.testing.assert_allclose(result, expected, rtol=0, atol=rounding() * abs(expected).max())
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-@pytest.mark.parametrize("name", ["3 x 3", "halved", "pointwise, halved"])
+@pytest.mark.parametrize(
+    ("name", "dtype"),
+    [("3 x 3", jnp.float32), ("halved", jnp.float32), ("3 x 3", jnp.bfloat16)],
+)
 def test_error_is_of_the_rounding_of_each_term(name, dtype):
     """Sums of n products err by no more than n ε Σ|products|."""
     case = SHAPES[name]
@@ -97,11 +99,11 @@ def test_error_is_of_the_rounding_of_each_term(name, dtype):
         strict=True,
     ):
         assert result.dtype == dtype
-        bound = rounding(dtype, terms) * size
+        bound = terms * float(jnp.finfo(dtype).eps) * size
         assert np.all(abs(np.asarray(result, np.float64) - expected) <= bound)
 
 
-@pytest.mark.parametrize("name", ["halved", "pointwise, halved"])
+@pytest.mark.parametrize("name", ["3 x 3", "halved"])
 def test_kernels_side_by_side_give_what_each_gives(name):
     case = SHAPES[name]
     members = [drawn(*case, seed) for seed in range(3)]
@@ -120,43 +122,29 @@ def test_kernels_side_by_side_see_the_same_images():
     np.testing.assert_allclose(values[1], -values[0], rtol=rounding())
 
 
-def descent(case):
-    """Steps of two members inside a loop, as training runs them, and their start."""
-    images, kernel, _ = drawn(*case)
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="of what CPUs run")
+@pytest.mark.parametrize("name", ["3 x 3", "halved"])
+def test_loops_on_a_cpu_run_the_fast_form_and_choose_nothing(name, optimized):
+    case = SHAPES[name]
 
-    def step(kernel, _):
-        def loss(images, kernel):
-            return jnp.sum(convolve(images, kernel, *case[2:]) ** 2)
+    def loss(images, kernel):
+        return jnp.sum(convolve(images, kernel, *case[2:]) ** 2)
 
-        return kernel - jax.grad(loss, 1)(jnp.asarray(images), kernel), None
+    def step(operands, _):
+        return jax.grad(loss, (0, 1))(*operands), None
 
-    def run(kernels):
-        return jax.lax.scan(jax.vmap(step, (0, None)), kernels, None, length=2)[0]
+    def run(operands):
+        return jax.lax.scan(jax.vmap(step, (0, None)), operands, None, length=2)[0]
 
-    return run, np.stack([kernel, kernel])
-
-
-@pytest.mark.parametrize("name", ["halved", "pointwise, halved"])
-def test_cpus_get_the_fast_form_and_no_choice_at_run_time(name):
-    run, kernels = descent(SHAPES[name])
-    lowered = jax.jit(run).trace(kernels).lower(lowering_platforms=("cpu",)).as_text()
-    assert "stablehlo.case" not in lowered
-    assert "stablehlo.if" not in lowered
-    convolutions = [line for line in lowered.splitlines() if "stablehlo.convolution" in line]
-    assert bool(convolutions) == (name == "halved")
+    start = [np.stack([operand] * 2).astype(np.float32) for operand in drawn(*case)[:2]]
+    lines = jax.jit(run).lower(tuple(start)).compile().as_text().splitlines()
+    assert not any(" conditional(" in line for line in lines)
+    convolutions = [line for line in lines if " convolution(" in line]
+    assert len(convolutions) == (3 if name == "3 x 3" else 0)
     for line in convolutions:
-        assert "[b, 0, 1, f]x[0, 1, i, o]->[b, 0, 1, f]" in line
-        assert "feature_group_count = 1 " in line
-        assert "reverse" not in line or "reverse = [false, false]" in line
-
-
-@pytest.mark.parametrize("name", ["halved", "pointwise, halved"])
-def test_accelerators_get_one_convolution_of_all_members(name):
-    run, kernels = descent(SHAPES[name])
-    lowered = jax.jit(run).trace(kernels).lower(lowering_platforms=("cuda",)).as_text()
-    assert "stablehlo.case" not in lowered
-    assert "stablehlo.convolution" in lowered
-    assert lowered.count("stablehlo.while") == 1
+        assert "dim_labels=b01f_01io->b01f" in line
+        assert "feature_group_count" not in line
+        assert "rhs_reversal" not in line
 
 
 def test_kernel_larger_than_padded_images_is_refused():

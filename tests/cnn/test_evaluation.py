@@ -122,7 +122,8 @@ def begin(make, num_samples=NUM_SAMPLES):
     graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     optimizer = optax.with_extra_args_support(optax.sgd(0.1))
     setting = training.Setting(graph, optimizer, nc.CrossEntropy(), 0.1, None, None, num_samples)
-    return setting, training.start(make, optimizer, jax.random.key(0))
+    start = jax.jit(lambda key: training.start(make, optimizer, key))
+    return setting, start(jax.random.key(0))
 
 
 def samples(labels, seed, side=2, channels=1):

@@ -21,6 +21,14 @@ def abstract(make):
     return nnx.eval_shape(lambda: make(nnx.Rngs(0)))
 
 
+def started(make, seed=0):
+    """A network, made by one program."""
+    graph = nnx.graphdef(abstract(make))
+    return nnx.merge(
+        graph, jax.jit(lambda key: nnx.state(make(nnx.Rngs(key))))(jax.random.key(seed))
+    )
+
+
 def num_parameters(make):
     return sum(leaf.size for leaf in jax.tree.leaves(nnx.state(abstract(make), nnx.Param)))
 
@@ -86,7 +94,7 @@ def test_images_of_every_size_have_features(make, dim, sides):
 
 
 def test_every_weight_matrix_starts_at_the_norm_asked_for():
-    network = cnn.ConvNet(3, 5, (4, 6, 8), weight_norm=0.3, rngs=nnx.Rngs(0))
+    network = started(lambda rngs: cnn.ConvNet(3, 5, (4, 6, 8), weight_norm=0.3, rngs=rngs))
     matrices = [layer.kernel[...] for layer in network.convolutions]
     matrices.append(network.head.classifier[...])
     for matrix in matrices:
@@ -100,11 +108,11 @@ def test_every_weight_matrix_starts_at_the_norm_asked_for():
 
 
 def test_convolutions_start_as_torchvision_and_the_head_as_pytorch():
-    kernel = np.array(Conv(16, 32, 3, rngs=nnx.Rngs(0)).kernel[...])
+    kernel = np.array(started(lambda rngs: Conv(16, 32, 3, rngs=rngs)).kernel[...])
     # Five standard errors; by inputs in place of outputs it would be off by √2.
     expected = math.sqrt(2 / (9 * 32))
     assert abs(np.std(kernel) / expected - 1) < 5 / math.sqrt(2 * kernel.size)
-    head = Head(64, 50, rngs=nnx.Rngs(0))
+    head = started(lambda rngs: Head(64, 50, rngs=rngs))
     for matrix in (head.classifier[...], head.bias[...]):
         assert np.max(np.abs(matrix)) <= 1 / 8
         # Uniform: the largest of n is within 10/n of the bound but for e^-10.
@@ -114,7 +122,7 @@ def test_convolutions_start_as_torchvision_and_the_head_as_pytorch():
 
 def test_a_network_of_another_key_is_another():
     one, same, other = (
-        nnx.to_pure_dict(nnx.state(cnn.ConvNet(1, 3, (2, 2), rngs=nnx.Rngs(seed)), nnx.Param))
+        nnx.to_pure_dict(nnx.state(started(lambda rngs: Head(4, 3, rngs=rngs), seed)))
         for seed in (0, 0, 1)
     )
     jax.tree.map(np.testing.assert_array_equal, one, same)
@@ -142,11 +150,11 @@ def test_running_statistics_move_a_tenth_of_the_way_to_those_of_the_batch():
 def halves():
     """The same network in bfloat16 and in float32, with three images."""
 
-    def make(dtype):
-        return cnn.ConvNet(2, 3, (4, 8), dtype=dtype, rngs=nnx.Rngs(0))
+    def of(dtype):
+        return started(lambda rngs: cnn.ConvNet(2, 3, (4, 8), dtype=dtype, rngs=rngs))
 
-    images = jax.random.normal(jax.random.key(1), (3, 8, 8, 2), jnp.float32)
-    return make(jnp.bfloat16), make(jnp.float32), images
+    images = np.random.default_rng(1).normal(size=(3, 8, 8, 2))
+    return of(jnp.bfloat16), of(jnp.float32), jnp.asarray(images, jnp.float32)
 
 
 def test_bfloat16_is_the_body_s_alone(halves):
@@ -169,8 +177,8 @@ def test_a_mean_is_taken_in_float32():
         def features(self, images, train):
             return images
 
-    network = Flat(jnp.bfloat16, Head(1, 2, rngs=nnx.Rngs(0)))
-    images = jnp.ones((1, 64, 64, 1), jnp.float32) + 2**-7
+    network = started(lambda rngs: Flat(jnp.bfloat16, Head(1, 2, rngs=rngs)))
+    images = jnp.full((1, 64, 64, 1), 1 + 2**-7, jnp.float32)
     np.testing.assert_array_equal(network(images, train=False).features, 1 + 2**-7)
 
 

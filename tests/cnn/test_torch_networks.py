@@ -135,19 +135,22 @@ def by_their_names(tree):
     return named
 
 
-def away_from_the_start(tree, seed):
-    """Scales and statistics other than 1, biases and means other than 0."""
+def filled(tree, seed):
+    """Random numbers for all variables: scales and variances about 1, matrices as He starts them."""
     rng = np.random.default_rng(seed)
 
-    def moved(path, leaf):
-        match jax.tree_util.keystr(path[-1:]):
-            case "['scale']" | "['var']":
-                return jnp.asarray(rng.uniform(0.5, 1.5, leaf.shape), leaf.dtype)
-            case "['bias']" | "['mean']":
-                return jnp.asarray(rng.normal(0, 0.2, leaf.shape), leaf.dtype)
-        return leaf
+    def numbers(path, leaf):
+        name = re.findall(r"\w+", jax.tree_util.keystr(path))[-1]
+        if name in ("scale", "var"):
+            drawn = rng.uniform(0.5, 1.5, leaf.shape)
+        elif name in ("bias", "mean"):
+            drawn = rng.normal(0, 0.2, leaf.shape)
+        else:
+            inputs = leaf.shape[1] if name == "classifier" else np.prod(leaf.shape[:-1])
+            drawn = rng.normal(0, (2 / inputs) ** 0.5, leaf.shape)
+        return jnp.asarray(drawn, leaf.dtype)
 
-    return jax.tree_util.tree_map_with_path(moved, tree)
+    return jax.tree_util.tree_map_with_path(numbers, tree)
 
 
 def theirs(twin, variables, images, labels, train):
@@ -178,9 +181,9 @@ def theirs(twin, variables, images, labels, train):
 
 def assert_alike(make, twin, side, batch=8, modes=(True, False), gradients=True):
     """Logits, running statistics and gradients, in train mode (True) and in eval mode."""
-    graph, params, rest = nnx.split(make(nnx.Rngs(0)), nnx.Param, ...)
-    params = away_from_the_start(nnx.to_pure_dict(params), 1)
-    rest = away_from_the_start(nnx.to_pure_dict(rest), 2)
+    network = nnx.eval_shape(lambda: make(nnx.Rngs(0)))
+    graph, params, rest = nnx.split(network, nnx.Param, ...)
+    params, rest = filled(nnx.to_pure_dict(params), 1), filled(nnx.to_pure_dict(rest), 2)
     rng = np.random.default_rng(3)
     images = rng.normal(size=(batch, side, side, 3)).astype(np.float32)
     labels = np.arange(batch, dtype=np.int32) % twin.head.out_features
