@@ -578,8 +578,8 @@ def show_training(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
         yield ""
         yield f"{network}: {own[0]['batches']} batches of {own[0]['batch']}"
         yield (
-            f"{'way':36} {'dtype':8} {'images/s':>9} {'of eager':>8} {'of PyTorch':>10} {'of Flax':>8} "
-            f"{'compile':>8} {'loss error':>10} {'gradient':>8}"
+            f"{'way':36} {'dtype':8} {'images/s':>9} {'of eager':>8} {'of PyTorch':>10} "
+            f"{'of Flax':>8} {'compile':>8} {'loss error':>10} {'gradient':>8}"
         )
         for row in own:
             if row["failure"]:

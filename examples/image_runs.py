@@ -36,7 +36,7 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
     add("dataset", "images", choices=images.NAMES)
     parser.add_argument("--folder", type=Path, help="of the data set, where it needs one")
     parser.add_argument("--download", action="store_true",
-                        help="fetch the data set's published files if they are not there")  # fmt: skip
+                        help="fetch its published files if they are not there")  # fmt: skip
     parser.add_argument("--samples", type=int, default=defaults.get("samples"),
                         help="training images of each class, the first of them "
                         f"({defaults.get('samples', 'all')})")  # fmt: skip

@@ -11,7 +11,7 @@ BLOCK = re.compile(r"```python\n(.*?)```", re.DOTALL)
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "docs/extending.md", "docs/landscape.md", "docs/sweeps.md"]
+    "page", ["README.md", "docs/cnn.md", "docs/extending.md", "docs/landscape.md", "docs/sweeps.md"]
 )
 def test_code_blocks_run(page, capsys):
     blocks = BLOCK.findall((ROOT / page).read_text())

@@ -136,7 +136,7 @@ def by_their_names(tree):
 
 
 def filled(tree, seed):
-    """Random numbers for all variables: scales and variances about 1, matrices as He starts them."""
+    """Random numbers: scales and variances about 1, matrices as He starts them."""
     rng = np.random.default_rng(seed)
 
     def numbers(path, leaf):
