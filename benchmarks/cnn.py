@@ -153,16 +153,26 @@ def with_lax(network: Factory) -> Factory:
 
 
 class Training:
-    """A network in training: its setting, its programs, its state."""
+    """A network in training: its setting, its programs, its state.
 
-    def __init__(self, network: Factory, data: ImageSet, batch: int, num_seeds: int = 1):
+    `begin` has a leading axis of seeds; where another training has it, it need not be compiled.
+    """
+
+    def __init__(
+        self,
+        network: Factory,
+        data: ImageSet,
+        batch: int,
+        num_seeds: int = 1,
+        begin: TrainState | None = None,
+    ):
         graph = nnx.graphdef(nnx.eval_shape(lambda: network(nnx.Rngs(0))))
         optimizer = optax.with_extra_args_support(optax.sgd(RATE, MOMENTUM))
         self.setting = Setting(
             graph, optimizer, CrossEntropy(), DECAY, batch, None, len(data.labels)
         )
         self.programs = Programs(self.setting, network, data, None, num_seeds, jax.random.key(0))
-        self.state = self.programs.start()
+        self.state = self.programs.start() if begin is None else jax.tree.map(jnp.copy, begin)
         # Of the first seed, kept: an epoch takes its state's place.
         self.first = jax.tree.map(lambda leaf: leaf[0], self.state)
         self.data = Samples(jnp.asarray(data.images), jnp.asarray(data.labels))
@@ -229,12 +239,13 @@ def jax_ways(
         leaves = jax.tree.leaves(gradient), jax.tree.leaves(expected[1])
         return distance(value, expected[0]), apart(*leaves)
 
+    begin = jax.tree.map(lambda leaf: leaf[None], plain.first)
     ways = []
     for dtype in dtypes:
-        ours = Training(case.network(dtype), data, batch)
+        ours = Training(case.network(dtype), data, batch, begin=begin)
         ways.append(Way("nc_jax", dtype, ours.epoch, functools.partial(check, ours)))
         theirs = plain if dtype == "float32" else Training(
-            with_lax(case.network(dtype)), data, batch
+            with_lax(case.network(dtype)), data, batch, begin=begin
         )  # fmt: skip
         known = (lambda: (0.0, 0.0)) if theirs is plain else functools.partial(check, theirs)
         ways.append(Way(f"{FLAX}, step by step", dtype, theirs.steps(), known))
@@ -494,15 +505,15 @@ def cost_of_seeds(
     """An epoch of all seeds side by side, and as many of one seed in a row."""
     network = Case(ConvNet, shape, (0, 0)).network("float32")
     data = noise(count, shape)
-    one, all_of_them = (
-        Training(network, data, options.batch, seeds) for seeds in (1, options.seeds)
-    )
+    every = Training(network, data, options.batch, options.seeds)
+    first = jax.tree.map(lambda leaf: leaf[:1], every.state)
+    one = Training(network, data, options.batch, begin=first)
 
     def in_a_row() -> None:
         for _ in range(options.seeds):
             one.epoch()
 
-    times = best_of({"in_a_row": in_a_row, "together": all_of_them.epoch}, options.repeats)
+    times = best_of({"in_a_row": in_a_row, "together": every.epoch}, options.repeats)
     return {
         "images": count, "shape": shape, "seeds": options.seeds, **times,
         "gain": times["in_a_row"] / times["together"],

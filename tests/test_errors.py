@@ -127,6 +127,10 @@ CALLS = {
         "cnn.ResNet(3, 10, stem='5x5', rngs=None)",
         "stem = '5x5': give '7x7' or '3x3'.",
     ),
+    "raw key of a training": (
+        "cnn.train(None, None, None, 1, key=jax.random.PRNGKey(0))",
+        "give a typed key, jax.random.key(seed)",
+    ),
     "run without a trajectory": (
         "nc.sweep(lambda key: p.init(key), 2)",
         "run returns LastLayer: return one Trajectory, as gradient_flow does.",

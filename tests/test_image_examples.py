@@ -101,7 +101,7 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
         (cnn_collapse, "--momentum 1", "--momentum 1: give a number from 0 to below 1"),
         (cnn_collapse, "--decay -1", "--decay -1: give a finite number >= 0"),
         (cnn_collapse, "--seeds 0", "--seeds 0"),
-        (cnn_collapse, "--batch 2000", "--batch 2000: give up to 1438, the images"),
+        (cnn_collapse, "--batch 2000", "--batch 2000: give an integer up to 1438, the images"),
         (cnn_collapse, "--samples 500", "500 samples of class 0: it has"),
         (cnn_collapse, "--dataset imagenet", "invalid choice: 'imagenet'"),
         (cnn_collapse, "--dataset cifar10", "cifar10"),

@@ -67,10 +67,17 @@ def statistics(layer: LastLayer, labels: Int[Array, " N"]) -> tuple[ClassMoments
     """Moments and spread of features (N, d), merged batch by batch, in the widest float."""
     at, num_classes = batches(labels), layer.classifier.shape[0]
 
-    def moments_of(batch: Batches) -> ClassMoments:
-        return class_moments(_widened(layer, batch.rows).features, batch.labels, num_classes)
+    def moments_around(means: Float[Array, "K d"]) -> ClassMoments:
+        def of(batch: Batches) -> ClassMoments:
+            features = _widened(layer, batch.rows).features - means[batch.labels]
+            return class_moments(features, batch.labels, num_classes)
 
-    moments = _merged(moments_of, merge_moments, at)
+        return _merged(of, merge_moments, at)
+
+    # Sums of float32 lose a deep collapse. Differences from their rough means are exact, there.
+    rough = moments_around(jnp.zeros(layer.classifier.shape, _widest())).means
+    moments = moments_around(rough)
+    moments = ClassMoments(moments.counts, rough + moments.means, moments.scatter)
 
     def spread_of(batch: Batches) -> Spread:
         wide = _widened(layer, batch.rows)
@@ -117,7 +124,12 @@ def _merged(of: Callable[[Batches], T], merge: Callable[[T, T], T], at: Batches)
 def _widened(layer: LastLayer, rows: Int[Array, " B"]) -> LastLayer:
     """Some rows of a last layer in the widest float that JAX is set to."""
     layer = LastLayer(layer.features[rows], layer.classifier, layer.bias)
-    return jax.tree.map(lambda x: x.astype(jax.dtypes.canonicalize_dtype(np.float64)), layer)
+    return jax.tree.map(lambda x: x.astype(_widest()), layer)
+
+
+def _widest() -> np.dtype:
+    """float64 where JAX is set to have it."""
+    return jax.dtypes.canonicalize_dtype(np.float64)
 
 
 def _logits(layer: LastLayer, labels: Int[Array, " N"]) -> Float[Array, "N K"]:

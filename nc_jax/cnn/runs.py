@@ -303,7 +303,7 @@ def _check(setting: Setting, training: ImageSet, test: ImageSet | None) -> None:
         check_number("weight_decay", setting.weight_decay)
 
 
-def _check_epochs(epochs: Int[np.ndarray, " T"], num_epochs: int) -> None:
+def _check_epochs(epochs: np.ndarray, num_epochs: int) -> None:
     integers = epochs.ndim == 1 and epochs.size > 0 and epochs.dtype.kind == "i"
     if not integers or np.any(np.diff(epochs) <= 0) or epochs[0] < 0 or epochs[-1] > num_epochs:
         raise ValueError(

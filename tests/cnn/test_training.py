@@ -40,14 +40,26 @@ def rows_of(images):
     return np.rint(8 * np.asarray(images)[:, 0, 0, 0]).astype(int)
 
 
-def begin(optimizer, weight_decay=0.0, batch_size=BATCH, augment=None, make=two_layers):
-    graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
-    setting = training.Setting(
-        graph, optax.with_extra_args_support(optimizer), nc.CrossEntropy(), weight_decay,
-        batch_size, augment, NUM_SAMPLES,
+def setting_of(optimizer, weight_decay=0.0, batch_size=BATCH, augment=None, make=two_layers):
+    return training.Setting(
+        nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0)))),
+        optax.with_extra_args_support(optimizer), nc.CrossEntropy(), weight_decay, batch_size,
+        augment, NUM_SAMPLES,
     )  # fmt: skip
-    start = jax.jit(lambda key: training.start(make, setting.optimizer, key))
-    return setting, start(jax.random.key(1))
+
+
+@functools.cache
+def variables(make):
+    """Parameters and the rest at the start."""
+    state = jax.jit(lambda key: training.start(make, optax.identity(), key))(jax.random.key(1))
+    return state.params, state.rest
+
+
+def begin(optimizer, *arguments, make=two_layers, **options):
+    params, rest = variables(make)
+    memory, epoch = jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32)
+    setting = setting_of(optimizer, *arguments, make=make, **options)
+    return setting, training.TrainState(params, rest, memory, epoch)
 
 
 def parts(params):
@@ -85,44 +97,42 @@ def assert_close(found, expected, operations=1000):
         np.testing.assert_allclose(mine, theirs, rtol=0, atol=atol)
 
 
-ROWS = {"all": range(NUM_SAMPLES), "batch": (3, 1, 8)}
-DECAYS = {
-    "none": (0.0, (0, 0, 0, 0)),
-    "all parameters": (0.7, (0.7, 0.7, 0.7, 0)),
+# Batches and decays, as the tests' formula has them.
+ALL, SOME = tuple(range(NUM_SAMPLES)), (3, 1, 8)
+ZHU = nc.WeightDecay(classifier=0.5, features=0.03, bias=2.0)
+OBJECTIVES = {
+    "no decay": (SOME, 0.0, (0, 0, 0, 0)),
+    "all parameters": (SOME, 0.7, (0.7, 0.7, 0.7, 0)),
     # Zhu, eq. 3: nothing on the layers below, and ‖H‖² over all N.
-    "last layer": (
-        nc.WeightDecay(classifier=0.5, features=0.03, bias=2.0), (0, 0.5, 2.0, 0.03)
-    ),
-}  # fmt: skip
+    "last layer": (ALL, ZHU, (0, 0.5, 2.0, 0.03)),
+    "last layer of a batch": (SOME, ZHU, (0, 0.5, 2.0, 0.03)),
+}
 
 
 @pytest.fixture(scope="module")
 def objectives(data):
-    """The start, and its objective with gradient for each batch and decay, by one program."""
-    settings = {name: begin(optax.sgd(0.1), decay)[0] for name, (decay, _) in DECAYS.items()}
-    _, state = begin(optax.sgd(0.1))
+    """The start, and each objective with its gradient there, by one program."""
+    params, rest = variables(two_layers)
+
+    def of(params, rows, decay):
+        setting, rows = setting_of(optax.sgd(0.1), decay), np.array(rows)
+        batch = data.images[rows], data.labels[rows]
+        objective = jax.value_and_grad(training.objective, 1, has_aux=True)
+        (value, _), gradient = objective(setting, params, rest, *batch)
+        return value, gradient
 
     @jax.jit
-    def of(params):
-        return {
-            (batch, decay): jax.value_and_grad(training.objective, 1, has_aux=True)(
-                setting, params, state.rest, data.images[np.array(rows)],
-                data.labels[np.array(rows)],
-            )
-            for batch, rows in ROWS.items()
-            for decay, setting in settings.items()
-        }  # fmt: skip
+    def run(params):
+        return {name: of(params, rows, decay) for name, (rows, decay, _) in OBJECTIVES.items()}
 
-    return state.params, {key: (v, g) for key, ((v, _), g) in of(state.params).items()}
+    return params, run(params)
 
 
-@pytest.mark.parametrize("decay", DECAYS)
-@pytest.mark.parametrize("batch", ROWS)
-def test_objective_and_gradient_are_those_by_hand(data, objectives, batch, decay):
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_objective_and_gradient_are_those_by_hand(data, objectives, name):
     params, found = objectives
-    value, gradient = found[batch, decay]
-    rows = np.array(ROWS[batch])
-    expected, by_hand = value_and_gradient(parts(params), data, rows, DECAYS[decay][1])
+    (value, gradient), (rows, _, decays) = found[name], OBJECTIVES[name]
+    expected, by_hand = value_and_gradient(parts(params), data, np.array(rows), decays)
     np.testing.assert_allclose(value, expected, rtol=rounding("float32"))
     assert_close(parts(gradient), by_hand)
 
@@ -147,11 +157,11 @@ def followed(data):
         states.append(state)
         seen.append(means)
     jax.effects_barrier()
-    return states, seen, batches
+    return run, states, seen, list(batches)
 
 
 def test_an_epoch_visits_no_sample_twice_and_each_in_an_order_of_its_own(followed):
-    _, _, batches = followed
+    *_, batches = followed
     steps = NUM_SAMPLES // BATCH
     assert len(batches) == 3 * steps
     orders = [
@@ -170,7 +180,7 @@ def test_an_epoch_visits_no_sample_twice_and_each_in_an_order_of_its_own(followe
 
 def test_epochs_are_sgd_with_momentum_as_pytorch_has_it(data, followed):
     """v ← 0.9 v + ∇L + λθ, θ ← θ − ηv (Sutskever's, PyTorch's), with the batches that were seen."""
-    states, seen, batches = followed
+    _, states, seen, batches = followed
     theta = parts(states[0].params)
     velocity, losses = [np.zeros_like(part) for part in theta], []
     for rows, _ in batches:
@@ -185,16 +195,12 @@ def test_epochs_are_sgd_with_momentum_as_pytorch_has_it(data, followed):
     assert [int(state.epoch) for state in states] == [0, 1, 2, 3]
 
 
-def test_an_epoch_depends_on_its_number_and_key_alone(data):
+def test_an_epoch_depends_on_its_number_and_key_alone(followed):
     """So that a training can go on from a state."""
-    setting, state = begin(optax.sgd(0.1))
-    run = jax.jit(functools.partial(training.epoch, setting, data))
-    starts = [state._replace(epoch=jnp.asarray(e, jnp.int32)) for e in (0, 0, 1)]
-    keys = [jax.random.key(seed) for seed in (2, 2, 2, 3)]
-    ends = [
-        parts(run(start, key)[0].params)[0]
-        for start, key in zip([*starts, state], keys, strict=True)
-    ]
+    run, (start, *_), *_ = followed
+    later = start._replace(epoch=jnp.asarray(1, jnp.int32))
+    runs = (start, 2), (start, 2), (later, 2), (start, 3)
+    ends = [parts(run(state, jax.random.key(seed))[0].params)[0] for state, seed in runs]
     np.testing.assert_array_equal(ends[0], ends[1])
     for other in ends[2:]:
         assert np.any(ends[0] != other)
