@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Literal
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, DTypeLike, Float
+from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from ..checks import check_number
 from ..state import LastLayer
@@ -32,11 +32,11 @@ class Network(nnx.Module):
     def features(self, images: Float[Array, "B H W C"], train: bool) -> Float[Array, "B h w d"]:
         """Maps of the last block, which their mean over the image turns into features."""
 
-    def __call__(self, images: Float[Array, "B H W C"], train: bool) -> LastLayer:
+    def __call__(self, images: Float[ArrayLike, "B H W C"], train: bool) -> LastLayer:
         """Last layer, in float32 whatever the body computes in."""
         # Flax takes statistics of bfloat16 in float32, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            maps = self.features(images.astype(self.dtype), train)
+            maps = self.features(jnp.asarray(images, self.dtype), train)
         return self.head(jnp.mean(maps.astype(jnp.float32), axis=(1, 2)))
 
 

@@ -82,11 +82,12 @@ SOME, ALL = (4, 5, 7, 8, 9, 28, 31, 32, 33), tuple(range(4, 34))
 @pytest.mark.parametrize(
     ("make", "dim", "sides"),
     [
-        (lambda rngs: cnn.ConvNet(3, 10, rngs=rngs), 128, ALL),
+        (lambda rngs: cnn.ConvNet(3, 10, rngs=rngs), 128, SOME),
         (lambda rngs: cnn.VGG(3, 10, rngs=rngs), 512, SOME),
         (resnet(), 512, SOME),
         (resnet(stem="3x3"), 512, (4, 7)),
         (resnet(depth=50), 2048, (4, 7)),
+        pytest.param(lambda rngs: cnn.ConvNet(3, 10, rngs=rngs), 128, ALL, marks=pytest.mark.slow),
         pytest.param(lambda rngs: cnn.VGG(3, 10, rngs=rngs), 512, ALL, marks=pytest.mark.slow),
         pytest.param(resnet(), 512, ALL, marks=pytest.mark.slow),
         pytest.param(resnet(stem="3x3"), 512, ALL, marks=pytest.mark.slow),
@@ -94,7 +95,7 @@ SOME, ALL = (4, 5, 7, 8, 9, 28, 31, 32, 33), tuple(range(4, 34))
     ],
     ids=[
         "convnet", "vgg", "resnet18", "resnet18-3x3", "resnet50",
-        "vgg-all", "resnet18-all", "resnet18-3x3-all", "resnet50-all",
+        "convnet-all", "vgg-all", "resnet18-all", "resnet18-3x3-all", "resnet50-all",
     ],
 )  # fmt: skip
 def test_images_of_every_size_have_features(make, dim, sides):

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 from linear_network import NUM_CLASSES, SIDE, TwoLayers, two_layers
 from tolerances import rounding
 
@@ -50,6 +51,22 @@ def train(path=None, **changes):
         "progress": False, "attributes": {"rate": 0.1}, "path": path,
     }  # fmt: skip
     return cnn.train(**(options | changes))
+
+
+# As changes of these arguments: programs that are compiled in no time.
+QUICK = {"network": two_layers, "training": TINY, "test": None, "augment": None}
+
+
+def loss_alone(setting, state, data, test, balanced):
+    layer = evaluation.last_layer(setting, state, data)
+    value = jnp.mean(setting.loss.value(layer.logits(), data.labels))
+    return {"train_loss": value, "zhu_nc1": value, "features": layer.features}
+
+
+@pytest.fixture
+def brief(monkeypatch):
+    """Observables that are compiled in no time."""
+    monkeypatch.setattr(runs, "observe", loss_alone)
 
 
 class Shared:
@@ -127,7 +144,9 @@ def test_a_data_set_has_every_measure_over_seed_and_epoch(whole):
 
 
 def test_the_network_of_a_run_is_the_one_that_was_observed_last(whole):
-    logits = np.array(whole.network()(jnp.asarray(DATA.images), train=False).logits())
+    graph, state = nnx.split(whole.network())
+    layer = jax.jit(lambda state: nnx.merge(graph, state)(jnp.asarray(DATA.images), train=False))
+    logits = np.array(layer(state).logits())
     own = np.eye(NUM_CLASSES, dtype=bool)[DATA.labels]
     margins = logits[own] - np.where(own, -np.inf, logits).max(axis=1)
     expected = whole.data["margins"][0, -1]
@@ -252,16 +271,15 @@ def test_another_training_does_not_go_on(compiled_once, finished, whole, changes
     assert_same(run, whole)
 
 
-def test_a_rate_that_nothing_names_is_told_by_the_program(monkeypatch, tmp_path):
+def test_a_rate_that_nothing_names_is_told_by_the_program(monkeypatch, brief, tmp_path):
     """No one can read it from an Optax transformation; the compiler's input has it."""
     monkeypatch.setattr(runs, "_fill", lambda *_: None)
-    options = {"network": two_layers, "training": TINY, "test": None, "augment": None}
-    train(tmp_path, **options)
-    train(tmp_path, **options)
+    train(tmp_path, **QUICK)
+    train(tmp_path, **QUICK)
     with pytest.raises(
         ValueError, match=r"another training: program = \w+ there, \w+ here"
     ) as error:
-        train(tmp_path, **options, optimizer=optax.sgd(0.2, 0.9))
+        train(tmp_path, **QUICK, optimizer=optax.sgd(0.2, 0.9))
     assert "\n" not in str(error.value)
 
 
@@ -295,38 +313,47 @@ def test_a_path_is_one_process_s_at_a_time(compiled_once, finished):
 
 
 @pytest.fixture(scope="module")
-def seeds():
-    """Three networks under one vmap, and the programs that trained them."""
-    made = []
-    make = runs.Programs
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "Programs", lambda *a: made.append(make(*a)) or made[0])
-        run = train(num_seeds=3, num_epochs=2, save_epochs=[0, 2], test=None)
-    return run, made[0]
-
-
-def test_a_seed_is_what_its_key_alone_gives(seeds):
-    run, programs = seeds
-    begun = programs.start()
-    optimizer = run.setting.optimizer
-    alone = jax.jit(functools.partial(training.start, convnet, optimizer))
+def alone():
+    """Three networks by themselves: their starts, and their states and features after 2 epochs."""
+    setting = training.Setting(
+        nnx.graphdef(nnx.eval_shape(lambda: convnet(nnx.Rngs(0)))),
+        optax.with_extra_args_support(optax.sgd(0.1, 0.9)), nc.CrossEntropy(), 1e-3, 7, augment,
+        NUM_SAMPLES,
+    )  # fmt: skip
     data = training.Samples(jnp.asarray(DATA.images), jnp.asarray(DATA.labels))
-    epoch = jax.jit(functools.partial(training.epoch, run.setting, data))
-    look = jax.jit(lambda s: evaluation.observe(run.setting, s, data, None, True))
+    begin = jax.jit(functools.partial(training.start, convnet, setting.optimizer))
+    epoch = jax.jit(functools.partial(training.epoch, setting, data))
+    look = jax.jit(lambda state: loss_alone(setting, state, data, None, True))
+    networks = []
     for i in range(3):
         key = jax.random.fold_in(jax.random.key(5), i)
-        state = alone(key)
-        mine = jax.tree.map(lambda leaf, i=i: leaf[i], begun)
-        jax.tree.map(np.testing.assert_array_equal, mine, state)
-        for place in range(2):
-            for name, value in look(state).items():
-                # Sums in another order, over two epochs of steps.
-                atol = rounding("float32", 1000) * np.max(np.abs(value))
-                found = run.data[name][i, place]
-                np.testing.assert_allclose(found, value, rtol=0, atol=atol, err_msg=name)
-            for _ in range(2):
-                state, _ = epoch(state, key)
-    assert len(np.unique(run.data["train_loss"])) == 6
+        states = [begin(key)]
+        for _ in range(2):
+            states.append(epoch(states[-1], key)[0])
+        networks.append((states[0], states[-1], look(states[-1])))
+    return networks
+
+
+@pytest.mark.parametrize("backend", ["cpu", "gpu"])
+def test_a_seed_is_what_its_key_alone_gives(monkeypatch, brief, alone, backend):
+    """In turn, as on a CPU, and side by side."""
+    made, make = [], runs.Programs
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "Programs", lambda *arguments: made.append(make(*arguments)) or made[0])
+        patch.setattr(jax, "default_backend", lambda: backend)
+        run = train(num_seeds=3, num_epochs=2, save_epochs=[2], test=None)
+        starts = made[0].start()
+    for i, (start, end, seen) in enumerate(alone):
+        mine, state = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (starts, run.state))
+        jax.tree.map(np.testing.assert_array_equal, mine, start)
+        found = {name: run.data[name][i, 0].values for name in seen}
+        for pair in ((found, seen), (state._asdict(), end._asdict())):
+            mine, expected = map(jax.tree.leaves, pair)
+            for a, b in zip(mine, expected, strict=True):
+                # Sums in another order, over the steps of two epochs.
+                atol = rounding("float32", 1000) * np.max(np.abs(b))
+                np.testing.assert_allclose(a, b, rtol=0, atol=atol)
+    assert len(np.unique(run.data["train_loss"])) == 3
 
 
 class Sometimes(TwoLayers):
@@ -338,36 +365,29 @@ class Sometimes(TwoLayers):
         self.kernel[...] = jnp.where(fails, jnp.nan, self.kernel[...])
 
 
-def test_a_seed_that_fails_is_told_apart_and_alone():
-    network = functools.partial(_made, Sometimes)
-    options = {
-        "training": TINY, "test": None, "augment": None, "num_epochs": 2, "save_epochs": [0, 2],
-        "num_seeds": 6,
-    }  # fmt: skip
-    data = train(network=network, **options).data
+def sometimes(rngs):
+    return Sometimes(rngs=rngs)
+
+
+def test_a_seed_that_fails_is_told_apart_and_alone(brief):
+    options = QUICK | {"network": sometimes, "num_epochs": 2, "save_epochs": [0, 2]}
+    data = train(**options, num_seeds=6).data
     failed = np.isnan(data["train_loss"].values)
     assert 0 < failed[:, 0].sum() < 6
     np.testing.assert_array_equal(failed[:, 0], failed[:, 1])
     np.testing.assert_array_equal(data["result"] != 0, failed)
     [code] = set(np.unique(data["result"])) - {0}
     assert "nonfinite" in data["result"].attrs[str(code)].lower().replace("-", "")
-    assert np.all(np.isfinite(data["zhu_nc1"].values[~failed]))
 
 
-def _made(network, rngs):
-    return network(rngs=rngs)
-
-
-def test_a_training_that_diverges_stops_with_its_loss_and_epoch():
-    options = {"network": two_layers, "training": TINY, "test": None, "augment": None}
-    with pytest.raises(
-        RuntimeError, match=r"loss = (nan|inf) in epoch [12]: take a smaller"
-    ) as error:
-        train(**options, optimizer=optax.sgd(1e30), num_epochs=3, save_epochs=[3])
+def test_a_training_that_diverges_stops_with_its_loss_and_epoch(brief):
+    told = r"loss = (nan|inf) in epoch [12]: take a smaller learning rate"
+    with pytest.raises(RuntimeError, match=told) as error:
+        train(**QUICK, optimizer=optax.sgd(1e30), num_epochs=3, save_epochs=[3])
     assert "\n" not in str(error.value)
 
 
-def test_steps_are_traced_as_often_for_many_epochs_as_for_one(monkeypatch):
+def test_steps_are_traced_as_often_for_many_epochs_as_for_one(monkeypatch, brief):
     """An epoch is one program: no Python runs for each step, nor for each epoch."""
     traces = []
     step = training.step
@@ -377,14 +397,10 @@ def test_steps_are_traced_as_often_for_many_epochs_as_for_one(monkeypatch):
         return step(*arguments)
 
     monkeypatch.setattr(training, "step", counted)
-    monkeypatch.setattr(
-        runs, "observe", lambda *_: {"train_loss": jnp.zeros(()), "zhu_nc1": jnp.zeros(())}
-    )
-    options = {"network": two_layers, "training": TINY, "test": None, "augment": None}
     counts = []
     for num_epochs in (1, 6):
         traces.clear()
-        train(**options, num_epochs=num_epochs, save_epochs=[num_epochs])
+        train(**QUICK, num_epochs=num_epochs, save_epochs=[num_epochs])
         counts.append(len(traces))
     assert 0 < counts[0] == counts[1] <= 3
 
