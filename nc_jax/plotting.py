@@ -554,7 +554,8 @@ def training_figure(
                     data = runs[name]
                     shown = data["epoch"].values > 0
                     values = data[variable].transpose("seed", "epoch").values[:, shown]
-                    _draw(axes, data["epoch"].values[shown], values, color=color, ls=style, lw=1.5)
+                    epochs = data["epoch"].values[shown].astype(float)
+                    _draw(axes, epochs, values, color=color, ls=style, lw=1.5)
                 if models and name in models and variable in models[name].observables:
                     _draw_model(axes, models[name], variable, color=color, lw=1.2)
         axes.set_xscale("log")
