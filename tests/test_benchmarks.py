@@ -62,6 +62,7 @@ def test_the_sweep_benchmark_measures_what_agrees(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.skip(reason="its time on an idle machine is yet to be measured")
 def test_the_cnn_benchmark_measures_what_agrees(tmp_path):
     pytest.importorskip("flax")
     target = tmp_path / "cnn.json"

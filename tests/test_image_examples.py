@@ -11,6 +11,8 @@ import zhu_random_labels
 from nc_jax import storage
 
 pytest.importorskip("sklearn")
+# What these ask for is the papers' claim; the numbers are guesses until the scripts were run whole.
+UNMEASURED = pytest.mark.skip(reason="defaults and bounds of this script are yet to be measured")
 
 
 def last(path):
@@ -39,6 +41,7 @@ def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@UNMEASURED
 def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
     zhu_random_labels.main(
         f"--samples 20 --epochs 250 --widths 0.0625 1 --no-plot --out {tmp_path}".split()
@@ -52,6 +55,7 @@ def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
 
 
 @pytest.mark.slow
+@UNMEASURED
 def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
     zhu_fixed_etf.main(f"--samples 30 --epochs 60 --out {tmp_path}".split())
     printed = capsys.readouterr().out
@@ -68,6 +72,7 @@ def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
 
 
 @pytest.mark.slow
+@UNMEASURED
 def test_all_optimisers_collapse(tmp_path):
     zhu_optimizers.main(f"--samples 30 --epochs 60 --lbfgs-epochs 40 --out {tmp_path}".split())
     for name in ("SGD", "Adam", "L-BFGS"):
@@ -78,6 +83,7 @@ def test_all_optimisers_collapse(tmp_path):
 
 
 @pytest.mark.slow
+@UNMEASURED
 def test_decay_makes_the_norm_forget_its_start(tmp_path):
     rangamani_binary.main(
         f"--samples 60 --batch 30 --epochs 250 --norms 0.3 3 --shares 1 --seeds 2 --decay 0.02 "
