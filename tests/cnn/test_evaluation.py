@@ -144,21 +144,15 @@ def by_hand(kernel, classifier, bias, data):
     return loss, np.mean(np.argmax(z, axis=1) == labels), own - others.max(axis=1)
 
 
-@pytest.mark.parametrize(("etf", "labels"), [(False, LABELS), (True, UNEVEN)])
-def test_everything_seen_is_that_by_hand(etf, labels):
-    setting, state = begin(two_layers_with_a_fixed_classifier if etf else two_layers)
-    balanced = labels is LABELS
-    data, test = samples(labels, 1), samples(LABELS[:20], 2) if balanced else None
-    seen = jax.jit(lambda s: evaluation.observe(setting, s, data, test, balanced))(state)
-    kernel = np.array(state.params["kernel"], np.float64)
-    head = (state.rest if etf else state.params)["head"]["classifier"]
-    theta = kernel, *(np.array(x, np.float64) for x in (head, state.params["head"]["bias"]))
+def assert_seen(seen, data, test, kernel, classifier, bias):
+    """Losses, accuracies, margins and the product of norms; gives their names."""
+    theta = [np.array(x, np.float64) for x in (kernel, classifier, bias)]
     loss, accuracy, margins = by_hand(*theta, data)
     expected = {
         "train_loss": loss, "train_accuracy": accuracy, "margins": margins,
         "margin_min": margins.min(), "margin_mean": margins.mean(),
         # Of kernel and classifier, fixed or not; a bias is no matrix.
-        "norm_product": np.linalg.norm(kernel) * np.linalg.norm(theta[1]),
+        "norm_product": np.linalg.norm(theta[0]) * np.linalg.norm(theta[1]),
     }  # fmt: skip
     if test is not None:
         expected["test_loss"], expected["test_accuracy"], _ = by_hand(*theta, test)
@@ -167,36 +161,59 @@ def test_everything_seen_is_that_by_hand(etf, labels):
     for name, value in expected.items():
         atol = rounding("float32") * np.max(np.abs(value))
         np.testing.assert_allclose(seen[name], value, rtol=0, atol=atol, err_msg=name)
-    assert ("mixon_snc1" in seen) == balanced
-    if not balanced:
-        return
-    features = np.array(data.images, np.float64).reshape(-1, SIDE**2) @ kernel
-    whole = all_at_once(nc.LastLayer(*(jnp.asarray(x) for x in (features, *theta[1:]))))
-    assert seen.keys() == whole.keys() | expected.keys()
+    return expected.keys()
+
+
+def test_everything_seen_is_that_by_hand():
+    setting, state = begin(two_layers)
+    data, test = samples(LABELS, 1), samples(LABELS[:20], 2)
+    seen = jax.jit(lambda s: evaluation.observe(setting, s, data, test, True))(state)
+    theta = state.params["kernel"], *(state.params["head"][x] for x in ("classifier", "bias"))
+    names = assert_seen(seen, data, test, *theta)
+    features = np.array(data.images, np.float64).reshape(-1, SIDE**2) @ np.array(theta[0], float)
+    head = (jnp.asarray(x, jnp.float64) for x in theta[1:])
+    whole = all_at_once(nc.LastLayer(jnp.asarray(features), *head))
+    assert seen.keys() == whole.keys() | names
     for name, value in whole.items():
         atol = rounding("float32", 1000) * max(1, abs(value))
         np.testing.assert_allclose(seen[name], value, rtol=0, atol=atol, err_msg=name)
 
 
+def test_a_fixed_classifier_and_classes_of_two_sizes_are_seen_too(monkeypatch):
+    setting, state = begin(two_layers_with_a_fixed_classifier)
+    data = samples(UNEVEN, 1)
+    names = jax.eval_shape(lambda s: evaluation.observe(setting, s, data, None, False), state)
+    assert "zhu_nc1" in names
+    assert "mixon_snc1" not in names
+    monkeypatch.setattr(evaluation, "collapse_from_statistics", lambda *_: {})
+    seen = jax.jit(lambda s: evaluation.observe(setting, s, data, None, False))(state)
+    theta = state.params["kernel"], state.rest["head"]["classifier"], state.params["head"]["bias"]
+    # Without test images nothing is said of them.
+    assert seen.keys() == assert_seen(seen, data, None, *theta)
+
+
 def test_features_are_read_under_running_statistics():
     """So that those of a sample do not depend on its neighbours, nor on how batches are cut."""
     setting, state = begin(_convnet)
-    data = samples(LABELS, 3, side=4)
-    step = jax.jit(functools.partial(training.step, setting))
-    state, _ = step(state, 5 + data.images, data.labels)
-    look = jax.jit(functools.partial(evaluation.last_layer, setting, state))
-    features = np.array(look(data).features)
+    [norm] = jax.tree.leaves(state.rest["norms"], is_leaf=lambda x: "mean" in x)
+    norm["mean"], norm["var"] = jnp.arange(4, dtype=jnp.float32), 1 + jnp.arange(4.0).astype("f")
+    images = np.random.default_rng(3).normal(size=(NUM_SAMPLES, 4, 4, 1)).astype(np.float32)
+    look = jax.jit(functools.partial(evaluation.last_layer, setting))
+
+    def features_of(images):
+        data = training.Samples(jnp.asarray(images), jnp.asarray(LABELS))
+        return np.array(look(state, data).features)
+
+    features = features_of(images)
     assert features.shape == (NUM_SAMPLES, 4)
     assert np.all(features.std(axis=0) > 0)
-    turned = training.Samples(data.images[::-1], data.labels[::-1])
     atol = rounding("float32") * np.max(np.abs(features))
-    np.testing.assert_allclose(look(turned).features[::-1], features, atol=atol)
-    others = data._replace(images=data.images.at[1:].multiply(3))
-    np.testing.assert_array_equal(look(others).features[0], features[0])
+    np.testing.assert_allclose(features_of(images[::-1])[::-1], features, atol=atol)
+    others = np.concatenate([images[:1], 3 * images[1:]])
+    np.testing.assert_array_equal(features_of(others)[0], features[0])
     # By the running mean and variance of the one normalisation there is.
-    [norm] = jax.tree.leaves(state.rest["norms"], is_leaf=lambda x: "mean" in x)
     [layer] = jax.tree.leaves(state.params["convolutions"])
-    padded, kernel = np.pad(data.images, ((0, 0), (1, 1), (1, 1), (0, 0))), np.array(layer)
+    padded, kernel = np.pad(images, ((0, 0), (1, 1), (1, 1), (0, 0))), np.array(layer)
     raw = sum(
         padded[:, i : i + 3 : 2, j : j + 3 : 2] @ kernel[i, j] for i in range(3) for j in range(3)
     )
