@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from .dynamics import Trajectory
@@ -558,15 +558,15 @@ def training_figure(
                     _draw(axes, epochs, values, color=color, ls=style, lw=1.5)
                 if models and name in models and variable in models[name].observables:
                     _draw_model(axes, models[name], variable, color=color, lw=1.2)
-        axes.set_xscale("log")
         if all(variable.endswith("accuracy") for variable in variables):
             _finish_linear(axes, title, "epoch")
         else:
             _finish(axes, title, "epoch")
+        _label_epochs(axes)
         _name_variables(axes, variables)
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
-    _name_runs(grid[0], colors, models or {})
+    _name_runs(figure, colors, models or {})
     return figure
 
 
@@ -624,20 +624,18 @@ def _name_variables(axes: Axes, variables: Sequence[str]) -> None:
     if len(variables) > 1:
         styles = [Line2D([], [], color="#4a4a4a", ls=style) for style in _LINE_STYLES[:2]]
         labels = [variable.removeprefix("ji_").replace("_", " ") for variable in variables]
-        legend = axes.legend(
-            styles[: len(labels)], labels, frameon=False, fontsize=7, loc="lower left"
-        )
-        axes.add_artist(legend)
+        axes.legend(styles[: len(labels)], labels, frameon=False, fontsize=7, loc="best")
 
 
-def _name_runs(axes: Axes, colors: Mapping[str, Any], models: Mapping[str, Trajectory]) -> None:
-    """Which colour is which run."""
+def _name_runs(figure: Figure, colors: Mapping[str, Any], models: Mapping[str, Trajectory]) -> None:
+    """Which colour is which run, below all panels."""
     lines = [Line2D([], [], color=color) for color in colors.values()]
     labels = list(colors)
     if models:
         lines.append(Line2D([], [], color="#4a4a4a", ls=":"))
         labels.append("model's flow")
-    axes.legend(lines, labels, frameon=False, fontsize=8, loc="upper right")
+    columns = min(len(labels), 4 * len(figure.axes))
+    figure.legend(lines, labels, frameon=False, loc="outside lower center", ncols=columns)
 
 
 def _wilson_interval(
@@ -702,6 +700,14 @@ def _label_times(axes: Axes, title: str) -> None:
     axes.set_xscale("log")
     _finish(axes, title, "time t (log log scale)")
     axes.xaxis.set_major_formatter(FuncFormatter(_time_label))
+    axes.xaxis.set_minor_locator(NullLocator())
+
+
+def _label_epochs(axes: Axes) -> None:
+    """Log scale with labels even where it covers less than a decade."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
 
 

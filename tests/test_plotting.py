@@ -5,6 +5,7 @@ import jax
 import matplotlib.colors
 import numpy as np
 import pytest
+import xarray as xr
 
 import nc_jax as nc
 from nc_jax import plotting
@@ -210,3 +211,65 @@ def test_the_landscape_shows_spectra_points_and_profiles(single):
     assert np.all(points[:, 0] > 0)  # 0 has no place on a log axis
     np.testing.assert_allclose(points[:, 1], found["eigenvalue"])
     np.testing.assert_allclose(np.asarray(right.lines[0].get_ydata()), 2 - steps)
+
+
+EPOCHS = np.array([0, 1, 2, 4, 7])
+
+
+def training(decay):
+    """Two seeds as `cnn.train` records them: accuracies rise, the rest falls."""
+    rng = np.random.default_rng(0)
+    falling = np.exp(-decay * EPOCHS) * np.array([[1.0], [1.5]])
+    margins = np.sort(rng.normal(EPOCHS[:, None], 1, (2, 5, 50)))
+    names = ["zhu_nc1", "ji_feature_norm_variation", "ji_classifier_norm_variation"]
+    return xr.Dataset(
+        {
+            **{name: (("seed", "epoch"), falling * (i + 1)) for i, name in enumerate(names)},
+            "train_accuracy": (("seed", "epoch"), 1 - falling / 2),
+            "margins": (("seed", "epoch", "sample"), margins),
+        },
+        {"seed": [0, 1], "epoch": EPOCHS},
+    )
+
+
+def test_trainings_have_a_colour_each_and_variables_a_style(single):
+    runs = {"slow": training(0.1), "fast": training(0.5)}
+    panels = {
+        "norms": ("ji_feature_norm_variation", "ji_classifier_norm_variation"),
+        "NC1": ("zhu_nc1",), "accuracy": ("train_accuracy",),
+    }  # fmt: skip
+    figure = plotting.training_figure(runs, panels, {"slow": single, "free": single})
+    norms, nc1, accuracy = figure.axes
+    # The model lacks accuracies alone; "free" is a model without a run.
+    styles = [line.get_linestyle() for line in norms.lines]
+    assert styles == ["-", ":", "--", ":", "-", "--", ":", ":"]
+    slow, model, fast, free = nc1.lines
+    # Epoch 0 has no place on a log axis; the median of two seeds is their mean.
+    np.testing.assert_array_equal(slow.get_xdata(), EPOCHS[1:])
+    np.testing.assert_allclose(slow.get_ydata(), runs["slow"]["zhu_nc1"].mean("seed")[1:])
+    epochs = np.expm1(single.log_time)
+    np.testing.assert_allclose(model.get_xdata(), epochs[epochs >= 1])
+    assert slow.get_color() is not fast.get_color()
+    np.testing.assert_array_equal(slow.get_color(), model.get_color())
+    assert free.get_color() == "black"
+    assert (nc1.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
+    [legend] = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["slow", "fast", "model's flow"]
+    figure.draw_without_rendering()
+    # Less than a decade has labels, and not one upon another.
+    labels = [label.get_text() for label in nc1.get_xticklabels()]
+    assert {"1", "2", "5"} <= set(labels)
+    assert not nc1.get_xticklabels(minor=True)
+
+
+def test_margins_of_a_training_are_sorted_and_shown_as_they_move():
+    runs = {"slow": training(0.1), "fast": training(0.5)}
+    [axes] = plotting.sorted_margins_figure(runs).axes
+    for line, data in zip(axes.lines, runs.values(), strict=True):
+        last = np.sort(data["margins"].values[:, -1])
+        np.testing.assert_allclose(line.get_ydata(), last.mean(axis=0))
+    [axes] = plotting.training_histograms_figure(runs["slow"], 3).axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels == ["epoch 0", "epoch 4", "epoch 7"]
+    counts = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
+    assert counts == [50, 50, 50]

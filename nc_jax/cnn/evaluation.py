@@ -15,6 +15,7 @@ from flax import nnx
 from jax.tree_util import keystr
 from jaxtyping import Array, Float, Int, PyTree
 
+from ..geometry import membership
 from ..losses import Loss
 from ..metrics import (
     ClassMoments,
@@ -26,6 +27,7 @@ from ..metrics import (
     merge_spreads,
     spread,
 )
+from ..precision import matmul
 from ..state import LastLayer
 from .training import Samples, Setting, TrainState
 
@@ -66,17 +68,16 @@ def last_layer(setting: Setting, state: TrainState, data: Samples) -> LastLayer:
 def statistics(layer: LastLayer, labels: Int[Array, " N"]) -> tuple[ClassMoments, Spread]:
     """Moments and spread of features (N, d), merged batch by batch, in the widest float."""
     at, num_classes = batches(labels), layer.classifier.shape[0]
+    members = membership(labels, num_classes).astype(layer.features.dtype)
+    # Sums of float32 lose a deep collapse. Differences from these rough means are exact, there.
+    rough = matmul(members.T, layer.features) / jnp.sum(members, axis=0)[:, None]
+    rough = rough.astype(_widest())
 
-    def moments_around(means: Float[Array, "K d"]) -> ClassMoments:
-        def of(batch: Batches) -> ClassMoments:
-            features = _widened(layer, batch.rows).features - means[batch.labels]
-            return class_moments(features, batch.labels, num_classes)
+    def moments_of(batch: Batches) -> ClassMoments:
+        features = _widened(layer, batch.rows).features - rough[batch.labels]
+        return class_moments(features, batch.labels, num_classes)
 
-        return _merged(of, merge_moments, at)
-
-    # Sums of float32 lose a deep collapse. Differences from their rough means are exact, there.
-    rough = moments_around(jnp.zeros(layer.classifier.shape, _widest())).means
-    moments = moments_around(rough)
+    moments = _merged(moments_of, merge_moments, at)
     moments = ClassMoments(moments.counts, rough + moments.means, moments.scatter)
 
     def spread_of(batch: Batches) -> Spread:
@@ -116,8 +117,10 @@ def observe(
 
 def _merged(of: Callable[[Batches], T], merge: Callable[[T, T], T], at: Batches) -> T:
     """Statistics of all batches."""
-    first, rest = (jax.tree.map(lambda x, i=i: x[i], at) for i in (0, slice(1, None)))
-    total, _ = jax.lax.scan(lambda total, batch: (merge(total, of(batch)), None), of(first), rest)
+    first = jax.eval_shape(lambda: of(jax.tree.map(lambda x: x[0], at)))
+    # Of no samples; begun with those of the first batch, `of` would be compiled twice.
+    none = jax.tree.map(jnp.zeros_like, first)
+    total, _ = jax.lax.scan(lambda total, batch: (merge(total, of(batch)), None), none, at)
     return total
 
 
