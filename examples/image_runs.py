@@ -2,6 +2,7 @@
 
 import functools
 import math
+import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
+import pooch
 import xarray as xr
 from flax import nnx
 from script import Parser, check_seeds_and_stores, table, writable_folder
@@ -26,7 +28,7 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
     """Flags of a training; `defaults` by name where a script has its own."""
     own = {
         "dataset": "digits", "net": "convnet", "epochs": 200, "batch": 128, "rate": 0.01,
-        "momentum": 0.9, "decay": 5e-4, "seeds": 1, "width": 1.0, **defaults,
+        "momentum": 0.9, "decay": 5e-4, "seeds": 1, "width": 1.0, "schedule": "steps", **defaults,
     }  # fmt: skip
 
     def add(name: str, help: str, **options: Any) -> None:
@@ -47,7 +49,9 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
                         help="of a ResNet (7x7, of images under 28 pixels 3x3)")  # fmt: skip
     add("epochs", "passes over the images", type=int)
     add("batch", "images a step", type=int)
-    add("rate", "learning rate", type=float)
+    add("rate", "learning rate at the start", type=float)
+    add("schedule", "how it falls: not, tenfold after each fifth of the epochs, or to 0 as a cosine",
+        choices=("constant", "steps", "cosine"))  # fmt: skip
     add("momentum", "of SGD", type=float)
     add("decay", "weight decay of all parameters", type=float)
     add("seeds", "networks trained side by side", type=int)
@@ -65,6 +69,9 @@ def parse(parser: Parser, arguments: list[str] | None) -> Namespace:
     """The flags, checked; JAX set to float64, in which metrics are then taken."""
     flags = parser.parse_args(arguments)
     jax.config.update("jax_enable_x64", True)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        # Compiling is most of a short training, and the next one finds it done.
+        jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("nc_jax") / "compiled"))
     flags.out = Path(flags.out)
     check_seeds_and_stores(parser, flags)
     for name in ("rate", "width"):
@@ -153,6 +160,17 @@ def train(
         # The training speaks of its arguments, which are flags here.
         told = str(error).replace("another path, or resume=False", "another --out, or --anew")
         parser.error(told)
+
+
+def schedule(flags: Namespace, train: images.ImageSet, rate: float) -> optax.Schedule:
+    """How the learning rate falls, by the flag, from `rate`."""
+    steps = steps_per_epoch(flags, train)
+    if flags.schedule == "constant":
+        return optax.constant_schedule(rate)
+    if flags.schedule == "cosine":
+        return optax.cosine_decay_schedule(rate, steps * flags.epochs)
+    fifth = steps * max(1, flags.epochs // 5)
+    return optax.exponential_decay(rate, fifth, 0.1, staircase=True)
 
 
 def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:

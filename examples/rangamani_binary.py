@@ -10,7 +10,7 @@ labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --
 
 import optax
 import xarray as xr
-from image_runs import add_flags, load, network, parse, show, train
+from image_runs import add_flags, load, network, parse, schedule, show, train
 from script import Parser
 
 import nc_jax as nc
@@ -25,11 +25,12 @@ COLUMNS = {
 def runs_of(parser, flags, data, settings) -> dict[str, xr.Dataset]:
     """A training for each setting: name -> (start norm, decay, share of random labels)."""
     found = {}
+    optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
     for name, (norm, decay, share) in settings.items():
         train_set = images.random_labels(data[0], share, flags.seed) if share else data[0]
         found[name] = train(
             parser, flags, name.replace(" ", "_"), network(flags, train_set, weight_norm=norm),
-            (train_set, data[1]), optax.sgd(flags.rate, flags.momentum),
+            (train_set, data[1]), optimizer,
             loss=nc.SquaredError(), weight_decay=decay,
         ).data  # fmt: skip
     return found
@@ -76,7 +77,8 @@ def draw(flags, by_norm, by_share) -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = Parser(description=__doc__, allow_abbrev=False)
-    add_flags(parser, "results/rangamani_binary", epochs=100, decay=0.01, seeds=3)
+    add_flags(parser, "results/rangamani_binary", epochs=100, decay=0.01, seeds=3,
+              schedule="constant")  # fmt: skip
     add = parser.add_argument
     add("--classes", type=int, nargs=2, default=[3, 8], help="classes told apart (3 8)")
     add("--norms", type=float, nargs="+", default=[0.1, 1.0, 5.0],

@@ -8,7 +8,7 @@ Draws NC1, NC3 and the accuracies. The paper's setting on other images: --datase
 
 import jax
 import optax
-from image_runs import add_flags, load, network, parse, show, steps_per_epoch, train
+from image_runs import add_flags, load, network, parse, schedule, show, train
 from script import Parser
 
 from nc_jax import cnn
@@ -38,12 +38,10 @@ def main(arguments: list[str] | None = None) -> None:
         "learned": {}, "fixed ETF": {"etf": True},
         "fixed ETF, d = K": {"etf": True, "feature_dim": num_classes},
     }  # fmt: skip
-    fifth = steps_per_epoch(flags, data[0]) * max(1, flags.epochs // 5)
-    schedule = optax.exponential_decay(flags.rate, fifth, 0.1, staircase=True)
+    optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
     runs = {
         name: train(
-            parser, flags, name, network(flags, data[0], **options), data,
-            optax.sgd(schedule, flags.momentum),
+            parser, flags, name, network(flags, data[0], **options), data, optimizer,
             augment=cnn.crop_and_flip if flags.augment else None,
         )
         for name, options in heads.items()

@@ -1,13 +1,23 @@
 """Collapse whatever the optimiser: SGD, Adam and L-BFGS on one network (Zhu et al., figure 3).
 
-SGD and Adam drop their rate tenfold every fifth of the epochs, L-BFGS takes large batches and a
-line search with strong Wolfe conditions; all have the weight decay of the paper. Draws NC1 to NC4
+SGD and Adam drop their rate tenfold every fifth of the epochs (--schedule), L-BFGS takes large
+batches and a line search with strong Wolfe conditions; all have one weight decay. Draws NC1 to NC4
 with the flow of Zhu's model (their eq. 3), dotted. The paper's setting on other images: --dataset
 fashion-mnist --net resnet18 --epochs 200.
 """
 
 import optax
-from image_runs import add_flags, load, model, network, parse, show, steps_per_epoch, train
+from image_runs import (
+    add_flags,
+    load,
+    model,
+    network,
+    parse,
+    schedule,
+    show,
+    steps_per_epoch,
+    train,
+)
 from script import Parser
 
 COLUMNS = {
@@ -32,15 +42,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--lbfgs-epochs {flags.lbfgs_epochs}: give an integer >= 1.")
     data = load(parser, flags)
     steps, make = steps_per_epoch(flags, data[0]), network(flags, data[0])
-
-    def dropping(rate: float) -> optax.Schedule:
-        fifth = steps * max(1, flags.epochs // 5)
-        return optax.exponential_decay(rate, fifth, 0.1, staircase=True)
-
     large = None if len(data[0].labels) <= LARGE_BATCH else LARGE_BATCH
     optimizers = {
-        "SGD": (optax.sgd(dropping(flags.rate), flags.momentum), {}),
-        "Adam": (optax.adam(dropping(flags.adam_rate)), {}),
+        "SGD": (optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum), {}),
+        "Adam": (optax.adam(schedule(flags, data[0], flags.adam_rate)), {}),
         "L-BFGS": (
             optax.lbfgs(memory_size=10),
             {"batch_size": large, "num_epochs": flags.lbfgs_epochs or flags.epochs},

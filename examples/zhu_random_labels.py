@@ -8,7 +8,7 @@ other images: --dataset fashion-mnist --net resnet18 --samples 6000 --decay 1e-4
 from argparse import Namespace
 
 import optax
-from image_runs import add_flags, load, network, parse, show, train
+from image_runs import add_flags, load, network, parse, schedule, show, train
 from script import Parser
 
 from nc_jax import images
@@ -22,7 +22,8 @@ COLUMNS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = Parser(description=__doc__, allow_abbrev=False)
-    add_flags(parser, "results/zhu_random_labels", rate=0.05, epochs=200, samples=50)
+    add_flags(parser, "results/zhu_random_labels", rate=0.05, epochs=200, samples=50,
+              schedule="cosine")  # fmt: skip
     add = parser.add_argument
     add("--widths", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1, 2],
         help="widths of the network, in place of --width (0.125 0.25 0.5 1 2)")  # fmt: skip
@@ -38,7 +39,7 @@ def main(arguments: list[str] | None = None) -> None:
     runs = {}
     for width in flags.widths:
         make = network(Namespace(**{**vars(flags), "width": width}), data[0])
-        optimizer = optax.sgd(flags.rate, flags.momentum)
+        optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
         runs[f"width {width:g}"] = train(
             parser, flags, f"width_{width:g}", make, data, optimizer
         ).data

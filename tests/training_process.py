@@ -29,8 +29,8 @@ def main():
     )
     begin = runs.Programs.start
 
-    def start(programs):
-        state = begin(programs)
+    def start(self):
+        state = begin(self)
         print("started", flush=True)
         return state
 

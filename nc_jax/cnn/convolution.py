@@ -111,7 +111,7 @@ def _ordered_gradients(
     batch, with the cotangent as a kernel.
     """
     upside_down = kernel[::-1, ::-1].swapaxes(2, 3)
-    around = [(taps - 1 - padding,) * 2 for taps in kernel.shape[:2]]
+    around = [(taps - 1 - padding, taps - 1 - padding) for taps in kernel.shape[:2]]
     of_images = _correlate(cotangent, upside_down, around)
     of_kernel = _correlate(
         images.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), [(padding, padding)] * 2

@@ -42,7 +42,7 @@ def test_batches_hold_each_sample_once_in_order():
     assert rows.shape == (1, 7)
 
 
-def collapsed(depth, dtype=np.float32, offset=0.0):
+def collapsed(depth, dtype="float32", offset=0.0):
     """Features of a class together but for `depth` of their size, far from 0, and a head."""
     rng = np.random.default_rng(0)
     means, noise = rng.normal(size=(NUM_CLASSES, DIM)), rng.normal(size=(NUM_SAMPLES, DIM))
@@ -55,8 +55,8 @@ def collapsed(depth, dtype=np.float32, offset=0.0):
 def streamed(layer):
     """Metrics of a float32 layer by way of batches, in the widest float."""
     moments, sums = evaluation.statistics(layer, jnp.asarray(LABELS))
-    head = (x.astype(moments.means.dtype) for x in (layer.classifier, layer.bias))
-    return metrics.collapse_from_statistics(moments, sums, *head, True)
+    classifier, bias = (x.astype(moments.means.dtype) for x in (layer.classifier, layer.bias))
+    return metrics.collapse_from_statistics(moments, sums, classifier, bias, True)
 
 
 all_at_once = jax.jit(lambda layer: metrics.collapse_metrics(layer, LABELS))
@@ -91,7 +91,7 @@ def test_metrics_of_deep_collapse_are_those_of_all_features_at_once():
     depth = 1e-6
     layer = collapsed(depth)
     found = jax.jit(streamed)(layer)
-    wide = collapsed(depth, np.float64)
+    wide = collapsed(depth, "float64")
     whole = all_at_once(wide)
     assert found.keys() == whole.keys()
     # Deviations are rounded as the features are, whose size is 1/depth of them.
@@ -134,8 +134,9 @@ def samples(labels, seed, side=2, channels=1):
     return training.Samples(jnp.asarray(images, jnp.float32), jnp.asarray(labels))
 
 
-def by_hand(kernel, classifier, bias, data):
+def by_hand(theta, data):
     """Logits, and mean cross-entropy, accuracy and margins of them."""
+    kernel, classifier, bias = theta
     images, labels = np.array(data.images, np.float64), np.array(data.labels)
     z = images.reshape(len(labels), -1) @ kernel @ classifier.T + bias
     own = z[np.arange(len(labels)), labels]
@@ -147,7 +148,7 @@ def by_hand(kernel, classifier, bias, data):
 def assert_seen(seen, data, test, kernel, classifier, bias):
     """Losses, accuracies, margins and the product of norms; gives their names."""
     theta = [np.array(x, np.float64) for x in (kernel, classifier, bias)]
-    loss, accuracy, margins = by_hand(*theta, data)
+    loss, accuracy, margins = by_hand(theta, data)
     expected = {
         "train_loss": loss, "train_accuracy": accuracy, "margins": margins,
         "margin_min": margins.min(), "margin_mean": margins.mean(),
@@ -155,7 +156,7 @@ def assert_seen(seen, data, test, kernel, classifier, bias):
         "norm_product": np.linalg.norm(theta[0]) * np.linalg.norm(theta[1]),
     }  # fmt: skip
     if test is not None:
-        expected["test_loss"], expected["test_accuracy"], _ = by_hand(*theta, test)
+        expected["test_loss"], expected["test_accuracy"], _ = by_hand(theta, test)
     # A guess would pass were all samples right, or all wrong.
     assert 0 < accuracy < 1
     for name, value in expected.items():

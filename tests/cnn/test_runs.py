@@ -482,6 +482,7 @@ def test_kills_at_any_moment_lose_nothing(tmp_path):
     path, random, before = tmp_path / "killed", np.random.default_rng(0), []
     for _ in range(6):
         process = start(path)
+        assert process.stdout is not None
         process.stdout.readline()
         time.sleep(random.uniform(0, 3))
         process.kill()

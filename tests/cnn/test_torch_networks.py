@@ -131,7 +131,7 @@ def by_their_names(tree):
         *modules, name = re.findall(r"\w+", jax.tree_util.keystr(path))
         array = np.array(leaf)
         array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-        named[".".join((*modules, NAMES.get(name, name)))] = array
+        named[".".join((*modules, NAMES.get(str(name), str(name))))] = array
     return named
 
 
