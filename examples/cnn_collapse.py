@@ -22,7 +22,7 @@ from image_runs import (
 )
 from script import Parser
 
-DIGITS = {"rate": 0.05, "momentum": 0.9, "decay": 0.01, "schedule": "cosine"}
+DIGITS = {"rate": 0.02, "momentum": 0.9, "decay": 0.02, "schedule": "cosine"}
 JI = {"rate": 0.01, "momentum": 0.3, "decay": 0.0, "schedule": "constant"}
 COLUMNS = {
     "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
@@ -54,8 +54,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nc_jax import plotting
 
         classifier = run.network().head.classifier
-        covered = steps * flags.rate / (1 - flags.momentum)
-        predicted = model(data[0], classifier.shape[1], flags.epochs, covered, flags.decay)
+        predicted = model(run.data, *classifier.shape, flags.decay)
         panels = {
             **plotting.JI_PANELS, "NC1 (Zhu)": ("zhu_nc1",), "Training loss": ("train_loss",),
             "Accuracy": ("train_accuracy", "test_accuracy"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pooch
 import xarray as xr
@@ -20,8 +21,9 @@ import nc_jax as nc
 from nc_jax import cnn, images
 
 NETWORKS = ("convnet", "vgg13", "resnet18", "resnet50")
-# Samples of a class in the model's flow: more cost time and change little but the clock.
-MODEL_SAMPLES = 20
+# Samples of a class in the model's flow: more cost time and change little but the clock. And the
+# log10 of the time it is followed to.
+MODEL_SAMPLES, MODEL_TIME = 10, 4
 
 
 def add_flags(parser: Parser, out: str, **defaults: object) -> None:
@@ -50,7 +52,7 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
     add("epochs", "passes over the images", type=int)
     add("batch", "images a step", type=int)
     add("rate", "learning rate at the start", type=float)
-    add("schedule", "how it falls: not, tenfold after each fifth of the epochs, or to 0 as a cosine",
+    add("schedule", "how it falls: never, tenfold after every fifth of the epochs, as a cosine",
         choices=("constant", "steps", "cosine"))  # fmt: skip
     add("momentum", "of SGD", type=float)
     add("decay", "weight decay of all parameters", type=float)
@@ -178,33 +180,36 @@ def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:
     return len(train.labels) // flags.batch
 
 
-def model(
-    train: images.ImageSet,
-    feature_dim: int,
-    num_epochs: int,
-    time_per_epoch: float,
-    weight_decay: float,
-    seeds: int = 8,
-) -> nc.Trajectory:
-    """The flow of the unconstrained-features model of these classes, on an axis of epochs.
+def model(run: xr.Dataset, num_classes: int, feature_dim: int, decay: float) -> nc.Trajectory:
+    """The flow of the unconstrained-features model of these classes, on the clock of a run.
 
-    Ji's model without decay, else Zhu's with λ for classifier and features; no bias. Features move
-    freely there, so its clock is not the network's: an epoch is taken for the time that the descent
-    covers, steps times rate over 1 − momentum. `log_time` is log(1 + epoch).
+    Ji's model without decay, else Zhu's, with λ for the classifier and, since a network's features
+    are not penalised one by one, λ/N for features; no bias. Features move freely there, so epochs
+    say nothing of its time: what is drawn runs from where the nearest class mean decides as the
+    classifier does on all samples, laid onto the epoch where the network's does. Eight starts.
     """
-    num_classes = len(train.classes)
-    samples = min(MODEL_SAMPLES, len(train.labels) // num_classes)
+    count = MODEL_SAMPLES * num_classes
     problem = nc.UnconstrainedFeatures(
-        (samples,) * num_classes, feature_dim,
-        weight_decay=nc.WeightDecay(classifier=weight_decay, features=weight_decay),
+        (MODEL_SAMPLES,) * num_classes, feature_dim,
+        weight_decay=nc.WeightDecay(classifier=decay, features=decay / count),
     )  # fmt: skip
-    save_at = nc.log_times(math.log10(num_epochs * time_per_epoch), 81)
+    save_at = nc.log_times(MODEL_TIME, 201)
 
-    def run(seed: jax.Array) -> nc.Trajectory:
+    def flow(seed: jax.Array) -> nc.Trajectory:
         key = jax.random.fold_in(jax.random.key(0), seed)
         return nc.gradient_flow(problem, problem.init(key), save_at, rtol=1e-6, throw=False)
 
-    return jax.vmap(run)(jnp.arange(seeds)).with_time_scaled(1 / time_per_epoch)
+    flows = jax.vmap(flow)(jnp.arange(8))
+    mismatch = np.median(np.asarray(flows.observables["papyan_ncc_mismatch"]), axis=0)
+    of_run = run["papyan_ncc_mismatch"].median("seed").values
+    epoch = run["epoch"].values[_first_zero(of_run)]
+    return flows.with_time_scaled(max(epoch, 1) / math.expm1(save_at[_first_zero(mismatch)]))
+
+
+def _first_zero(values: np.ndarray) -> int:
+    """Where there is none, the last place."""
+    zero = np.flatnonzero(values == 0)
+    return int(zero[0]) if zero.size else len(values) - 1
 
 
 def show(runs: Mapping[str, xr.Dataset], variables: Mapping[str, str]) -> str:

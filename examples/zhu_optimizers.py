@@ -15,7 +15,6 @@ from image_runs import (
     parse,
     schedule,
     show,
-    steps_per_epoch,
     train,
 )
 from script import Parser
@@ -41,7 +40,7 @@ def main(arguments: list[str] | None = None) -> None:
     if flags.lbfgs_epochs is not None and flags.lbfgs_epochs < 1:
         parser.error(f"--lbfgs-epochs {flags.lbfgs_epochs}: give an integer >= 1.")
     data = load(parser, flags)
-    steps, make = steps_per_epoch(flags, data[0]), network(flags, data[0])
+    make = network(flags, data[0])
     large = None if len(data[0].labels) <= LARGE_BATCH else LARGE_BATCH
     optimizers = {
         "SGD": (optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum), {}),
@@ -60,9 +59,8 @@ def main(arguments: list[str] | None = None) -> None:
     if not flags.no_plot:
         from nc_jax import plotting
 
-        feature_dim = runs["SGD"].network().head.classifier.shape[1]
-        covered = steps * flags.rate / (1 - flags.momentum)
-        predicted = model(data[0], feature_dim, flags.epochs, covered, flags.decay)
+        classifier = runs["SGD"].network().head.classifier
+        predicted = model(datasets["SGD"], *classifier.shape, flags.decay)
         figure = plotting.training_figure(datasets, plotting.ZHU_PANELS, {"Zhu's model": predicted})
         figure.savefig(flags.out / "zhu_optimizers.png", dpi=150)
         print(f"figure: {flags.out / 'zhu_optimizers.png'}")

@@ -546,6 +546,7 @@ def training_figure(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     names = [*runs, *(name for name in models or {} if name not in runs)]
     colors = dict(zip(runs, _shades(len(runs)), strict=True))
+    last = max(data["epoch"].values[-1] for data in runs.values())
     for axes, (title, variables) in zip(grid, panels.items(), strict=False):
         for name in names:
             color = colors.get(name, "black")
@@ -557,7 +558,7 @@ def training_figure(
                     epochs = data["epoch"].values[shown].astype(float)
                     _draw(axes, epochs, values, color=color, ls=style, lw=1.5)
                 if models and name in models and variable in models[name].observables:
-                    _draw_model(axes, models[name], variable, color=color, lw=1.2)
+                    _draw_model(axes, models[name], variable, last, color=color, lw=1.2)
         if all(variable.endswith("accuracy") for variable in variables):
             _finish_linear(axes, title, "epoch")
         else:
@@ -612,9 +613,10 @@ def training_histograms_figure(data: xr.Dataset, num_epochs: int = 8) -> Figure:
     return figure
 
 
-def _draw_model(axes: Axes, model: Trajectory, variable: str, **style: Any) -> None:
+def _draw_model(axes: Axes, model: Trajectory, variable: str, last: int, **style: Any) -> None:
+    """From epoch 1 to the last one of any run."""
     epochs = np.expm1(model.common_log_time())
-    shown = epochs >= 1
+    shown = (epochs >= 1) & (epochs <= last)
     values = np.asarray(model.observables[variable])[..., shown]
     _draw(axes, epochs[shown], values, ls=":", **style)
 
