@@ -546,7 +546,7 @@ def training_figure(
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     names = [*runs, *(name for name in models or {} if name not in runs)]
     colors = dict(zip(runs, _shades(len(runs)), strict=True))
-    last = max(data["epoch"].values[-1] for data in runs.values())
+    last = max(int(data["epoch"].values[-1]) for data in runs.values())
     for axes, (title, variables) in zip(grid, panels.items(), strict=False):
         for name in names:
             color = colors.get(name, "black")
