@@ -22,7 +22,6 @@ from image_runs import (
 )
 from script import Parser
 
-DIGITS = {"rate": 0.02, "momentum": 0.9, "decay": 0.02, "schedule": "cosine"}
 JI = {"rate": 0.01, "momentum": 0.3, "decay": 0.0, "schedule": "constant"}
 COLUMNS = {
     "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
@@ -34,7 +33,7 @@ COLUMNS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = Parser(description=__doc__, allow_abbrev=False)
-    add_flags(parser, "results/cnn_collapse", epochs=200, **DIGITS)
+    add_flags(parser, "results/cnn_collapse")
     known, _ = parser.parse_known_args(arguments)
     if known.dataset != "digits":
         parser.set_defaults(**JI)
