@@ -23,7 +23,7 @@ COLUMNS = {
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
     parser = Parser(description=__doc__, allow_abbrev=False)
-    add_flags(parser, "results/zhu_random_labels", rate=0.05, decay=5e-4, epochs=300, samples=20)
+    add_flags(parser, "results/zhu_random_labels", rate=0.05, decay=5e-4, epochs=300, samples=50)
     add = parser.add_argument
     add("--widths", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1],
         help="widths of the network, in place of --width (0.125 0.25 0.5 1)")  # fmt: skip
