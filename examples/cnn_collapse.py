@@ -53,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nc_jax import plotting
 
         classifier = run.network().head.classifier
-        predicted = model(run.data, *classifier.shape, flags.decay)
+        predicted = model(run.data, classifier.shape, flags.decay)
         panels = {
             **plotting.JI_PANELS, "NC1 (Zhu)": ("zhu_nc1",), "Training loss": ("train_loss",),
             "Accuracy": ("train_accuracy", "test_accuracy"),

@@ -183,14 +183,15 @@ def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:
     return len(train.labels) // flags.batch
 
 
-def model(run: xr.Dataset, num_classes: int, feature_dim: int, decay: float) -> nc.Trajectory:
-    """The flow of the unconstrained-features model of these classes, on the clock of a run.
+def model(run: xr.Dataset, shape: tuple[int, int], decay: float) -> nc.Trajectory:
+    """The flow of the unconstrained-features model of (K, d) on the clock of a run.
 
     Ji's model without decay, else Zhu's, with λ for the classifier and, since a network's features
     are not penalised one by one, λ/N for features; no bias. Features move freely there, so epochs
     say nothing of its time: what is drawn runs from where the nearest class mean decides as the
     classifier does on all samples, laid onto the epoch where the network's does. Eight starts.
     """
+    num_classes, feature_dim = shape
     count = MODEL_SAMPLES * num_classes
     problem = nc.UnconstrainedFeatures(
         (MODEL_SAMPLES,) * num_classes, feature_dim,

@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nc_jax import plotting
 
         classifier = runs["SGD"].network().head.classifier
-        predicted = model(datasets["SGD"], *classifier.shape, flags.decay)
+        predicted = model(datasets["SGD"], classifier.shape, flags.decay)
         figure = plotting.training_figure(datasets, plotting.ZHU_PANELS, {"Zhu's model": predicted})
         figure.savefig(flags.out / "zhu_optimizers.png", dpi=150)
         print(f"figure: {flags.out / 'zhu_optimizers.png'}")
