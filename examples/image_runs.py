@@ -183,7 +183,7 @@ def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:
     return len(train.labels) // flags.batch
 
 
-def model(run: xr.Dataset, shape: tuple[int, int], decay: float) -> nc.Trajectory:
+def model(run: xr.Dataset, shape: tuple[int, ...], decay: float) -> nc.Trajectory:
     """The flow of the unconstrained-features model of (K, d) on the clock of a run.
 
     Ji's model without decay, else Zhu's, with λ for the classifier and, since a network's features
