@@ -7,12 +7,11 @@ import rangamani_binary
 import zhu_fixed_etf
 import zhu_optimizers
 import zhu_random_labels
+from tolerances import rounding
 
 from nc_jax import storage
 
 pytest.importorskip("sklearn")
-# What these ask for is the papers' claim; the numbers are guesses until the scripts were run whole.
-UNMEASURED = pytest.mark.skip(reason="defaults and bounds of this script are yet to be measured")
 
 
 def last(path):
@@ -41,60 +40,57 @@ def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys):
 
 
 @pytest.mark.slow
-@UNMEASURED
 def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
-    zhu_random_labels.main(
-        f"--samples 20 --epochs 250 --widths 0.0625 1 --no-plot --out {tmp_path}".split()
-    )
-    narrow, wide = (last(tmp_path / f"width_{width}") for width in ("0.0625", "1"))
+    zhu_random_labels.main(["--widths", "0.125", "1", "--out", str(tmp_path)])
+    narrow, wide = (last(tmp_path / f"width_{width}") for width in ("0.125", "1"))
     assert float(wide["train_accuracy"]) == 1
-    assert float(narrow["train_accuracy"]) < 0.9
+    assert float(narrow["train_accuracy"]) < 0.95
     start = storage.load(tmp_path / "width_1" / "results.zarr").isel(epoch=0, seed=0)
     for name in ("zhu_nc1", "zhu_nc2", "zhu_nc3"):
-        assert float(wide[name]) < 0.3 * float(start[name]), name
+        assert float(wide[name]) < 0.6 * float(start[name]), name
+    assert float(wide["zhu_nc1"]) < 0.1 * float(narrow["zhu_nc1"])
+    assert (tmp_path / "zhu_random_labels.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-@UNMEASURED
 def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
-    zhu_fixed_etf.main(f"--samples 30 --epochs 60 --out {tmp_path}".split())
+    zhu_fixed_etf.main(["--out", str(tmp_path)])
     printed = capsys.readouterr().out
     learned, fixed, small = (
         last(tmp_path / name) for name in ("learned", "fixed ETF", "fixed ETF, d = K")
     )
     for run in (learned, fixed, small):
         assert float(run["train_accuracy"]) == 1
+        assert float(run["zhu_nc1"]) < 0.1
     for run in (fixed, small):
-        np.testing.assert_allclose(run["zhu_nc2"], 0, atol=1e-6)
-        assert abs(float(run["test_accuracy"] - learned["test_accuracy"])) < 0.05
-    assert "d = K: " in printed
+        # Of a simplex frame in float32.
+        np.testing.assert_allclose(run["zhu_nc2"], 0, atol=rounding("float32"))
+        assert abs(float(run["test_accuracy"] - learned["test_accuracy"])) < 0.03
+    assert "fixed ETF, d = K: 24490 parameters, 73.87 % fewer" in printed
     assert (tmp_path / "zhu_fixed_etf.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-@UNMEASURED
 def test_all_optimisers_collapse(tmp_path):
-    zhu_optimizers.main(f"--samples 30 --epochs 60 --lbfgs-epochs 40 --out {tmp_path}".split())
+    zhu_optimizers.main(["--out", str(tmp_path)])
     for name in ("SGD", "Adam", "L-BFGS"):
-        data = storage.load(tmp_path / name / "results.zarr").isel(seed=0)
-        assert float(data["train_accuracy"][-1]) == 1, name
-        assert float(data["zhu_nc1"][-1]) < 0.5 * float(data["zhu_nc1"][0]), name
+        run = last(tmp_path / name)
+        assert float(run["train_accuracy"]) == 1, name
+        assert float(run["zhu_nc1"]) < 0.01, name
+        assert float(run["zhu_nc2"]) < 0.1, name
+        assert float(run["zhu_nc3"]) < 0.1, name
     assert (tmp_path / "zhu_optimizers.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
-@UNMEASURED
 def test_decay_makes_the_norm_forget_its_start(tmp_path):
-    rangamani_binary.main(
-        f"--samples 60 --batch 30 --epochs 250 --norms 0.3 3 --shares 1 --seeds 2 --decay 0.02 "
-        f"--out {tmp_path}".split()
-    )
+    rangamani_binary.main(["--norms", "0.1", "1", "--shares", "1", "--out", str(tmp_path)])
 
     def spread(decay):
-        norms = [last(tmp_path / f"start_{norm},_decay_{decay}") for norm in ("0.3", "3")]
+        norms = [last(tmp_path / f"start_{norm},_decay_{decay}") for norm in ("0.1", "1")]
         return abs(np.log(float(norms[1]["norm_product"] / norms[0]["norm_product"])))
 
-    assert spread("0.02") < 0.2 * spread("0")
+    assert spread("0.02") < 0.5 * spread("0")
     for name in ("norms", "margins", "histograms", "random_labels"):
         assert (tmp_path / f"rangamani_{name}.png").stat().st_size > 10_000
 
