@@ -48,7 +48,7 @@ def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
     start = storage.load(tmp_path / "width_1" / "results.zarr").isel(epoch=0, seed=0)
     for name in ("zhu_nc1", "zhu_nc2", "zhu_nc3"):
         assert float(wide[name]) < 0.6 * float(start[name]), name
-    assert float(wide["zhu_nc1"]) < 0.1 * float(narrow["zhu_nc1"])
+    assert float(wide["zhu_nc1"]) < 0.2 * float(narrow["zhu_nc1"])
     assert (tmp_path / "zhu_random_labels.png").stat().st_size > 10_000
 
 
