@@ -8,18 +8,7 @@ rate, momentum, decay and schedule are the paper's: 0.01, 0.3, none, constant. I
 --dataset mnist or fashion-mnist, --net resnet18 or vgg13.
 """
 
-import optax
-from image_runs import (
-    add_flags,
-    load,
-    model,
-    network,
-    parse,
-    schedule,
-    show,
-    steps_per_epoch,
-    train,
-)
+from image_runs import add_flags, load, model, network, parse, sgd, show, steps_per_epoch, train
 from script import Parser
 
 JI = {"rate": 0.01, "momentum": 0.3, "decay": 0.0, "schedule": "constant"}
@@ -46,7 +35,7 @@ def main(arguments: list[str] | None = None) -> None:
         flush=True,
     )
     make = network(flags, data[0])
-    optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
+    optimizer = sgd(flags, data[0])
     run = train(parser, flags, "run", make, data, optimizer)
     print(show({flags.net: run.data}, COLUMNS))
     if not flags.no_plot:

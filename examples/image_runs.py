@@ -178,6 +178,11 @@ def schedule(flags: Namespace, train: images.ImageSet, rate: float) -> optax.Sch
     return optax.exponential_decay(rate, fifth, 0.1, staircase=True)
 
 
+def sgd(flags: Namespace, train: images.ImageSet) -> optax.GradientTransformation:
+    """SGD with the momentum and the falling rate of the flags."""
+    return optax.sgd(schedule(flags, train, flags.rate), flags.momentum)
+
+
 def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:
     """Batches of an epoch."""
     return len(train.labels) // flags.batch
@@ -188,8 +193,8 @@ def model(run: xr.Dataset, shape: tuple[int, ...], decay: float) -> nc.Trajector
 
     Ji's model without decay, else Zhu's, with λ for the classifier and, since a network's features
     are not penalised one by one, λ/N for features; no bias. Features move freely there, so epochs
-    say nothing of its time: what is drawn runs from where the nearest class mean decides as the
-    classifier does on all samples, laid onto the epoch where the network's does. Eight starts.
+    say nothing of its time: that at which the nearest class mean decides as the classifier does, on
+    all samples, is laid onto the epoch at which the network's does. Eight starts.
     """
     num_classes, feature_dim = shape
     count = MODEL_SAMPLES * num_classes

@@ -8,9 +8,8 @@ labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --
 --norms 0.01 0.1 0.5 1 3 5 10 --seeds 10 --epochs 1000 --batch 128 --rate 0.01 --decay 0.01.
 """
 
-import optax
 import xarray as xr
-from image_runs import add_flags, load, network, parse, schedule, show, train
+from image_runs import add_flags, load, network, parse, sgd, show, train
 from script import Parser
 
 import nc_jax as nc
@@ -25,7 +24,7 @@ COLUMNS = {
 def runs_of(parser, flags, data, settings) -> dict[str, xr.Dataset]:
     """A training for each setting: name -> (start norm, decay, share of random labels)."""
     found = {}
-    optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
+    optimizer = sgd(flags, data[0])
     for name, (norm, decay, share) in settings.items():
         train_set = images.random_labels(data[0], share, flags.seed) if share else data[0]
         found[name] = train(

@@ -7,8 +7,7 @@ Draws NC1, NC3 and the accuracies. The paper's setting on other images: --datase
 """
 
 import jax
-import optax
-from image_runs import add_flags, load, network, parse, schedule, show, train
+from image_runs import add_flags, load, network, parse, sgd, show, train
 from script import Parser
 
 from nc_jax import cnn
@@ -38,7 +37,7 @@ def main(arguments: list[str] | None = None) -> None:
         "learned": {}, "fixed ETF": {"etf": True},
         "fixed ETF, d = K": {"etf": True, "feature_dim": num_classes},
     }  # fmt: skip
-    optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
+    optimizer = sgd(flags, data[0])
     runs = {
         name: train(
             parser, flags, name, network(flags, data[0], **options), data, optimizer,

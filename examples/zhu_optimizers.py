@@ -7,16 +7,7 @@ resnet18 --epochs 200 --rate 0.05 --decay 5e-4 --schedule steps.
 """
 
 import optax
-from image_runs import (
-    add_flags,
-    load,
-    model,
-    network,
-    parse,
-    schedule,
-    show,
-    train,
-)
+from image_runs import add_flags, load, model, network, parse, schedule, sgd, show, train
 from script import Parser
 
 COLUMNS = {
@@ -43,7 +34,7 @@ def main(arguments: list[str] | None = None) -> None:
     make = network(flags, data[0])
     large = None if len(data[0].labels) <= LARGE_BATCH else LARGE_BATCH
     optimizers = {
-        "SGD": (optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum), {}),
+        "SGD": (sgd(flags, data[0]), {}),
         "Adam": (optax.adam(schedule(flags, data[0], flags.adam_rate)), {}),
         "L-BFGS": (
             optax.lbfgs(memory_size=10),

@@ -8,8 +8,7 @@ on other images: --dataset fashion-mnist --net resnet18 --samples 6000 --decay 1
 
 from argparse import Namespace
 
-import optax
-from image_runs import add_flags, load, network, parse, schedule, show, train
+from image_runs import add_flags, load, network, parse, sgd, show, train
 from script import Parser
 
 from nc_jax import images
@@ -36,10 +35,9 @@ def main(arguments: list[str] | None = None) -> None:
         data = (images.random_labels(data[0], flags.share, flags.seed), data[1])
     except ValueError as error:
         parser.error(str(error))
-    runs = {}
+    runs, optimizer = {}, sgd(flags, data[0])
     for width in flags.widths:
         make = network(Namespace(**{**vars(flags), "width": width}), data[0])
-        optimizer = optax.sgd(schedule(flags, data[0], flags.rate), flags.momentum)
         runs[f"width {width:g}"] = train(
             parser, flags, f"width_{width:g}", make, data, optimizer
         ).data

@@ -44,10 +44,10 @@ def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
     zhu_random_labels.main(["--widths", "0.125", "1", "--out", str(tmp_path)])
     narrow, wide = (last(tmp_path / f"width_{width}") for width in ("0.125", "1"))
     assert float(wide["train_accuracy"]) == 1
-    assert float(narrow["train_accuracy"]) < 0.95
+    assert float(narrow["train_accuracy"]) < 0.9
     start = storage.load(tmp_path / "width_1" / "results.zarr").isel(epoch=0, seed=0)
-    for name in ("zhu_nc1", "zhu_nc2", "zhu_nc3"):
-        assert float(wide[name]) < 0.6 * float(start[name]), name
+    for name, share in {"zhu_nc1": 0.1, "zhu_nc2": 0.5, "zhu_nc3": 0.3}.items():
+        assert float(wide[name]) < share * float(start[name]), name
     assert float(wide["zhu_nc1"]) < 0.2 * float(narrow["zhu_nc1"])
     assert (tmp_path / "zhu_random_labels.png").stat().st_size > 10_000
 
@@ -90,7 +90,7 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
         norms = [last(tmp_path / f"start_{norm},_decay_{decay}") for norm in ("0.1", "1")]
         return abs(np.log(float(norms[1]["norm_product"] / norms[0]["norm_product"])))
 
-    assert spread("0.02") < 0.5 * spread("0")
+    assert spread("0.02") < 0.4 * spread("0")
     for name in ("norms", "margins", "histograms", "random_labels"):
         assert (tmp_path / f"rangamani_{name}.png").stat().st_size > 10_000
 

@@ -15,7 +15,6 @@ from flax import nnx
 from jax.tree_util import keystr
 from jaxtyping import Array, Float, Int, PyTree
 
-from ..geometry import membership
 from ..losses import Loss
 from ..metrics import (
     ClassMoments,
@@ -27,7 +26,6 @@ from ..metrics import (
     merge_spreads,
     spread,
 )
-from ..precision import matmul
 from ..state import LastLayer
 from .training import Samples, Setting, TrainState
 
@@ -68,10 +66,8 @@ def last_layer(setting: Setting, state: TrainState, data: Samples) -> LastLayer:
 def statistics(layer: LastLayer, labels: Int[Array, " N"]) -> tuple[ClassMoments, Spread]:
     """Moments and spread of features (N, d), merged batch by batch, in the widest float."""
     at, num_classes = batches(labels), layer.classifier.shape[0]
-    members = membership(labels, num_classes).astype(layer.features.dtype)
     # Sums of float32 lose a deep collapse. Differences from these rough means are exact, there.
-    rough = matmul(members.T, layer.features) / jnp.sum(members, axis=0)[:, None]
-    rough = rough.astype(_widest())
+    rough = class_moments(layer.features, labels, num_classes).means.astype(_widest())
 
     def moments_of(batch: Batches) -> ClassMoments:
         features = _widened(layer, batch.rows).features - rough[batch.labels]
