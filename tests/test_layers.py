@@ -12,7 +12,7 @@ import nc_jax
 ROOT = Path(nc_jax.__file__).parent
 # A module imports from lower layers and its own folder only; modules of one layer are strangers.
 LAYERS = [
-    {"checks", "configuration", "images", "lanes", "precision"},
+    {"checks", "compilation", "configuration", "images", "lanes", "precision"},
     {"state"},
     {"geometry"},
     {"losses", "metrics"},

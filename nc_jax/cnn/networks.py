@@ -18,6 +18,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
 from ..checks import check_number
 from ..state import LastLayer
+from .convolution import halve
 from .layers import Conv, Head, norm, of_norm
 
 
@@ -124,7 +125,7 @@ class VGG(Network):
         ):
             images = jax.nn.relu(normalise(convolution(images), use_running_average=not train))
             if i % 2:
-                images = nnx.max_pool(images, (2, 2), (2, 2), "SAME")
+                images = halve(images, 2)
         return images
 
 
@@ -238,7 +239,7 @@ class ResNet(Network):
         images = self.stem_norm(self.stem(images), use_running_average=not train)
         images = jax.nn.relu(images)
         if self.pooled:
-            images = nnx.max_pool(images, (3, 3), (2, 2), ((1, 1), (1, 1)))  # pyright: ignore[reportArgumentType]
+            images = halve(images, 3)
         for block in self.blocks:
             images = block(images, train)
         return images

@@ -1,6 +1,5 @@
 """Compiled batches of runs."""
 
-import functools
 import math
 import os
 import re
@@ -13,10 +12,8 @@ from jax.experimental import multihost_utils
 from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
+from ..compilation import cpu_options
 from .plan import Floats, Plan, Setting, floats_of, one_run, outputs_of, program_name
-
-# Vectors as wide as the processor has them; LLVM prefers half of that.
-_CPU_OPTIONS = {"xla_cpu_prefer_vector_width": 512}
 
 
 class Programs:
@@ -63,7 +60,8 @@ class Programs:
         """(seeds (parts, blocks, lanes), floats) -> outputs, part by part or of all together."""
         mesh, floats = self._plan.mesh, floats_of(setting)
         batch = _batch_of(self._plan, setting)
-        options = _compiler_options()
+        # Vectors as wide as the processor has them; LLVM prefers half of that.
+        options = cpu_options(xla_cpu_prefer_vector_width=512)
         example = np.zeros((1, *self._shape[1:]), np.int64)
         lowered = jax.jit(batch, compiler_options=options).lower(example, floats)
         one_by_one = _must_run_alone(lowered.as_text()) and jax.process_count() == 1
@@ -127,18 +125,6 @@ def _batch_of(plan: Plan, setting: Setting) -> Callable:
         return jax.tree.map(lambda leaf: leaf.reshape(*seeds.shape[:2], *leaf.shape[1:]), flat)
 
     return batch
-
-
-@functools.cache
-def _compiler_options() -> dict[str, int]:
-    """Options for batches, as far as this version of XLA has them."""
-    if jax.default_backend() != "cpu":
-        return {}
-    try:
-        jax.jit(lambda: 0, compiler_options=_CPU_OPTIONS).lower().compile()
-    except jax.errors.JaxRuntimeError:
-        return {}
-    return _CPU_OPTIONS
 
 
 def _to_host(outputs: dict[str, Array]) -> dict[str, np.ndarray]:

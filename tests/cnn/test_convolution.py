@@ -1,4 +1,4 @@
-"""Convolution against its definition in NumPy, and what it is compiled to."""
+"""Convolution and pooling against their definitions in NumPy, and what they are compiled to."""
 
 import itertools
 
@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from tolerances import rounding
 
-from nc_jax.cnn.convolution import convolve
+from nc_jax.cnn.convolution import convolve, halve
 
 SHAPES = {  # images (B, H, W, C), kernel (kh, kw, C, D), stride, padding
     "3 x 3": ((2, 6, 6, 3), (3, 3, 3, 4), 1, 1),
@@ -18,6 +18,11 @@ SHAPES = {  # images (B, H, W, C), kernel (kh, kw, C, D), stride, padding
     "rows that no window reads": ((2, 10, 9, 2), (3, 3, 2, 3), 3, 0),
     "stem": ((2, 9, 12, 1), (7, 7, 1, 3), 2, 3),
     "kernel as large as the images": ((2, 4, 5, 3), (4, 5, 3, 2), 1, 0),
+    "stride as large as the kernel": ((2, 7, 6, 2), (2, 2, 2, 3), 2, 0),
+    "stride larger than the kernel": ((2, 8, 8, 2), (2, 2, 2, 3), 3, 1),
+    "one pixel": ((3, 1, 1, 4), (3, 3, 4, 2), 1, 1),
+    "taps that see nothing": ((2, 2, 1, 3), (7, 7, 3, 2), 1, 3),
+    "images smaller than the kernel": ((2, 2, 2, 3), (3, 3, 3, 4), 1, 1),
     "pointwise": ((2, 4, 3, 5), (1, 1, 5, 4), 1, 0),
     "pointwise, halved": ((2, 6, 5, 3), (1, 1, 3, 4), 2, 0),
     "pointwise, padded": ((2, 4, 5, 3), (1, 1, 3, 4), 2, 1),
@@ -123,7 +128,7 @@ def test_kernels_side_by_side_see_the_same_images():
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of what CPUs run")
-@pytest.mark.parametrize("name", ["3 x 3", "halved"])
+@pytest.mark.parametrize("name", ["3 x 3", "halved", "images smaller than the kernel"])
 def test_loops_on_a_cpu_run_the_fast_form_and_choose_nothing(name, optimized):
     case = SHAPES[name]
 
@@ -152,3 +157,44 @@ def test_loops_on_a_cpu_run_the_fast_form_and_choose_nothing(name, optimized):
 def test_kernel_larger_than_padded_images_is_refused():
     with pytest.raises(ValueError, match="kernel of 3 x 3 does not fit into images of 2 x 4"):
         convolve(jnp.zeros((1, 2, 4, 1)), jnp.zeros((3, 3, 1, 1)), 1, 0)
+
+
+def greatest(images, taps):
+    """(value, row, column) of the greatest pixel of each window; the first of equal ones."""
+    height, width = images.shape
+    before = (taps - 1) // 2
+    for h in range(0, height, 2):
+        for w in range(0, width, 2):
+            pixels = [
+                (images[i, j], i, j)
+                for i in range(max(h - before, 0), min(h - before + taps, height))
+                for j in range(max(w - before, 0), min(w - before + taps, width))
+            ]
+            yield max(pixels, key=lambda pixel: pixel[0])
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+@pytest.mark.parametrize("shape", [(4, 6), (5, 8), (7, 7), (1, 2)], ids=str)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_pooling_and_its_gradient_are_those_of_the_greatest_pixels(taps, shape, dtype):
+    """Of few values, so that many pixels are equal, and all below 0, the padding of others."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(-4, 0, (2, *shape, 3)).astype(dtype)
+    value, pull = jax.vjp(lambda x: halve(x, taps), images)
+    cotangent = rng.integers(1, 9, value.shape).astype(dtype)
+    (gradient,) = pull(cotangent)
+    for n, c in itertools.product(range(2), range(3)):
+        pixels = list(greatest(images[n, :, :, c], taps))
+        expected = np.zeros(shape)
+        for (_, i, j), slope in zip(pixels, cotangent[n, :, :, c].ravel(), strict=True):
+            expected[i, j] += slope
+        assert value[n, :, :, c].ravel().tolist() == [pixel[0] for pixel in pixels]
+        np.testing.assert_array_equal(gradient[n, :, :, c], expected)
+
+
+@pytest.mark.parametrize("at", [(0, 0), (1, 1), (3, 2)])
+def test_pooling_hides_no_nan(at):
+    images = np.ones((1, 4, 4, 1))
+    images[0, *at, 0] = np.nan
+    assert jnp.sum(jnp.isnan(halve(jnp.asarray(images), 2))) == 1
+    assert jnp.sum(jnp.isnan(halve(jnp.asarray(images), 3))) >= 1
