@@ -86,6 +86,12 @@ def parse(parser: Parser, arguments: list[str] | None) -> Namespace:
         parser.error(f"--momentum {flags.momentum:g}: give a number from 0 to below 1.")
     if not 0 <= flags.decay < math.inf:
         parser.error(f"--decay {flags.decay:g}: give a finite number >= 0.")
+    if flags.d is not None and flags.d < 1:
+        parser.error(f"--d {flags.d}: give an integer >= 1.")
+    if flags.stem and not flags.net.startswith("resnet"):
+        parser.error(
+            f"--stem {flags.stem}: of --net resnet18 and resnet50, and not of {flags.net}."
+        )
     for name in ("epochs", "batch"):
         if getattr(flags, name) < 1:
             parser.error(f"--{name} {getattr(flags, name)}: give an integer >= 1.")
@@ -122,7 +128,7 @@ def network(
     common = {"dtype": jnp.bfloat16 if flags.bf16 else jnp.float32, **options}
     if flags.net == "convnet":
         widths = [max(1, round(base * flags.width)) for base in (32, 64, 128)]
-        widths[-1] = flags.d or widths[-1]
+        widths[-1] = widths[-1] if flags.d is None else flags.d
         if "feature_dim" in common:
             widths[-1] = common.pop("feature_dim")
         common["widths"] = tuple(widths)

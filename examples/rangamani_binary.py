@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         for decay in (flags.decay, 0.0) for norm in flags.norms
     })  # fmt: skip
     by_share = runs_of(parser, flags, data, {
-        f"{share:.0%} random": (flags.norms[0], flags.decay, share) for share in flags.shares
+        f"{100 * share:g} % random": (flags.norms[0], flags.decay, share) for share in flags.shares
     })  # fmt: skip
     print(show({**by_norm, **by_share}, COLUMNS))
     if not flags.no_plot:

@@ -29,7 +29,7 @@ def test_convolutions_are_not_left_to_ynnpack_and_products_are(optimized):
     def text(function, *shapes):
         operands = [jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes]
         compiled = jax.jit(function, compiler_options=options).lower(*operands).compile()
-        return compiled.as_text()
+        return str(compiled.as_text())
 
     def convolved(images, kernel):
         return jax.lax.conv_general_dilated(

@@ -131,17 +131,23 @@ CALLS = {
         "cnn.train(None, None, None, 1, key=jax.random.PRNGKey(0))",
         "give a typed key, jax.random.key(seed)",
     ),
+    "attribute that no file keeps": (
+        "cnn.train(lambda rngs: cnn.ConvNet(1, 3, (2,), rngs=rngs), i, optax.sgd(0.1), 1, "
+        "batch_size=None, attributes={'rate': np.int64(1)})",
+        "attributes: rate = np.int64(1) is a int64; give str, int or float.",
+    ),
     "run without a trajectory": (
         "nc.sweep(lambda key: p.init(key), 2)",
         "run returns LastLayer: return one Trajectory, as gradient_flow does.",
     ),
 }
 PROGRAM = """
-import json, sys, diffrax, jax, jax.numpy as jnp, numpy as np, nc_jax as nc
-from nc_jax import cnn
+import json, sys, diffrax, jax, jax.numpy as jnp, numpy as np, optax, nc_jax as nc
+from nc_jax import cnn, images
 p, messages = nc.ulpm(3, 4, 2), []
 n = nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,))
 o = nc.GradientDescentODE(p, 0.1)
+i = images.ImageSet(np.ones((3, 4, 4, 1), np.float32), np.arange(3, dtype=np.int32), tuple("abc"))
 for call in json.loads(sys.argv[1]):
     try:
         eval(call)

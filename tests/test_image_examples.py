@@ -100,6 +100,12 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
     [
         (cnn_collapse, "--epochs 0", "--epochs 0: give an integer >= 1"),
         (cnn_collapse, "--rate 0", "--rate 0: give a finite number > 0"),
+        (cnn_collapse, "--d 0", "--d 0: give an integer >= 1"),
+        (
+            cnn_collapse,
+            "--stem 3x3",
+            "--stem 3x3: of --net resnet18 and resnet50, and not of convnet",
+        ),
         (cnn_collapse, "--momentum 1", "--momentum 1: give a number from 0 to below 1"),
         (cnn_collapse, "--decay -1", "--decay -1: give a finite number >= 0"),
         (cnn_collapse, "--seeds 0", "--seeds 0"),

@@ -20,7 +20,8 @@ Row = dict[str, np.ndarray]
 Example = Mapping[str, jax.ShapeDtypeStruct]
 # Dims of an observable of one run at one epoch, beyond (seed, epoch).
 _OWN_DIMS = {"margins": ("sample",)}
-RESULTS, CHECKPOINTS = "results.zarr", "checkpoints"
+# Of states a name that nobody else would give: what lies there is replaced.
+RESULTS, STATES = "results.zarr", "results.states"
 
 
 @runtime_checkable
@@ -101,11 +102,12 @@ class OnDisk:
             self._store.remove_strays()
         else:
             # States first: a store with those of another run beside it would be gone on with.
-            shutil.rmtree(path / CHECKPOINTS, ignore_errors=True)
+            if (path / STATES).exists():
+                shutil.rmtree(path / STATES)
             empty = {name: _empty(name, like, len(epochs)) for name, like in example.items()}
             coords = _coordinates(example["result"].shape[0], epochs)
             self._store = storage.BatchStore.create(self._results, empty, coords, attributes)
-        self._checkpoints = storage.Checkpoints(path / CHECKPOINTS)
+        self._checkpoints = storage.Checkpoints(path / STATES)
 
     def resumed(self, start: TrainState) -> TrainState:
         """The last state that was kept, or the start."""

@@ -79,9 +79,9 @@ def train(
     """Train a network and watch it collapse.
 
     Data lie on the device once; an epoch is one compiled program that gathers its batches there.
-    Seeds train side by side under one vmap. At chosen epochs the network passes over the whole
-    training set, under running statistics, and everything of `collapse_metrics` is recorded with
-    margins, losses and accuracies.
+    Seeds train side by side under one vmap, on a CPU in turn. At chosen epochs the network passes
+    over the whole training set, under running statistics, and everything of `collapse_metrics` is
+    recorded with margins, losses and accuracies.
 
     With `path`, results and the last state are written as they come, each whole or not at all. A
     training that was killed and is called again goes on from there to the same numbers, on a CPU
@@ -130,21 +130,26 @@ def train(
         len(training.labels),
     )  # fmt: skip
     _check(setting, training, test)
+    _check_classes(network, training, test)
     for name, count in (("num_epochs", num_epochs), ("num_seeds", num_seeds)):
         if operator.index(count) < 1:
             raise ValueError(f"{name} = {count}: give an integer >= 1.")
     epochs = log_steps(num_epochs, 30) if save_epochs is None else np.asarray(save_epochs)
     _check_epochs(epochs, num_epochs)
     programs = Programs(setting, network, training, test, num_seeds, key)
-    told = {
+    own = {
         **described_call("network", network, set()), **_described_setting(setting),
-        "num_epochs": num_epochs, "num_seeds": num_seeds, "save_epochs": short(epochs.tolist()),
+        "num_epochs": operator.index(num_epochs), "num_seeds": operator.index(num_seeds),
+        "save_epochs": short(epochs.tolist()),
         "training": _described(training), "test": "none" if test is None else _described(test),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
-        "platform": jax.default_backend(), **(attributes or {}), **storage.provenance(),
+        "platform": jax.default_backend(), **storage.provenance(),
     }  # fmt: skip
+    told = own | _attributes(attributes or {}, own)
     folder = None if path is None else Path(path).expanduser()
     if folder is not None:
+        if folder.is_file():
+            raise ValueError(f"path = {folder}: is a file; give a folder.")
         told["program"] = programs.digest()
     with records(folder, resume, programs.example(), epochs, told) as results:
         state = _fill(programs, results, epochs, num_epochs, progress)
@@ -176,7 +181,9 @@ class Programs:
             return _each(functools.partial(epoch, setting, data))(state, keys)
 
         def look(state: TrainState, data: Samples, test: Samples | None) -> dict[str, Array]:
-            return _each(lambda state: observe(setting, state, data, test, balanced))(state)
+            # An accelerator rounds products of float32 to fewer digits unless told not to.
+            with jax.default_matmul_precision("highest"):
+                return _each(lambda state: observe(setting, state, data, test, balanced))(state)
 
         # It runs once, and on a CPU is compiled three to four times as fast without most of what
         # makes programs fast.
@@ -277,8 +284,10 @@ def _samples(data: ImageSet) -> Samples:
 
 def _described_setting(setting: Setting) -> dict[str, str]:
     """What decides the steps, as far as it can be read; all of it is in the digest."""
+    decay = setting.weight_decay
     return {
-        "loss": short(setting.loss), "weight_decay": short(setting.weight_decay),
+        "loss": short(setting.loss),
+        "weight_decay": short(decay if isinstance(decay, WeightDecay) else float(decay)),
         "batch_size": str(setting.batch_size),
         **described_call("augment", setting.augment, set()),
     }  # fmt: skip
@@ -310,6 +319,41 @@ def _check(setting: Setting, training: ImageSet, test: ImageSet | None) -> None:
         )
     if not isinstance(setting.weight_decay, WeightDecay):
         check_number("weight_decay", setting.weight_decay)
+
+
+def _check_classes(
+    network: Callable[[nnx.Rngs], Network], training: ImageSet, test: ImageSet | None
+) -> None:
+    """Refuse data and a network that do not tell the same classes apart."""
+    if test is not None and test.classes != training.classes:
+        raise ValueError(
+            f"test: classes {test.classes}, training images have {training.classes}; choose the "
+            "same in both."
+        )
+    images = jnp.asarray(training.images[:1], jnp.float32)
+    layer = jax.eval_shape(lambda: network(nnx.Rngs(0))(images, train=False))
+    num_classes = layer.classifier.shape[0]
+    if num_classes != len(training.classes):
+        raise ValueError(
+            f"network: tells {num_classes} classes apart, and the images have "
+            f"{len(training.classes)}: {short(training.classes)}; build it with num_classes = "
+            f"{len(training.classes)}."
+        )
+
+
+def _attributes(
+    given: Mapping[str, str | int | float], own: Mapping[str, Any]
+) -> Mapping[str, str | int | float]:
+    """Attributes that can be kept beside those of a training itself."""
+    for name, value in given.items():
+        if name in own:
+            raise ValueError(f"attributes: {name!r} is the training's own; give another name.")
+        if not isinstance(value, (str, int, float)):
+            raise ValueError(
+                f"attributes: {name} = {value!r} is a {type(value).__name__}; give str, int or "
+                "float."
+            )
+    return given
 
 
 def _check_epochs(epochs: np.ndarray, num_epochs: int) -> None:

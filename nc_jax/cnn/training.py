@@ -60,7 +60,9 @@ def start(
     key: Key[Array, ""],
 ) -> TrainState:
     """The state before the first epoch."""
-    _, params, rest = nnx.split(network(nnx.Rngs(key)), nnx.Param, ...)
+    # Epochs, counted from 1, fold their number into the same key.
+    rngs = nnx.Rngs(jax.random.fold_in(key, 0))
+    _, params, rest = nnx.split(network(rngs), nnx.Param, ...)
     params = nnx.to_pure_dict(params)
     return TrainState(
         params, nnx.to_pure_dict(rest), optimizer.init(params), jnp.zeros((), jnp.int32)
@@ -143,6 +145,8 @@ def epoch(
 
 def crop_and_flip(key: Key[Array, ""], images: Float[Array, "B H W C"]) -> Float[Array, "B H W C"]:
     """Crops of each image padded by 4 zeros, mirrored or not (Zhu, section 4.3).
+
+    After `images.normalize` a zero is the mean colour, before it black.
 
     Example: `train(..., augment=crop_and_flip)`.
     """

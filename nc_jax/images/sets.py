@@ -249,7 +249,10 @@ def _load_or_fetch(name: str, split: Split, folder: Path) -> ImageSet:
     with contextlib.suppress(FileNotFoundError, ValueError):
         return _ON_DISK[name](split, folder)
     downloads.fetch(name, folder)
-    return _ON_DISK[name](split, folder)
+    try:
+        return _ON_DISK[name](split, folder)
+    except ValueError as error:
+        raise ValueError(f"{error} It is read before what was fetched: remove it.") from None
 
 
 def _load_idx_files(files: _IdxFiles, split: Split, folder: Path) -> ImageSet:

@@ -22,6 +22,7 @@ from nc_jax import cnn, images, metrics, storage
 from nc_jax.cnn import evaluation, records, runs, training
 
 NUM_SAMPLES, NUM_EPOCHS, SAVED = 24, 4, [0, 1, 3, 4]
+KEY = jax.random.key(7)
 
 
 def image_set(seed, side=4, count=NUM_SAMPLES):
@@ -47,7 +48,7 @@ def train(path=None, **changes):
     options = {
         "network": convnet, "training": DATA, "optimizer": optax.sgd(0.1, 0.9),
         "num_epochs": NUM_EPOCHS, "test": TEST, "batch_size": 7, "weight_decay": 1e-3,
-        "augment": augment, "key": jax.random.key(5), "save_epochs": SAVED,
+        "augment": augment, "key": KEY, "save_epochs": SAVED,
         "progress": False, "attributes": {"rate": 0.1}, "path": path,
     }  # fmt: skip
     return cnn.train(**(options | changes))
@@ -269,7 +270,7 @@ def test_a_training_that_was_stopped_twice(monkeypatch, tmp_path, compiled_once,
         ({"save_epochs": [0, 4]}, "save_epochs = [0, 1, 3, 4] there, [0, 4] here"),
         ({"loss": nc.SquaredError()}, "loss = CrossEntropy() there, SquaredError() here"),
         ({"augment": None}, f"augment = {__name__}.augment there, None here"),
-        ({"key": jax.random.key(6)}, "key = threefry2x32 [0, 5] there, threefry2x32 [0, 6] here"),
+        ({"key": jax.random.key(6)}, "key = threefry2x32 [0, 7] there, threefry2x32 [0, 6] here"),
         ({"training": image_set(3)}, "training = float32[24, 4, 4, 1] "),
         ({"test": None}, "there, none here"),
     ],
@@ -317,6 +318,16 @@ def test_what_is_no_training_stays(compiled_once, tmp_path):
     assert (tmp_path / "results.zarr" / "notes.txt").read_text() == "mine"
 
 
+def test_folders_that_lie_beside_the_results_stay(compiled_once, tmp_path):
+    """Such as one of checkpoints that others made."""
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best.pt").write_text("mine")
+    for resume in (True, False):
+        train(tmp_path, resume=resume)
+    assert (tmp_path / "checkpoints" / "best.pt").read_text() == "mine"
+    assert {path.name for path in tmp_path.iterdir()} >= {"results.zarr", "results.states"}
+
+
 def test_a_path_is_one_process_s_at_a_time(compiled_once, finished):
     path, _ = finished
     with (
@@ -341,7 +352,7 @@ def alone():
     look = jax.jit(lambda state: a_few(setting, state, data, None, True))
     networks = []
     for i in range(3):
-        key = jax.random.fold_in(jax.random.key(5), i)
+        key = jax.random.fold_in(KEY, i)
         states = [begin(key)]
         for _ in range(2):
             states.append(epoch(states[-1], key)[0])
@@ -418,6 +429,7 @@ def test_no_python_runs_for_each_step_nor_for_each_epoch(monkeypatch):
 
 GRAY = images.ImageSet(DATA.images[..., 0], DATA.labels, DATA.classes)
 LARGER = image_set(1, side=5)
+FOUR = images.ImageSet(DATA.images, DATA.labels % 4, ("a", "b", "c", "d"))
 MISSING = DATA._replace(labels=DATA.labels % 2)
 
 
@@ -436,6 +448,19 @@ MISSING = DATA._replace(labels=DATA.labels % 2)
         ({"test": GRAY}, r"test: images of shape \(24, 4, 4\); give \(N, H, W, C\)"),
         ({"test": LARGER}, r"test: images of \(5, 5, 1\), training images are of \(4, 4, 1\)"),
         ({"training": MISSING}, "labels: class 2 of 3 has no samples"),
+        (
+            {"test": DATA._replace(classes=("c", "b", "a"))},
+            r"test: classes \('c', 'b', 'a'\), train",
+        ),
+        (
+            {"training": FOUR, "test": None},
+            r"network: tells 3 classes apart, and the images have 4: .*; build it with num_classes",
+        ),
+        (
+            {"attributes": {"loss": "mine"}},
+            "attributes: 'loss' is the training's own; give another",
+        ),
+        ({"path": __file__}, r"path = .*test_runs.py: is a file; give a folder"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
     ],
 )

@@ -195,6 +195,24 @@ def test_epochs_are_sgd_with_momentum_as_pytorch_has_it(data, followed):
     assert [int(state.epoch) for state in states] == [0, 1, 2, 3]
 
 
+def test_no_epoch_shares_a_key_with_the_start(monkeypatch):
+    """Parameter i is drawn from the i-th key of the start, epoch e from the e-th of a training."""
+    drawn, used = [], set()
+
+    def network(rngs):
+        drawn.append(rngs.params.key[...])
+        return two_layers(rngs)
+
+    key = jax.random.key(2)
+    training.start(network, optax.sgd(0.1), key)
+    for epoch in range(1, 50):
+        used.add(tuple(jax.random.key_data(jax.random.fold_in(key, epoch)).tolist()))
+    [start] = drawn
+    for count in range(50):
+        own = jax.random.key_data(jax.random.fold_in(start, count))
+        assert tuple(own.tolist()) not in used
+
+
 def test_an_epoch_depends_on_its_number_and_key_alone(followed):
     """So that a training can go on from a state."""
     run, (start, *_), *_ = followed

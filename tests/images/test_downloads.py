@@ -119,6 +119,17 @@ def test_a_damaged_file_is_fetched_anew(mnist, tmp_path):
     assert mnist.requests == [*FILES, FILES[1]]
 
 
+def test_a_damaged_file_that_hides_what_was_fetched_is_named(mnist, tmp_path):
+    damaged = tmp_path / FILES[0].removesuffix(".gz")
+    damaged.write_bytes(gzip.decompress((mnist.folder / FILES[0]).read_bytes())[:-3])
+    with pytest.raises(ValueError, match="It is read before what was fetched: remove it") as error:
+        images.load("mnist", "test", tmp_path, download=True)
+    assert str(error.value).startswith(f"{damaged}: ")
+    assert len(str(error.value).splitlines()) == 1
+    damaged.unlink()
+    assert len(images.load("mnist", "test", tmp_path).labels) == 2
+
+
 def test_a_file_of_another_checksum_is_refused_and_not_kept(mnist, tmp_path):
     (mnist.folder / FILES[0]).write_bytes(b"a page that wants a login")
     folder = tmp_path / "data"
