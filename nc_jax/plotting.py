@@ -532,7 +532,8 @@ def training_figure(
         runs: data of `cnn.train` by name, one colour each; over seeds the median is drawn in a band
             from the 10th to the 90th percentile.
         panels: variables by title, one line style each: `JI_PANELS`, `ZHU_PANELS`. Accuracies are
-            drawn on a linear scale, all else on a logarithmic one.
+            drawn on a linear scale, margins on one that is linear from −1 to 1, all else on a
+            logarithmic one.
         models: flows by the name of their run, with log(1 + epoch) as their time, drawn dotted in
             its colour; those of no run in black. Variables that a flow lacks are left out.
 
@@ -561,6 +562,9 @@ def training_figure(
                     _draw_model(axes, models[name], variable, last, color=color, lw=1.2)
         if all(variable.endswith("accuracy") for variable in variables):
             _finish_linear(axes, title, "epoch")
+        elif all(variable.startswith("margin") for variable in variables):
+            _finish_linear(axes, title, "epoch")
+            axes.set_yscale("symlog", linthresh=1)
         else:
             _finish(axes, title, "epoch")
         _label_epochs(axes)

@@ -226,6 +226,7 @@ def training(decay):
         {
             **{name: (("seed", "epoch"), falling * (i + 1)) for i, name in enumerate(names)},
             "train_accuracy": (("seed", "epoch"), 1 - falling / 2),
+            "margin_min": (("seed", "epoch"), margins.min(axis=-1)),
             "margins": (("seed", "epoch", "sample"), margins),
         },
         {"seed": [0, 1], "epoch": EPOCHS},
@@ -236,10 +237,10 @@ def test_trainings_have_a_colour_each_and_variables_a_style(single):
     runs = {"slow": training(0.1), "fast": training(0.5)}
     panels = {
         "norms": ("ji_feature_norm_variation", "ji_classifier_norm_variation"),
-        "NC1": ("zhu_nc1",), "accuracy": ("train_accuracy",),
+        "NC1": ("zhu_nc1",), "accuracy": ("train_accuracy",), "margin": ("margin_min",),
     }  # fmt: skip
     figure = plotting.training_figure(runs, panels, {"slow": single, "free": single})
-    norms, nc1, accuracy = figure.axes
+    norms, nc1, accuracy, margin = figure.axes
     # The model lacks accuracies alone; "free" is a model without a run.
     styles = [line.get_linestyle() for line in norms.lines]
     assert styles == ["-", ":", "--", ":", "-", "--", ":", ":"]
@@ -255,6 +256,9 @@ def test_trainings_have_a_colour_each_and_variables_a_style(single):
     np.testing.assert_array_equal(slow.get_color(), model.get_color())
     assert free.get_color() == "black"
     assert (nc1.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
+    # A smallest margin below 0 is seen.
+    assert margin.get_yscale() == "symlog"
+    assert margin.get_ylim()[0] < margin.lines[0].get_ydata()[0] < 0
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["slow", "fast", "model's flow"]
     figure.draw_without_rendering()
