@@ -156,8 +156,9 @@ def train(
     optimizer: optax.GradientTransformation,
     **options: object,
 ) -> cnn.Run:
-    """A training in OUT/name, which goes on there where it was ended."""
+    """A training in OUT/name, which goes on there where it was ended; by `sgd` unless told."""
     settings = {
+        "attributes": {name: getattr(flags, name) for name in ("rate", "momentum", "schedule")},
         "num_epochs": flags.epochs, "batch_size": flags.batch, "weight_decay": flags.decay,
         "num_seeds": flags.seeds, "key": jax.random.key(flags.seed), **options,
     }  # fmt: skip

@@ -8,6 +8,8 @@ labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --
 --norms 0.01 0.1 0.5 1 3 5 10 --seeds 10 --epochs 1000 --batch 128 --rate 0.01 --decay 0.01.
 """
 
+import math
+
 import xarray as xr
 from image_runs import add_flags, load, network, parse, sgd, show, train
 from script import Parser
@@ -43,8 +45,8 @@ def check(parser: Parser, flags) -> None:
         values = getattr(flags, name)
         if len(set(values)) < len(values):
             parser.error(f"--{name} {' '.join(map(str, values))}: give each once.")
-    if min(flags.norms) <= 0:
-        parser.error(f"--norms {min(flags.norms):g}: give numbers > 0.")
+    if not all(0 < norm < math.inf for norm in flags.norms):
+        parser.error(f"--norms {flags.norms}: give finite numbers > 0.")
     if not all(0 < share <= 1 for share in flags.shares):
         parser.error(f"--shares {flags.shares}: give numbers above 0, up to 1.")
     if flags.decay == 0:
@@ -89,11 +91,12 @@ def main(arguments: list[str] | None = None) -> None:
     data = load(parser, flags, flags.classes)
     data = images.within_unit_ball(*data)
     by_norm = runs_of(parser, flags, data, {
-        f"start {norm:g}, decay {decay:g}": (norm, decay, 0.0)
+        f"start {norm:.15g}, decay {decay:g}": (norm, decay, 0.0)
         for decay in (flags.decay, 0.0) for norm in flags.norms
     })  # fmt: skip
     by_share = runs_of(parser, flags, data, {
-        f"{100 * share:g} % random": (flags.norms[0], flags.decay, share) for share in flags.shares
+        f"{100 * share:.15g} % random": (flags.norms[0], flags.decay, share)
+        for share in flags.shares
     })  # fmt: skip
     print(show({**by_norm, **by_share}, COLUMNS))
     if not flags.no_plot:

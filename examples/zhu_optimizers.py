@@ -35,10 +35,13 @@ def main(arguments: list[str] | None = None) -> None:
     large = None if len(data[0].labels) <= LARGE_BATCH else LARGE_BATCH
     optimizers = {
         "SGD": (sgd(flags, data[0]), {}),
-        "Adam": (optax.adam(schedule(flags, data[0], flags.adam_rate)), {}),
+        "Adam": (
+            optax.adam(schedule(flags, data[0], flags.adam_rate)),
+            {"attributes": {"adam_rate": flags.adam_rate, "schedule": flags.schedule}},
+        ),
         "L-BFGS": (
             optax.lbfgs(memory_size=10),
-            {"batch_size": large, "num_epochs": flags.lbfgs_epochs},
+            {"batch_size": large, "num_epochs": flags.lbfgs_epochs, "attributes": {}},
         ),
     }
     runs = {

@@ -6,6 +6,7 @@ on other images: --dataset fashion-mnist --net resnet18 --samples 6000 --decay 1
 --batch 64 --schedule steps.
 """
 
+import math
 from argparse import Namespace
 
 from image_runs import add_flags, load, network, parse, sgd, show, train
@@ -28,8 +29,9 @@ def main(arguments: list[str] | None = None) -> None:
         help="widths of the network, in place of --width (0.125 0.25 0.5 1)")  # fmt: skip
     add("--share", type=float, default=1.0, help="of labels that are random (%(default)g)")
     flags = parse(parser, arguments)
-    if len(set(flags.widths)) < len(flags.widths) or min(flags.widths) <= 0:
-        parser.error(f"--widths {flags.widths}: give numbers > 0, each once.")
+    finite = all(0 < width < math.inf for width in flags.widths)
+    if not finite or len(set(flags.widths)) < len(flags.widths):
+        parser.error(f"--widths {flags.widths}: give finite numbers > 0, each once.")
     data = load(parser, flags)
     try:
         data = (images.random_labels(data[0], flags.share, flags.seed), data[1])
@@ -38,8 +40,8 @@ def main(arguments: list[str] | None = None) -> None:
     runs, optimizer = {}, sgd(flags, data[0])
     for width in flags.widths:
         make = network(Namespace(**{**vars(flags), "width": width}), data[0])
-        runs[f"width {width:g}"] = train(
-            parser, flags, f"width_{width:g}", make, data, optimizer
+        runs[f"width {width:.15g}"] = train(
+            parser, flags, f"width_{width:.15g}", make, data, optimizer
         ).data
     print(show(runs, COLUMNS))
     if not flags.no_plot:

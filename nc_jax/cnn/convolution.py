@@ -184,8 +184,8 @@ def halve(images: Float[Array, "B H W C"], taps: int) -> Float[Array, "B h w C"]
     Shape (B, ⌈H/2⌉, ⌈W/2⌉, C): two taps are those of `ceil_mode=True`, three have padding 1. Of
     equal pixels the first has the gradient, and NaN is the greatest.
 
-    On a CPU the gradient that XLA has for windows takes more than the convolutions beside it, a
-    tenth of ResNet18's time; that of slices compared in turn takes a twelfth as long.
+    On a CPU the gradient that XLA has for windows takes a tenth of ResNet18's time, and that of
+    slices compared in turn a twelfth as long.
 
     Example: `halve(images, taps=2)`.
     """

@@ -145,7 +145,7 @@ def train(
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
         "platform": jax.default_backend(), **storage.provenance(),
     }  # fmt: skip
-    told = own | _attributes(attributes or {}, own)
+    told = own | _attributes(attributes or {}, [*own, "program"])
     folder = None if path is None else Path(path).expanduser()
     if folder is not None:
         if folder.is_file():
@@ -273,7 +273,9 @@ def _fill(
                 results.checkpoint(state)
                 kept = time.monotonic()
             shown = {name: f"{np.nanmedian(value):.3g}" for name, value in seen.items()}
-            bar.set_postfix({**shown, "NC1": f"{nc1:.2g}"}, refresh=False)
+            # Not known before the first look.
+            known = {} if np.isnan(nc1) else {"NC1": f"{nc1:.2g}"}
+            bar.set_postfix({**shown, **known}, refresh=False)
             bar.update()
     return state
 
@@ -342,7 +344,7 @@ def _check_classes(
 
 
 def _attributes(
-    given: Mapping[str, str | int | float], own: Mapping[str, Any]
+    given: Mapping[str, str | int | float], own: Sequence[str]
 ) -> Mapping[str, str | int | float]:
     """Attributes that can be kept beside those of a training itself."""
     for name, value in given.items():
