@@ -258,7 +258,7 @@ def test_trainings_have_a_colour_each_and_variables_a_style(single):
     assert (nc1.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
     # A smallest margin below 0 is seen.
     assert margin.get_yscale() == "symlog"
-    assert margin.get_ylim()[0] < margin.lines[0].get_ydata()[0] < 0
+    assert margin.get_ylim()[0] < np.asarray(margin.lines[0].get_ydata())[0] < 0
     [legend] = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["slow", "fast", "model's flow"]
     figure.draw_without_rendering()

@@ -145,7 +145,7 @@ def train(
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
         "platform": jax.default_backend(), **storage.provenance(),
     }  # fmt: skip
-    told = own | _attributes(attributes or {}, [*own, "program"])
+    told = {**own, **_attributes(attributes or {}, [*own, "program"])}
     folder = None if path is None else Path(path).expanduser()
     if folder is not None:
         if folder.is_file():
