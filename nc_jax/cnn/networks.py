@@ -34,11 +34,11 @@ class Network(nnx.Module):
         """Maps of the last block, which their mean over the image turns into features."""
 
     def __call__(self, images: Float[ArrayLike, "B H W C"], train: bool) -> LastLayer:
-        """Last layer, in float32 whatever the body computes in."""
+        """Last layer, in the dtype of its parameters whatever the body computes in."""
         # Flax takes statistics of bfloat16 in float32, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
             maps = self.features(jnp.asarray(images, self.dtype), train)
-        return self.head(jnp.mean(maps.astype(jnp.float32), axis=(1, 2)))
+        return self.head(jnp.mean(maps.astype(self.head.classifier[...].dtype), axis=(1, 2)))
 
 
 class ConvNet(Network):

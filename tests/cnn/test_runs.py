@@ -371,7 +371,9 @@ def test_a_seed_is_what_its_key_alone_gives(monkeypatch, alone, backend):
         starts = made[0].start()
     for i, (start, end, seen) in enumerate(alone):
         mine, state = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (starts, run.state))
-        jax.tree.map(np.testing.assert_array_equal, mine, start)
+        for a, b in zip(jax.tree.leaves(mine), jax.tree.leaves(start), strict=True):
+            # Starts are compiled with other options than here.
+            np.testing.assert_allclose(a, b, rtol=rounding("float32"))
         found = {name: run.data[name][i, 0].values for name in seen}
         for pair in ((found, seen), (state._asdict(), end._asdict())):
             mine, expected = map(jax.tree.leaves, pair)
