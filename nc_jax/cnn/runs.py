@@ -35,6 +35,8 @@ T = TypeVar("T")
 
 # Seconds of work that a kill may cost, beside an epoch; writing a state takes up to one.
 _SECONDS = 20.0
+# Options of XLA on a CPU: three to four times as fast for the start of a network.
+_QUICKLY = {"xla_llvm_disable_expensive_passes": True, "xla_backend_optimization_level": 0}
 # What XLA leaves to YNNPACK: not convolutions, where that takes twice as long as XLA itself.
 _LEFT_TO_YNNPACK = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
 
@@ -185,13 +187,9 @@ class Programs:
             with jax.default_matmul_precision("highest"):
                 return _each(lambda state: observe(setting, state, data, test, balanced))(state)
 
-        # It runs once, and on a CPU is compiled three to four times as fast without most of what
-        # makes programs fast.
-        quickly = cpu_options(
-            xla_llvm_disable_expensive_passes=True, xla_backend_optimization_level=0
-        )
+        # It runs once: on a CPU compiling is what takes time, and most of that is for speed.
+        self._begin = jax.jit(begin, compiler_options=cpu_options(**_QUICKLY))
         fast = cpu_options(xla_cpu_experimental_ynn_fusion_type=_LEFT_TO_YNNPACK)
-        self._begin = jax.jit(begin, compiler_options=quickly)
         # The old state makes room for the new.
         self._epoch = jax.jit(next_epoch, donate_argnums=0, compiler_options=fast)
         self._look = jax.jit(look, compiler_options=fast)
