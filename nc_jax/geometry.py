@@ -9,6 +9,10 @@ from .checks import is_traced
 from .precision import matmul
 from .state import LastLayer
 
+# Numbers that differences of all pairs of vectors may take at once: half a megabyte, of which a
+# batch of states has one each.
+_DIFFERENCES_AT_ONCE = 1 << 16
+
 
 def membership(labels: Integer[ArrayLike, " N"], num_classes: int) -> Bool[Array, "N K"]:
     """One-hot labels as booleans, shape (N, K); a label outside 0..K−1 gives a row of False."""
@@ -28,6 +32,23 @@ def split_at_label(
 def center(vectors: Float[Array, "K d"]) -> Float[Array, "K d"]:
     """Rows minus their mean: (I − 11ᵀ/K) X, shape (K, d)."""
     return vectors - jnp.mean(vectors, axis=0)
+
+
+@jax.jit  # Once for a shape: a loop outside jit would compile anew at every call.
+def squared_distances(points: Float[Array, "K d"]) -> Float[Array, "K K"]:
+    """‖x_c − x_c'‖² between all pairs of rows, shape (K, K), also right for rows close together.
+
+    By differences, since from the Gram matrix those of close rows would cancel.
+
+    Example: `squared_distances(jnp.eye(2))` gives [[0, 2], [2, 0]].
+    """
+
+    def to_all(point: Float[Array, " d"]) -> Float[Array, " K"]:
+        return jnp.sum((points - point) ** 2, axis=1)
+
+    if len(points) * points.size <= _DIFFERENCES_AT_ONCE:
+        return jax.vmap(to_all)(points)
+    return jax.lax.map(to_all, points)
 
 
 def simplex_gram(num_classes: int, dtype: DTypeLike = float) -> Float[Array, "K K"]:
@@ -73,11 +94,11 @@ def simplex_etf(
     return matmul(basis, rotation[: num_classes - 1])
 
 
-def off_diagonal_mean(matrix: Float[Array, "K K"]) -> Float[Array, ""]:
-    """Mean over the ordered pairs c ≠ c' of a (K, K) matrix."""
-    num_classes = matrix.shape[0]
+def off_diagonal_mean(matrix: Float[Array, "*stack K K"]) -> Float[Array, "*stack"]:
+    """Mean over the ordered pairs c ≠ c' of a (K, K) matrix, or of each of a stack of them."""
+    num_classes = matrix.shape[-1]
     off = jnp.where(jnp.eye(num_classes, dtype=bool), 0, matrix)
-    return jnp.sum(off) / (num_classes * (num_classes - 1))
+    return jnp.sum(off, axis=(-2, -1)) / (num_classes * (num_classes - 1))
 
 
 def cosines(vectors: Float[Array, "K d"]) -> Float[Array, "K K"]:

@@ -241,6 +241,7 @@ def _capped_exp(exponents: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
     return jnp.exp(jnp.minimum(exponents, cap))
 
 
+@jax.jit  # Traced once for a loss and its logarithm.
 def _log_odds_against(
     logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
 ) -> Float[Array, " N"]:

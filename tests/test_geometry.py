@@ -15,6 +15,7 @@ from nc_jax.geometry import (
     project_onto_T,
     simplex_etf,
     simplex_gram,
+    squared_distances,
 )
 
 # d = K-1, K and beyond.
@@ -139,12 +140,12 @@ def members_of_t(num_classes, dim, labels, with_bias) -> np.ndarray:
 
 @pytest.mark.parametrize("with_bias", [True, False])
 @given(
-    num_classes=st.integers(2, 4),
-    dim=st.integers(1, 4),
-    size=st.integers(1, 3),
+    # Few shapes, since each is compiled; d below and above K-1.
+    shape=st.sampled_from([(2, 3, 1), (3, 1, 2), (4, 4, 3)]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_projections_are_the_dense_least_squares_ones(num_classes, dim, size, seed, with_bias):
+def test_projections_are_the_dense_least_squares_ones(shape, seed, with_bias):
+    num_classes, dim, size = shape
     rng = np.random.default_rng(seed)
     labels = rng.permutation(np.repeat(np.arange(num_classes), size))
 
@@ -188,7 +189,18 @@ def test_projections_follow_the_dtype_and_batch():
     def draw(seed):
         return problem.init(jax.random.key(seed), dtype="float32")
 
-    batch = jax.vmap(lambda seed: project_onto_S(draw(seed), problem.labels))(np.arange(3))
-    single = project_onto_S(draw(2), problem.labels)
+    def project(seed):
+        return project_onto_S(draw(seed), problem.labels)
+
+    batch, single = jax.jit(jax.vmap(project))(np.arange(3)), jax.jit(project)(2)
     assert single.features.dtype == np.float32
     np.testing.assert_allclose(batch.features[2], single.features, rtol=rounding("float32"))
+
+
+@pytest.mark.parametrize("shape", [(5, 20), (80, 20)])  # At once; a row after another.
+def test_squared_distances_of_close_points_do_not_cancel(shape):
+    steps = np.random.default_rng(0).integers(-8, 8, size=shape)
+    found = squared_distances(jnp.asarray(1000.0 + steps * 2.0**-30))
+    expected = np.sum((steps[:, None] - steps) ** 2, axis=2) * 2.0**-60
+    np.testing.assert_allclose(found, expected, rtol=rounding())
+    assert ("while" in squared_distances.lower(jnp.ones(shape)).as_text()) == (shape[0] == 80)

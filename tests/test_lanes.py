@@ -274,7 +274,7 @@ def test_the_gradient_in_parts_is_that_of_the_objective(monkeypatch, sizes, bias
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_random_direction_has_the_same_bits_in_every_program(dtype):
     # Large enough for sums in another order to differ.
-    keys, shape, norm = jax.random.split(jax.random.key(0), 16), (25, 13), jnp.asarray(2.7, dtype)
+    keys, shape, norm = jax.random.split(jax.random.key(0), 5), (25, 13), jnp.asarray(2.7, dtype)
     alone = np.stack([random_direction(key, shape, norm) for key in keys])
     assert alone.dtype == dtype
 
@@ -284,11 +284,11 @@ def test_a_random_direction_has_the_same_bits_in_every_program(dtype):
         return direction, 1 + direction, jnp.sum(3 * direction)
 
     batched = jax.jit(jax.vmap(lambda key: random_direction(key, shape, norm)))
-    for size in (1, 16):
+    for size in (1, 5):
         np.testing.assert_array_equal(batched(keys[:size]), alone[:size])
-    several = jax.jit(jax.vmap(used))(keys[:5], jnp.full(5, norm))
+    several = jax.jit(jax.vmap(used))(keys, jnp.full(5, norm))
     single = jax.jit(lambda key: used(key, norm))(keys[3])
-    for found, expected in ((several, alone[:5]), (single, alone[3])):
+    for found, expected in ((several, alone), (single, alone[3])):
         np.testing.assert_array_equal(found[0], expected)
         np.testing.assert_array_equal(found[1], 1 + expected)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=(1, 2)), norm, rtol=rounding(dtype))

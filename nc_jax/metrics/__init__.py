@@ -4,6 +4,7 @@ from .collapse import (
     collapse_from_statistics as collapse_from_statistics,
     collapse_metrics as collapse_metrics,
 )
+from .equations import EQUATIONS as EQUATIONS
 from .invariants import (
     Invariant as Invariant,
     balance as balance,

@@ -5,12 +5,18 @@ so a key starts with the paper that defines it. M_c = μ_c − μ_G are class me
 own mean, w̃_c = w_c − mean_c w_c, E = (I − 11ᵀ/K)/√(K−1).
 """
 
-import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
 from ..checks import is_traced
-from ..geometry import center, common_class_size, cosines, off_diagonal_mean, simplex_gram
+from ..geometry import (
+    center,
+    common_class_size,
+    off_diagonal_mean,
+    simplex_gram,
+    squared_distances,
+)
 from ..precision import matmul
 from ..state import LastLayer
 from .streaming import ClassMoments, Spread, class_means, class_moments, spread
@@ -78,92 +84,117 @@ def collapse_from_statistics(
         sums = functools.reduce(merge_spreads, (spread(h, y, moments, W, b) for h, y in batches))
         collapse_from_statistics(moments, sums, W, b)
     """
-    moments = ClassMoments(moments.counts, class_means(moments), moments.scatter)
-    metrics = {**_ji(moments, sums, classifier), **_zhu_and_papyan(moments, sums, classifier, bias)}
+    means = class_means(moments)
+    centered = center(means)
+    # What is measured of each of three sets of vectors is computed of all three at once.
+    vectors = jnp.stack([centered, center(classifier), classifier])
+    norms = jnp.linalg.norm(vectors, axis=2)
+    grams = matmul(vectors, vectors.swapaxes(1, 2))
+    metrics = {
+        **_variability(moments, sums, centered),
+        **_equal_norms(norms),
+        **_equal_angles(grams / (norms[:, :, None] * norms[:, None])),
+        **_self_duality(vectors, norms),
+        "zhu_nc2": _distance_to_simplex(grams[2]),
+        "zhu_nc3": _distance_to_simplex(matmul(classifier, centered.T)),
+        "zhu_nc4": _offset(classifier, jnp.mean(means, axis=0), bias),
+    }
     if balanced:
-        metrics |= _mixon(moments, classifier, bias)
+        metrics |= _mixon(moments, classifier, bias, grams[2])
     return metrics
 
 
-def _ji(
-    moments: ClassMoments, sums: Spread, classifier: Float[Array, "K d"]
+def _variability(
+    moments: ClassMoments, sums: Spread, means: Float[Array, "K d"]
 ) -> dict[str, Float[Array, ""]]:
-    means, weights = center(moments.means), center(classifier)
-    mean_norms, weight_norms = jnp.linalg.norm(means, axis=1), jnp.linalg.norm(weights, axis=1)
-    misalignment = means / mean_norms[:, None] - weights / weight_norms[:, None]
-    return {
-        "ji_feature_norm_variation": jnp.std(mean_norms) / jnp.mean(mean_norms),
-        "ji_classifier_norm_variation": jnp.std(weight_norms) / jnp.mean(weight_norms),
-        "ji_within_class_variation": sums.within / sums.around_global,
-        "ji_feature_cosine_gap": _cosine_gap(means),
-        "ji_classifier_cosine_gap": _cosine_gap(weights),
-        "ji_self_duality": jnp.mean(jnp.linalg.norm(misalignment, axis=1)),
-    }
-
-
-def _zhu_and_papyan(
-    moments: ClassMoments,
-    sums: Spread,
-    classifier: Float[Array, "K d"],
-    bias: Float[Array, " K"] | None,
-) -> dict[str, Float[Array, ""]]:
-    num_classes = classifier.shape[0]
-    means = center(moments.means)
-    mean_norms = jnp.linalg.norm(means, axis=1)
-    weight_norms = jnp.linalg.norm(classifier, axis=1)
+    """What is measured of the features around their class means."""
     nc1 = sums.whitened / sums.count
-    offset = matmul(classifier, jnp.mean(moments.means, axis=0))
-    duality_gap = classifier / jnp.linalg.norm(classifier) - means / jnp.linalg.norm(means)
     variances = moments.scatter / moments.counts
-    # By differences, a class at a time: from the Gram matrix close means would cancel, and all
-    # differences at once would take K²d numbers.
-    squared_distances = jax.lax.map(lambda mean: jnp.sum((means - mean) ** 2, axis=1), means)
+    pairs = (variances[:, None] + variances) / (2 * squared_distances(means))
     return {
-        "zhu_nc1": nc1 / num_classes,
-        "zhu_nc2": _distance_to_simplex(matmul(classifier, classifier.T)),
-        "zhu_nc3": _distance_to_simplex(matmul(classifier, means.T)),
-        "zhu_nc4": jnp.linalg.norm(offset if bias is None else offset + bias),
+        "ji_within_class_variation": sums.within / sums.around_global,
+        "zhu_nc1": nc1 / means.shape[0],
         "papyan_nc1": nc1,
-        "papyan_feature_equinorm": jnp.std(mean_norms, ddof=1) / jnp.mean(mean_norms),
-        "papyan_classifier_equinorm": jnp.std(weight_norms, ddof=1) / jnp.mean(weight_norms),
-        "papyan_classifier_cosine_gap": _cosine_gap(classifier),
-        "papyan_self_duality": jnp.sum(duality_gap**2),
         "papyan_ncc_mismatch": sums.mismatches / sums.count,
-        "cdnv": off_diagonal_mean((variances[:, None] + variances) / (2 * squared_distances)),
+        "cdnv": off_diagonal_mean(pairs),
     }
+
+
+def _equal_norms(norms: Float[Array, "3 K"]) -> dict[str, Float[Array, ""]]:
+    """Deviations of norms from their mean: of M_c, w̃_c and w_c."""
+    num_classes = norms.shape[1]
+    average = jnp.mean(norms, axis=1, keepdims=True)
+    # jnp.std takes twice as many operations, for complex numbers.
+    deviations = jnp.sqrt(jnp.mean((norms - average) ** 2, axis=1))
+    means, centered, uncentered = deviations / average[:, 0]
+    unbiased = np.sqrt(num_classes / (num_classes - 1)).item()
+    return {
+        "ji_feature_norm_variation": means,
+        "ji_classifier_norm_variation": centered,
+        "papyan_feature_equinorm": unbiased * means,
+        "papyan_classifier_equinorm": unbiased * uncentered,
+    }
+
+
+def _equal_angles(cosines: Float[Array, "3 K K"]) -> dict[str, Float[Array, ""]]:
+    """Deviations of cosines from those of a simplex: between M_c, between w̃_c, between w_c."""
+    gaps = jnp.abs(cosines + 1 / (cosines.shape[1] - 1))
+    means, centered, uncentered = off_diagonal_mean(gaps)
+    return {
+        "ji_feature_cosine_gap": means,
+        "ji_classifier_cosine_gap": centered,
+        "papyan_classifier_cosine_gap": uncentered,
+    }
+
+
+def _self_duality(
+    vectors: Float[Array, "3 K d"], norms: Float[Array, "3 K"]
+) -> dict[str, Float[Array, ""]]:
+    """How far classifiers are from class means: each, centred, and all together, uncentred."""
+    means, centered, uncentered = vectors
+    each = means / norms[0, :, None] - centered / norms[1, :, None]
+    together = uncentered / jnp.linalg.norm(norms[2]) - means / jnp.linalg.norm(norms[0])
+    return {
+        "ji_self_duality": jnp.mean(jnp.linalg.norm(each, axis=1)),
+        "papyan_self_duality": jnp.sum(together**2),
+    }
+
+
+def _offset(
+    classifier: Float[Array, "K d"],
+    global_mean: Float[Array, " d"],
+    bias: Float[Array, " K"] | None,
+) -> Float[Array, ""]:
+    """The logits' norm at the global mean."""
+    logits = matmul(classifier, global_mean)
+    return jnp.linalg.norm(logits if bias is None else logits + bias)
 
 
 def _mixon(
-    moments: ClassMoments, classifier: Float[Array, "K d"], bias: Float[Array, " K"] | None
+    moments: ClassMoments,
+    classifier: Float[Array, "K d"],
+    bias: Float[Array, " K"] | None,
+    gram: Float[Array, "K K"],
 ) -> dict[str, Float[Array, ""]]:
     """Strong-collapse errors (Mixon, SNC1-3 and figure 2), from class means and scatters alone."""
     num_classes = classifier.shape[0]
     bias = jnp.zeros(num_classes, classifier.dtype) if bias is None else bias
-    size = moments.counts[0]
-    scatter = jnp.sum(moments.scatter)
-    features_squared = scatter + size * jnp.sum(moments.means**2)
-
-    def features_from(classifier: Float[Array, "K d"]) -> Float[Array, ""]:
-        """‖H − (W⊗1_n)ᵀ/√n‖_F² for this W."""
-        return scatter + size * jnp.sum((moments.means - classifier / jnp.sqrt(size)) ** 2)
-
-    gram = matmul(classifier, classifier.T)
-    target = jnp.sqrt(size) * (jnp.eye(num_classes, dtype=gram.dtype) - 1 / num_classes)
-    # Π_S keeps the centred average of W and of the classifier that H stands for on S.
-    on_s = center(classifier + jnp.sqrt(size) * moments.means) / 2
-    off_s = features_from(on_s) + jnp.sum((classifier - on_s) ** 2)
-    off_s += jnp.sum((bias - jnp.mean(bias)) ** 2)
-    total = features_squared + jnp.sum(classifier**2) + jnp.sum(bias**2)
+    root = jnp.sqrt(moments.counts[0])
+    target = root * (jnp.eye(num_classes, dtype=gram.dtype) - 1 / num_classes)
+    # On S features are (W⊗1_n)ᵀ/√n: the W that the class means stand for, and H with its scatter.
+    implied, scatter = root * moments.means, jnp.sum(moments.scatter)
+    terms = jnp.stack([implied, classifier, implied - classifier])
+    features, weights, gap = jnp.sum(terms**2, axis=(1, 2))
+    # Π_S replaces both W by their average without its mean. To it goes half the gap from each, and
+    # the mean of both.
+    shared = num_classes * jnp.sum(jnp.mean(implied + classifier, axis=0) ** 2)
+    off_s = scatter + (gap + shared) / 2 + jnp.sum((bias - jnp.mean(bias)) ** 2)
     return {
         "mixon_snc1": jnp.linalg.norm(gram - target),
-        "mixon_snc2": jnp.sqrt(features_from(classifier) / features_squared),
+        "mixon_snc2": jnp.sqrt((scatter + gap) / (scatter + features)),
         "mixon_snc3": jnp.linalg.norm(bias - 1 / num_classes),
-        "mixon_distance_to_s": jnp.sqrt(off_s / total),
+        "mixon_distance_to_s": jnp.sqrt(off_s / (scatter + features + weights + jnp.sum(bias**2))),
     }
-
-
-def _cosine_gap(vectors: Float[Array, "K d"]) -> Float[Array, ""]:
-    return off_diagonal_mean(jnp.abs(cosines(vectors) + 1 / (vectors.shape[0] - 1)))
 
 
 def _distance_to_simplex(matrix: Float[Array, "K K"]) -> Float[Array, ""]:

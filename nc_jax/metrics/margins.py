@@ -59,12 +59,8 @@ def gamma_tilde(
     along the flow once L < log 2 (lemma B.2). It tends to 1/(2(K−1)√n).
     """
     log_loss = jnp.asarray(log_summed_loss)
-    # log(e^L − 1) = log L + log((e^L − 1)/L), and for large L it is L + log(1 − e^−L).
-    # Below eps the second term is under rounding; clamping there avoids 0/0.
-    loss = jnp.exp(jnp.maximum(log_loss, np.log(np.finfo(log_loss.dtype).eps).item()))
-    log_expm1 = jnp.where(
-        log_loss < 0,
-        log_loss + jnp.log(jnp.expm1(jnp.minimum(loss, 1)) / jnp.minimum(loss, 1)),
-        loss + jnp.log1p(-jnp.exp(-jnp.maximum(loss, 1))),
-    )
+    # log(e^L − 1) = L + log(1 − e^−L) for L >= eps; below, log L to rounding, and L may be zero.
+    floor = np.log(np.finfo(log_loss.dtype).eps).item()
+    loss = jnp.exp(jnp.maximum(log_loss, floor))
+    log_expm1 = loss + jnp.log(-jnp.expm1(-loss)) + jnp.minimum(log_loss - floor, 0)
     return -log_expm1 / jnp.asarray(squared_norm)

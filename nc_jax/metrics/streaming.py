@@ -12,9 +12,10 @@ A row whose label is outside 0..K−1 is left out, so a last batch may be padded
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Integer
 
-from ..geometry import above_rounding, center, membership
+from ..geometry import above_rounding, membership
 from ..precision import matmul
 from ..state import LastLayer
 
@@ -55,7 +56,9 @@ def class_moments(
 ) -> ClassMoments:
     """Moments of one batch; centred before they are squared."""
     members = membership(labels, num_classes).astype(features.dtype)
-    counts = jnp.sum(members, axis=0)
+    # Sums over samples are products here and below: for a CPU XLA makes a call of a product, of a
+    # sum of more than 32 terms three kernels to compile.
+    counts = matmul(jnp.sum(members, axis=1), members)
     # A class without samples in this batch has no mean; zero stands in, with weight 0 in merges.
     means = matmul(members.T, features) / jnp.maximum(counts, 1)[:, None]
     deviations = features - matmul(members, means)
@@ -89,28 +92,43 @@ def spread(
     num_classes = moments.means.shape[0]
     members = membership(labels, num_classes).astype(features.dtype)
     counted = jnp.sum(members, axis=1)
+    # A class without samples has no sample that deviates from its mean, here zero.
+    deviations = features - matmul(members, moments.means)
     means = class_means(moments)
     global_mean = jnp.mean(means, axis=0)
-    centered_means = center(means)
-    deviations = features - matmul(members, means)
-    from_global = features - global_mean
+    centered_means, from_global = means - global_mean, features - global_mean
 
-    # ‖h − μ_c‖² less the part every class shares, centred so that far-off means cancel nothing.
-    distances = jnp.sum(centered_means**2, axis=1) - 2 * matmul(from_global, centered_means.T)
-    scores = LastLayer(features, classifier, bias).logits()
-    mismatch = jnp.argmin(distances, axis=1) != jnp.argmax(scores, axis=1)
-    # NaN has no nearest mean; two argmins of NaN would agree.
-    known = jnp.all(jnp.isfinite(distances + scores), axis=1)
-    mismatch = jnp.where(known, mismatch.astype(features.dtype), jnp.nan)
-
+    per_sample = [
+        jnp.linalg.norm(deviations, axis=1),
+        jnp.linalg.norm(from_global, axis=1),
+        _mismatches(from_global, centered_means, LastLayer(features, classifier, bias).logits()),
+        jnp.ones_like(counted),
+    ]
+    within, around_global, mismatches, count = matmul(counted, jnp.stack(per_sample, axis=1))
+    # Apart from those above, so that without NC1 nothing of the whitening is computed.
     whitened = matmul(deviations, _whitening(centered_means))
     return Spread(
-        within=jnp.sum(counted * jnp.linalg.norm(deviations, axis=1)),
-        around_global=jnp.sum(counted * jnp.linalg.norm(from_global, axis=1)),
-        whitened=jnp.sum(counted[:, None] * whitened**2),
-        mismatches=jnp.sum(jnp.where(counted > 0, mismatch, 0)),
-        count=jnp.sum(counted),
+        within=within,
+        around_global=around_global,
+        whitened=jnp.sum(matmul(counted, whitened**2)),
+        mismatches=mismatches,
+        count=count,
     )
+
+
+def _mismatches(
+    from_global: Float[Array, "B d"],
+    centered_means: Float[Array, "K d"],
+    logits: Float[Array, "B K"],
+) -> Float[Array, " B"]:
+    """1 where the nearest class mean is not the largest logit, else 0; NaN where either is."""
+    # ½‖h‖² − ½‖h − μ_c‖², both from the global mean, so that far-off means cancel nothing.
+    nearness = matmul(from_global, centered_means.T) - jnp.sum(centered_means**2, axis=1) / 2
+    scores = jnp.stack([nearness, logits])
+    nearest, predicted = jnp.argmax(scores, axis=2)
+    # NaN has no nearest mean; two argmaxes of NaN would agree.
+    known = jnp.all(jnp.isfinite(scores), axis=(0, 2))
+    return jnp.where(known, (nearest != predicted).astype(logits.dtype), jnp.nan)
 
 
 def merge_spreads(left: Spread, right: Spread) -> Spread:
@@ -172,37 +190,43 @@ def _contrasts(centered_means: Float[Array, "K d"]) -> Float[Array, "r d"]:
     return centered_means[1:] - along / (root**2 + root)
 
 
+@jax.jit  # Once for a shape: a loop outside jit would compile anew at every call.
 def _orthogonal_rows(matrix: Float[Array, "r d"]) -> Float[Array, "r d"]:
     """Rows s_i v_iᵀ of Uᵀ N for N = U S Vᵀ, in any order, by one-sided Jacobi rotations.
 
     In place of LAPACK, whose calls XLA's CPU runtime can neither batch nor, safely, run two at a
-    time. A sweep meets every pair of rows once, in rounds of disjoint pairs as in a tournament.
+    time. Rounds of disjoint pairs as in a tournament: in a sweep of r − 1 every pair meets once.
     """
-    num_rows = matrix.shape[0]
+    num_rows, dim = matrix.shape
     # Below this a row, of a matrix with an entry of 1, is rounding and need not be orthogonal.
     floor = jnp.finfo(matrix.dtype).eps * max(matrix.shape)
-    size = max(num_rows + num_rows % 2, 4)
-    matrix = jnp.pad(matrix, ((0, size - num_rows), (0, 0)))
+    # An odd number takes a row of zeros, in the first seat, whose row stays there.
+    padding = num_rows % 2
+    half = (num_rows + padding) // 2
+    sweep = 2 * half - 1
+    # All others move on by one seat: to the end of the first half and back along the second.
+    circle = np.r_[1:half, 2 * half - 1 : half - 1 : -1]
+    seats = np.arange(2 * half)
+    seats[circle] = np.roll(circle, 1)
 
-    def play(state: tuple[Array, ...], _: None) -> tuple[tuple[Array, ...], None]:
-        x, y, turned = state
-        a, b, c = jnp.sum(x * x, axis=1), jnp.sum(y * y, axis=1), jnp.sum(x * y, axis=1)
-        turned |= jnp.any(c**2 > floor**2 * jnp.maximum(a, floor**2) * jnp.maximum(b, floor**2))
+    def play(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Turn row i of the first half against row i of the second until they are orthogonal."""
+        rows, at_rest, rounds = state
+        (a, c), (_, b) = jnp.sum(rows[:, None] * rows, axis=3)
+        turned = jnp.any(c**2 > floor**2 * jnp.maximum(a, floor**2) * jnp.maximum(b, floor**2))
         # tan θ of the smaller angle, from tan 2θ = 2c/(b − a).
         gap = b - a
         below = jnp.abs(gap) + jnp.sqrt(gap**2 + 4 * c**2)
         tan = jnp.where(gap < 0, -2 * c, 2 * c) / jnp.where(below == 0, 1, below)
         cos = 1 / jnp.sqrt(1 + tan**2)
-        x, y = cos[:, None] * (x - tan[:, None] * y), cos[:, None] * (tan[:, None] * x + y)
-        # The first stays, all others move on by one seat.
-        seated = jnp.concatenate([x[:1], y[:1], x[1:-1]]), jnp.concatenate([y[1:], x[-1:]])
-        return (*seated, turned), None
+        rows = cos[:, None] * (rows + jnp.stack([-tan, tan])[..., None] * rows[::-1])
+        rows = rows.reshape(-1, dim)[seats].reshape(rows.shape)
+        return rows, jnp.where(turned, 0, at_rest + 1), rounds + 1
 
-    def sweep(state: tuple[Array, ...]) -> tuple[Array, ...]:
-        x, y, _, count = state
-        rested, _ = jax.lax.scan(play, (x, y, jnp.asarray(False)), length=size - 1, unroll=3)
-        return (*rested, count + 1)
+    def unfinished(state: tuple[Array, Array, Array]) -> Array:
+        _, at_rest, rounds = state
+        return (at_rest < sweep) & (rounds < _MOST_SWEEPS * sweep)
 
-    start = (matrix[: size // 2], matrix[size // 2 :], jnp.asarray(True), jnp.asarray(0))
-    x, y, *_ = jax.lax.while_loop(lambda s: s[2] & (s[3] < _MOST_SWEEPS), sweep, start)
-    return jnp.concatenate([x, y])[:num_rows]
+    padded = jnp.pad(matrix, ((padding, 0), (0, 0))).reshape(2, half, dim)
+    rows, *_ = jax.lax.while_loop(unfinished, play, (padded, jnp.asarray(0), jnp.asarray(0)))
+    return rows.reshape(-1, dim)[padding:]

@@ -1,7 +1,9 @@
 """What dynamics asks of a problem."""
 
 import abc
+import difflib
 import functools
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import equinox as eqx
@@ -13,7 +15,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
 from ..checks import check_dtype, check_key, check_number
 from ..lanes import formed
-from ..metrics import Invariant
+from ..metrics import EQUATIONS, Invariant
 
 
 class AbstractProblem(eqx.Module):
@@ -52,6 +54,47 @@ class AbstractProblem(eqx.Module):
     @abc.abstractmethod
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """The log_scale up to which `scaled_descent` stays finite along the flow; may be inf."""
+
+    @property
+    def comes_to_rest(self) -> bool:
+        """Whether the flow ends at a point, so that it is ever stiffer in a clock of log t.
+
+        False for what goes on for ever, as pure cross-entropy does.
+        """
+        return True
+
+    def observables(self) -> dict[str, str]:
+        """Names of what a run records, each with its equation from `metrics.EQUATIONS`.
+
+        Those of `observe`, and `{name}_drift` of each of the `invariants`. The equation of a name
+        that only a user's problem has is empty. Nothing is computed.
+
+        Example: `ulpm(5, 20, 10).observables()["margin_min"]`.
+        """
+        state = jax.eval_shape(self.init, jax.random.key(0))
+        invariants = jax.eval_shape(self.invariants, state)
+        names = [*jax.eval_shape(self.observe, state), *(f"{name}_drift" for name in invariants)]
+        return {name: EQUATIONS.get(name, "") for name in names}
+
+    def observe_only(self, state: PyTree, names: Sequence[str]) -> dict[str, Float[Array, "..."]]:
+        """Some of what `observe` returns, in the order of `names`.
+
+        Under `jax.jit` or in a loop of JAX's, what these names do not need is not computed.
+
+        Raises: ValueError for a name that `observe` does not return.
+
+        Example: `jax.jit(lambda state: problem.observe_only(state, ("margin_min", "zhu_nc2")))`.
+        """
+        observed = self.observe(state)
+        for name in names:
+            if name not in observed:
+                close = difflib.get_close_matches(name, observed)
+                hint = f" Close to it: {', '.join(close)}." if close else ""
+                raise ValueError(
+                    f"{name!r} is no observable of this problem.{hint} `problem.observables()` "
+                    "lists all; drifts of invariants come with a run."
+                )
+        return {name: observed[name] for name in names}
 
     def scaled_descent_lanes(self, states: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
         """`scaled_descent` of many states beside each other, along the last axis of every array.
@@ -116,11 +159,21 @@ def random_direction(
 
 
 def _sum_of_pairs(values: Float[Array, " N"]) -> Float[Array, ""]:
-    """The sum in an order that no compiler may change: of halves, of halves of them, …"""
-    while values.size > 1:
-        half = -(-values.size // 2)
-        values = values[:half] + jnp.pad(values[half:], (0, 2 * half - values.size))
-    return values[0]
+    """The sum in an order that no compiler may change: of halves, of halves of them, …
+
+    A loop over arrays of one size, where ten sizes would be ten programs to compile.
+    """
+    count, halves = values.size, []
+    while (halves[-1] if halves else count) > 1:
+        halves.append(-(-(halves[-1] if halves else count) // 2))
+    place = jnp.arange(count)
+
+    def add_second_half(values: Float[Array, " N"], half: Int[Array, ""]):
+        # Beyond the first half all is zero afterwards, so that an odd last number adds zero.
+        second = jax.lax.dynamic_slice_in_dim(jnp.pad(values, (0, count)), half, count)
+        return jnp.where(place < half, values + second, 0), None
+
+    return jax.lax.scan(add_second_half, values, jnp.asarray(halves, int))[0][0]
 
 
 def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:

@@ -410,9 +410,14 @@ class NormalizedReLUNet(AbstractProblem):
             kept["unit_balance"] = Invariant(jnp.concatenate(units), jnp.sum(squares), rate)
         return kept
 
+    @property
+    def comes_to_rest(self) -> bool:
+        """Not the exponential loss without decay, under which the norm grows for ever."""
+        return not (self.loss.finite_at_any_scale and self._undecayed)
+
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Infinite for the exponential loss without decay, else log of the largest number."""
-        if self.loss.finite_at_any_scale and self._undecayed:
+        if not self.comes_to_rest:
             return np.inf
         return np.log(np.finfo(dtype).max).item()
 

@@ -187,7 +187,7 @@ class UnconstrainedFeatures(AbstractProblem):
     def objective(self, state: LastLayer) -> Float[Array, ""]:
         """L(W, H, b), scalar."""
         data = self.loss_scale * jnp.sum(self.loss.value(state.logits(), self.labels))
-        return data + self._penalty(state)
+        return data if self.weight_decay.absent else data + self._penalty(state)
 
     def log_summed_loss(self, state: LastLayer) -> Float[Array, ""]:
         """log Σ_i ℓ_i, finite long after the loss has underflowed; no 1/N, no penalty."""
@@ -195,10 +195,7 @@ class UnconstrainedFeatures(AbstractProblem):
 
     def log_objective(self, state: LastLayer) -> Float[Array, ""]:
         """log L(W, H, b), finite long after L has underflowed; −inf where L is 0."""
-        data = np.log(self.loss_scale).item() + self.log_summed_loss(state)
-        if self.weight_decay.absent:
-            return data
-        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
+        return self._log_objective(self.log_summed_loss(state), state)
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, K)."""
@@ -248,9 +245,10 @@ class UnconstrainedFeatures(AbstractProblem):
         `classifier_sum_norm` likewise. Cross-entropy without bias adds `gamma_tilde`, and with
         balanced classes `max_margin_ratio` = q_min over its bound of Ji's theorem 3.1, at most 1.
         """
+        log_summed_loss = self.log_summed_loss(state)
         observed = {
             "objective": self.objective(state),
-            "log_objective": self.log_objective(state),
+            "log_objective": self._log_objective(log_summed_loss, state),
             **collapse_metrics(state, self.labels),
             **margin_metrics(state, self.labels),
         }
@@ -258,7 +256,7 @@ class UnconstrainedFeatures(AbstractProblem):
             observed[f"{name}_norm"] = jnp.linalg.norm(invariant.value)
         if isinstance(self.loss, CrossEntropy) and not self.bias:
             squared_norm = observed["squared_norm"]
-            observed["gamma_tilde"] = gamma_tilde(self.log_summed_loss(state), squared_norm)
+            observed["gamma_tilde"] = gamma_tilde(log_summed_loss, squared_norm)
             if self.samples_per_class is not None:
                 bound = max_margin(squared_norm, self.num_classes, self.samples_per_class)
                 observed["max_margin_ratio"] = observed["margin_min"] / bound
@@ -274,11 +272,24 @@ class UnconstrainedFeatures(AbstractProblem):
             kept["classifier_sum"] = classifier_sum(state, decay.classifier)
         return kept
 
+    @property
+    def comes_to_rest(self) -> bool:
+        """Not pure cross-entropy, whose norm grows for ever."""
+        return not (self.loss.finite_at_any_scale and self.weight_decay.absent)
+
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Infinite for pure cross-entropy; else log of the dtype's largest number."""
-        if self.loss.finite_at_any_scale and self.weight_decay.absent:
+        if not self.comes_to_rest:
             return np.inf
         return np.log(np.finfo(dtype).max).item()
+
+    def _log_objective(
+        self, log_summed_loss: Float[Array, ""], state: LastLayer
+    ) -> Float[Array, ""]:
+        data = log_summed_loss + np.log(self.loss_scale).item()
+        if self.weight_decay.absent:
+            return data
+        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
 
     def _penalty(self, state: LastLayer) -> Float[Array, ""]:
         decay = self.weight_decay
@@ -370,11 +381,11 @@ def zhu(
     num_classes: int,
     feature_dim: int,
     samples_per_class: int,
-    weight_decay: WeightDecay | float,
+    weight_decay: WeightDecay | float | Float[Array, ""],
 ) -> UnconstrainedFeatures:
     """Zhu's regularised model (eq. 3): mean cross-entropy, bias, weight decay.
 
-    A float is taken as one λ for classifier, features and bias.
+    A number is taken as one λ for classifier, features and bias.
 
     Example: `zhu(10, 64, 100, WeightDecay(classifier=5e-4, features=5e-4, bias=0.0))`.
     """

@@ -394,7 +394,7 @@ def test_jit_and_vmap_over_states_give_the_single_results():
 
 
 def test_a_class_without_samples_is_refused_or_nan():
-    state = nc.ulpm(3, 4, 2).init(jax.random.key(0))
+    state, _ = random_state(0, 4, (2, 2, 2), with_bias=False)
     with pytest.raises(ValueError, match="class 2 of 3 has no samples"):
         collapse_metrics(state, np.array([0, 0, 0, 1, 1, 1]))
     traced = jax.jit(collapse_metrics)(state, np.array([0, 0, 0, 1, 1, 1]))
@@ -407,6 +407,7 @@ def test_a_class_without_samples_is_refused_or_nan():
 
 
 def test_no_metric_calls_a_nan_state_collapsed():
-    state = jax.tree.map(lambda leaf: leaf * np.nan, nc.ulpm(3, 4, 2).init(jax.random.key(0)))
-    metrics = collapse_metrics(state, np.array([0, 0, 1, 1, 2, 2]))
+    state, labels = random_state(0, 4, (2, 2, 2), with_bias=False)
+    state = jax.tree.map(lambda leaf: jnp.asarray(np.nan * np.asarray(leaf)), state)
+    metrics = measure(state, labels)
     assert all(np.isnan(value) for key, value in metrics.items() if key != "mixon_snc3")

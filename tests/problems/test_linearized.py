@@ -1,5 +1,6 @@
 """Mixon's linearised system against its definition and as what the full flow tends to."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,9 +13,20 @@ import nc_jax as nc
 
 def random_state(problem, seed):
     rng = np.random.default_rng(seed)
-    return jax.tree.map(
-        lambda leaf: jnp.asarray(rng.normal(size=leaf.shape)), problem.init(jax.random.key(0))
-    )
+    classes, dim = problem.num_classes, problem.feature_dim
+    shapes = [(classes * problem.samples_per_class, dim), (classes, dim), (classes,)]
+    return nc.LastLayer(*(jnp.asarray(rng.normal(size=shape)) for shape in shapes))
+
+
+@eqx.filter_jit
+def field_of(problem, state):
+    return problem.vector_field(0.0, state, None)
+
+
+@eqx.filter_jit
+def moved_field(problem, origin, direction):
+    """The field and its derivative along a direction."""
+    return jax.jvp(lambda s: problem.vector_field(0.0, s, None), (origin,), (direction,))
 
 
 SHAPES = [(3, 15, 3), (4, 2, 5), (2, 5, 1)]
@@ -30,7 +42,7 @@ def test_field_is_that_of_theorem_2(shape, seed):
     residual = np.outer(b, np.ones(num_classes * size)) - np.kron(
         np.eye(num_classes), np.ones(size)
     )
-    field = problem.vector_field(0.0, state, None)
+    field = field_of(problem, state)
     close = {"rtol": 0, "atol": rounding() * 10 * np.abs(residual).sum()}
     np.testing.assert_allclose(field.features, (-w.T @ residual).T, **close)
     np.testing.assert_allclose(field.classifier, -residual @ h.T, **close)
@@ -42,10 +54,11 @@ def test_field_is_that_of_theorem_2(shape, seed):
 def test_it_is_the_derivative_of_the_full_flow_at_the_origin(shape, seed):
     linear, full = nc.LinearizedMixon(*shape), nc.mixon(*shape)
     state = random_state(linear, seed)
-    direction = nc.LastLayer(state.features, state.classifier, jnp.zeros_like(state.bias))
-    origin = nc.LastLayer(0 * state.features, 0 * state.classifier, state.bias)
-    value, slope = jax.jvp(lambda s: full.vector_field(0.0, s, None), (origin,), (direction,))
-    field = linear.vector_field(0.0, state, None)
+    nothing = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape)), state)
+    direction = nc.LastLayer(state.features, state.classifier, nothing.bias)
+    origin = nc.LastLayer(nothing.features, nothing.classifier, state.bias)
+    value, slope = moved_field(full, origin, direction)
+    field = field_of(linear, state)
     close = {"rtol": 0, "atol": rounding() * 100}
     np.testing.assert_allclose(slope.features, field.features, **close)
     np.testing.assert_allclose(slope.classifier, field.classifier, **close)

@@ -1,4 +1,5 @@
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import hypothesis.strategies as st
@@ -38,22 +39,71 @@ PROBLEMS = {
     "exponential weight": net("weight", loss=nc.Exponential(), reduction="sum"),
     "one layer": net("polar", widths=()),
 }
-FIELD = {name: eqx.filter_jit(problem.gradient) for name, problem in PROBLEMS.items()}
-AUTODIFF = {
-    name: eqx.filter_jit(jax.grad(lambda state, problem=problem: problem.objective(state)))
-    for name, problem in PROBLEMS.items()
-}
+
+
+class Slopes(NamedTuple):
+    """What is compared with each other, in one program for each problem."""
+
+    field: nc.Layers
+    autodiff: nc.Layers
+    scaled_descent: nc.Layers
+
+
+def slopes_of(problem):
+    def slopes(state):
+        autodiff = jax.grad(lambda state: problem.objective(state))(state)
+        return Slopes(problem.gradient(state), autodiff, problem.scaled_descent(state, 3.0))
+
+    return jax.jit(slopes)
+
+
+SLOPES = {name: slopes_of(problem) for name, problem in PROBLEMS.items()}
+
+
+@eqx.filter_jit
+def observe(problem, state):
+    return problem.observe(state)
+
+
+@eqx.filter_jit
+def objective(problem, state):
+    return problem.objective(state)
+
+
+@eqx.filter_jit
+def descent_of(problem, state, log_scale: jax.Array | float = 0.0):
+    return problem.scaled_descent(state, log_scale)
+
+
+@eqx.filter_jit
+def outputs_of(problem, state, inputs):
+    return problem.outputs(state, inputs)
 
 
 def start_of(problem, seed=0, norm=1.3):
-    """A random state, with unequal norms where there are several."""
-    state = problem.init(jax.random.fold_in(jax.random.key(1), seed), norm)
-    if problem.normalization == "none":
-        factors = jnp.linspace(0.8, 1.2, problem.num_layers)
-        return nc.Layers(tuple(f * w for f, w in zip(factors, state.matrices, strict=True)))
-    if state.norms is None or problem.normalization == "lagrange":
-        return state
-    return nc.Layers(state.matrices, state.norms * jnp.linspace(0.8, 1.2, problem.num_layers))
+    """A random state as `init` has it, with unequal norms where there are several.
+
+    Made by NumPy: each operation of JAX outside of a jit is a program.
+    """
+    rng = np.random.default_rng([1, seed])
+    scheme, num_layers = problem.normalization, problem.num_layers
+    sizes = (problem.inputs.shape[1], *problem.widths, problem.num_outputs)
+    drawn = [rng.normal(size=shape) for shape in zip(sizes[1:], sizes[:-1], strict=True)]
+    lengths, factors = np.ones(num_layers), np.linspace(0.8, 1.2, num_layers)
+    if scheme == "none":
+        lengths = norm * factors
+    if scheme == "practice":
+        lengths[-1] = norm
+    matrices = tuple(
+        jnp.asarray(length * matrix / np.linalg.norm(matrix))
+        for length, matrix in zip(lengths, drawn, strict=True)
+    )
+    norms = {"lagrange": np.array([norm]), "weight": norm * factors, "polar": norm * factors}
+    return nc.Layers(matrices, jnp.asarray(norms[scheme]) if scheme in norms else None)
+
+
+def descent_on_host(problem, state):
+    return jax.tree.map(np.asarray, descent_of(problem, state))
 
 
 def norms_of(state):
@@ -75,10 +125,10 @@ def riemannian(problem, state, gradient):
         return gradient
     turned = [tangent(g, v) for g, v in zip(gradient.matrices, state.matrices, strict=True)]
     if problem.normalization == "practice":
-        return nc.Layers((*turned[:-1], gradient.matrices[-1]))
+        return [*turned[:-1], gradient.matrices[-1]]
     if problem.normalization == "polar":
         turned = [t / rho**2 for t, rho in zip(turned, state.norms, strict=True)]
-    return nc.Layers(tuple(turned), gradient.norms)
+    return [*turned, gradient.norms]
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
@@ -86,30 +136,33 @@ def riemannian(problem, state, gradient):
 def test_the_field_is_the_gradient_in_the_metric_of_each_scheme(name, seed, norm):
     problem = PROBLEMS[name]
     state = start_of(problem, seed, norm)
-    expected = flat(riemannian(problem, state, AUTODIFF[name](state)))
+    slopes = SLOPES[name](state)
+    on_host = jax.tree.map(np.asarray, (state, slopes.autodiff))
+    expected = flat(riemannian(problem, *on_host))
     tolerance = rounding() * max(np.abs(expected).max(), norm)
-    np.testing.assert_allclose(flat(FIELD[name](state)), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(flat(slopes.field), expected, rtol=0, atol=tolerance)
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_scaled_descent_is_minus_the_scaled_field(name):
     state = start_of(PROBLEMS[name])
-    found = eqx.filter_jit(PROBLEMS[name].scaled_descent)(state, 3.0)
-    expected = -math.exp(3) * flat(FIELD[name](state))
+    slopes = SLOPES[name](state)
+    expected = -math.exp(3) * flat(slopes.field)
     tolerance = rounding() * np.abs(expected).max()
-    np.testing.assert_allclose(flat(found), expected, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(flat(slopes.scaled_descent), expected, rtol=0, atol=tolerance)
 
 
 def moments(problem, state):
     """f̄ (N,), and the derivative of each f̄_n in each V_k, by autodiff through the unit net."""
-    unit = nc.Layers(state.matrices)
-    signs = jnp.asarray(SIGNS)
+    return jax.tree.map(np.asarray, compiled_moments(problem, nc.Layers(state.matrices)))
 
-    @jax.jit
+
+@eqx.filter_jit
+def compiled_moments(problem, unit):
     def margins(unit):
-        return signs * problem.outputs(unit, jnp.asarray(INPUTS))[:, 0]
+        return jnp.asarray(SIGNS) * problem.outputs(unit, jnp.asarray(INPUTS))[:, 0]
 
-    return margins(unit), jax.jit(jax.jacrev(margins))(unit).matrices
+    return margins(unit), jax.jacrev(margins)(unit).matrices
 
 
 def test_the_normalised_flow_is_that_of_equations_6_to_10():
@@ -117,7 +170,7 @@ def test_the_normalised_flow_is_that_of_equations_6_to_10():
     state = start_of(problem)
     [rho] = norms_of(state)
     f, slopes = moments(problem, state)
-    descent = problem.scaled_descent(state, 0.0)
+    descent = descent_on_host(problem, state)
     mu, second = np.mean(f), np.mean(f**2)
     np.testing.assert_allclose(
         norms_of(descent)[0], 2 * np.mean((1 - rho * f) * f) - 2 * decay * rho
@@ -144,11 +197,11 @@ def test_the_normalised_flow_is_that_of_equations_6_to_10():
 
 def test_the_unnormalised_flow_in_polar_variables_is_that_of_equations_15_16_46_and_47():
     problem = net("polar", weight_decay=0.0, reduction="sum")
-    for norms in (jnp.array([0.8, 1.1, 1.3]), jnp.full(3, 1.2)):
-        state = nc.Layers(start_of(problem).matrices, norms)
+    for norms in (np.array([0.8, 1.1, 1.3]), np.full(3, 1.2)):
+        state = nc.Layers(start_of(problem).matrices, jnp.asarray(norms))
         rho = np.prod(norms)
         f, slopes = moments(problem, state)
-        descent = problem.scaled_descent(state, 0.0)
+        descent = descent_on_host(problem, state)
         pull = np.sum(f) - rho * np.sum(f**2)
         np.testing.assert_allclose(norms_of(descent), 2 * rho / norms * pull)
         for k, (v, slope) in enumerate(zip(state.matrices, slopes, strict=True)):
@@ -176,19 +229,20 @@ def test_usual_practice_is_that_of_equations_69_to_71():
     problem, decay = net("practice", "layers", reduction="sum"), 0.03
     state = start_of(problem)
     f, slopes = moments(problem, state)  # here g itself, W_L being part of it
-    descent = problem.scaled_descent(state, 0.0)
+    descent = descent_on_host(problem, state)
     for w, slope, found in zip(state.matrices[:-1], slopes, descent.matrices, strict=False):
         expected = 2 * np.sum((1 - f)[:, None, None] * (slope - w * f[:, None, None]), axis=0)
         np.testing.assert_allclose(found, expected, rtol=0, atol=rounding())
     last = 2 * np.sum((1 - f)[:, None, None] * slopes[-1], axis=0) - 2 * decay * state.matrices[-1]
     np.testing.assert_allclose(descent.matrices[-1], last, rtol=0, atol=rounding())
     # ν_k without the spurious ρ (E40).
-    np.testing.assert_allclose(problem.multipliers(state), np.sum((1 - f) * f) - decay)
+    multipliers = eqx.filter_jit(problem.multipliers)(state)
+    np.testing.assert_allclose(multipliers, np.sum((1 - f) * f) - decay)
     # And not the flow of (6) and (7), as the paper has it: its V_L turns ρ² times as fast.
-    rho = jnp.linalg.norm(state.matrices[-1])
-    directions = (*state.matrices[:-1], state.matrices[-1] / rho)
+    rho = np.linalg.norm(state.matrices[-1])
+    directions = (*state.matrices[:-1], jnp.asarray(np.asarray(state.matrices[-1]) / rho))
     toy = net("lagrange", reduction="sum")
-    lagrange = toy.scaled_descent(nc.Layers(directions, rho[None]), 0.0)
+    lagrange = descent_on_host(toy, nc.Layers(directions, jnp.asarray([rho])))
     turning = tangent(descent.matrices[-1], directions[-1]) / rho
     np.testing.assert_allclose(lagrange.matrices[-1], rho**2 * turning, rtol=0, atol=rounding())
     np.testing.assert_allclose(lagrange.matrices[0], descent.matrices[0], rtol=0, atol=rounding())
@@ -201,11 +255,12 @@ def test_the_last_layer_of_several_classes_turns_as_in_equation_74():
     problem = PROBLEMS["three classes, sum"]
     state = start_of(problem)
     [rho] = norms_of(state)
-    h = problem.features(state, jnp.asarray(INPUTS))
-    f = h @ state.matrices[-1].T
+    h = np.asarray(eqx.filter_jit(problem.features)(state, jnp.asarray(INPUTS)))
+    last, rho = np.asarray(state.matrices[-1]), float(rho)
+    f = h @ last.T
     residual = ONE_HOT - rho * f
-    expected = rho * (residual.T @ h - np.sum(residual * f) * state.matrices[-1])
-    found = problem.scaled_descent(state, 0.0).matrices[-1]
+    expected = rho * (residual.T @ h - np.sum(residual * f) * last)
+    found = descent_on_host(problem, state).matrices[-1]
     np.testing.assert_allclose(found / 2, expected, rtol=0, atol=rounding())
 
 
@@ -214,7 +269,7 @@ def test_the_exponential_flow_is_that_of_appendix_j2():
     state = start_of(problem)
     [rho] = norms_of(state)
     f, slopes = moments(problem, state)
-    descent = problem.scaled_descent(state, 0.0)
+    descent = descent_on_host(problem, state)
     weight = np.exp(-rho * f)
     np.testing.assert_allclose(norms_of(descent)[0], np.mean(weight * f) - 2 * 0.03 * rho)
     for v, slope, found in zip(state.matrices, slopes, descent.matrices, strict=True):
@@ -229,10 +284,15 @@ def test_equal_terms_of_equation_81_do_not_make_equal_margins():
     problem = nc.NormalizedReLUNet(
         np.array([[0.1], [-0.351286]]), SIGNS[:2], (), loss=nc.Exponential(), weight_decay=decay
     )
-    state = nc.Layers((jnp.ones((1, 1)),), jnp.array([5.0]))
-    np.testing.assert_allclose(problem.observe(state)["margins"], margins)
+    state = nc.Layers((jnp.asarray([[1.0]]),), jnp.asarray([5.0]))
+    np.testing.assert_allclose(observe(problem, state)["margins"], margins)
+
+    @jax.jit
+    def field_of(sample):
+        return problem.on_samples(sample).gradient(state)
+
     for sample in (0, 1):
-        field = problem.on_samples(jnp.array([sample])).gradient(state)
+        field = field_of(jnp.asarray([sample]))
         assert abs(norms_of(field)[0]) < 1e-6 * decay * 10
 
 
@@ -240,9 +300,14 @@ def test_equal_terms_of_equation_81_do_not_make_equal_margins():
 def test_lemma_6_every_layer_has_the_output_along_itself(name):
     problem, state = PROBLEMS[name], start_of(PROBLEMS[name])
     inputs = jnp.asarray(INPUTS)
-    weights = nc.Layers(state.weights())
-    outputs = problem.outputs(weights, inputs)
-    jacobian = jax.jacrev(lambda layers: problem.outputs(layers, inputs))(weights)
+
+    @jax.jit
+    def differentiated(state):
+        weights = nc.Layers(state.weights())
+        jacobian = jax.jacrev(lambda layers: problem.outputs(layers, inputs))(weights)
+        return weights, problem.outputs(weights, inputs), jacobian
+
+    weights, outputs, jacobian = jax.tree.map(np.asarray, differentiated(state))
     for slope, weight in zip(jacobian.matrices, weights.matrices, strict=True):
         along = np.einsum("ncij,ij->nc", slope, weight)
         np.testing.assert_allclose(along, outputs, rtol=0, atol=rounding())
@@ -250,51 +315,60 @@ def test_lemma_6_every_layer_has_the_output_along_itself(name):
     assert np.all(np.abs(outputs) <= np.prod([np.linalg.norm(w) for w in weights.matrices]))
 
 
-OBSERVE = {
-    n: eqx.filter_jit(PROBLEMS[n].observe)
-    for n in ("lagrange norm", "lagrange layers", "three classes, sum")
-}
+LEMMA_9 = ("lagrange norm", "lagrange layers", "three classes, sum")
 
 
-@pytest.mark.parametrize("name", OBSERVE)
+@eqx.filter_jit
+def seen_and_outputs(problem, state):
+    return problem.observe(state), problem.outputs(state, jnp.asarray(INPUTS))
+
+
+@pytest.mark.parametrize("name", LEMMA_9)
 @given(seed=st.integers(0, 10_000), norm=st.floats(-10, 10).filter(lambda x: abs(x) > 0.01))
 def test_lemma_9_holds_at_every_state_and_the_multipliers_are_equal(name, seed, norm):
     # ρ may pass through 0 along a flow; a start has none below it.
     state = start_of(PROBLEMS[name], seed, abs(norm))
-    state = nc.Layers(state.matrices, jnp.sign(norm) * norms_of(state))
-    seen = OBSERVE[name](state)
+    state = nc.Layers(state.matrices, jnp.asarray(np.sign(norm) * norms_of(state)))
+    seen, outputs = jax.tree.map(np.asarray, seen_and_outputs(PROBLEMS[name], state))
     size = float(seen["objective"]) + 2 * abs(float(seen["mean_margin"] * seen["norm"])) * 6
     assert abs(seen["lemma_9_residual"]) < rounding() * size
     nu = np.asarray(seen["multipliers"])
     assert nu.shape == (3,)
     np.testing.assert_allclose(nu, nu[0], rtol=0, atol=rounding() * size)
     # Equation 5: the mean of ρf̄(1 − ρf̄), over all outputs.
-    outputs = np.asarray(PROBLEMS[name].outputs(state, jnp.asarray(INPUTS)))
     targets = np.asarray(PROBLEMS[name].targets)
     expected = PROBLEMS[name].loss_scale * np.sum(outputs * (targets - outputs))
     np.testing.assert_allclose(nu[0], expected, rtol=0, atol=rounding() * size)
 
 
+@eqx.filter_jit
+def last_layer_and_metrics(problem, state):
+    layer, labels = problem.last_layer(state), problem.labels
+    margins = nc.metrics.sample_margins(layer, labels)
+    return layer, margins, nc.metrics.collapse_metrics(layer, labels)
+
+
 def test_what_is_observed_is_what_the_table_says():
     problem = net("lagrange", test_inputs=-INPUTS, test_targets=SIGNS)
     state = start_of(problem)
-    seen, [rho] = eqx.filter_jit(problem.observe)(state), norms_of(state)
-    f = SIGNS * np.asarray(problem.outputs(state, jnp.asarray(INPUTS)))[:, 0] / rho
+    seen, [rho] = observe(problem, state), np.asarray(norms_of(state))
+    f = SIGNS * np.asarray(outputs_of(problem, state, jnp.asarray(INPUTS)))[:, 0] / rho
+    of_tests = np.asarray(outputs_of(problem, state, jnp.asarray(-INPUTS)))[:, 0]
     for name, expected in {
         "norm": rho, "layer_norms": [1, 1, rho], "margins": f, "mean_margin": f.mean(),
         "second_moment": (f**2).mean(), "margin_std": f.std(), "train_error": np.mean(f <= 0),
         "equilibrium_norm": f.sum() / (6 * 0.03 + (f**2).sum()),  # (11) with N (E30)
         "interpolation_gap": 1 - rho * f.mean(),
         "interpolation_spread": rho * np.abs(f - f.mean()).max(),
-        "log_objective": np.log(problem.objective(state)),
-        "test_error": np.mean(SIGNS * problem.outputs(state, jnp.asarray(-INPUTS))[:, 0] <= 0),
+        "log_objective": np.log(objective(problem, state)),
+        "test_error": np.mean(SIGNS * of_tests <= 0),
     }.items():  # fmt: skip
         np.testing.assert_allclose(seen[name], expected, atol=rounding(), err_msg=name)
     # The last layer of two classes has the margin y z, and the metrics are those of its parts.
-    layer = problem.last_layer(state)
-    np.testing.assert_allclose(nc.metrics.sample_margins(layer, problem.labels), rho * f)
+    layer, margins, measured = last_layer_and_metrics(problem, state)
     assert layer.classifier.shape == (2, 3)
-    assert seen["zhu_nc1"] == nc.metrics.collapse_metrics(layer, problem.labels)["zhu_nc1"]
+    np.testing.assert_allclose(margins, rho * f)
+    assert seen["zhu_nc1"] == measured["zhu_nc1"]
 
 
 def test_the_gap_of_several_classes_is_that_of_assumption_1():
@@ -302,7 +376,7 @@ def test_the_gap_of_several_classes_is_that_of_assumption_1():
         problem = nc.NormalizedReLUNet(np.eye(6), targets, (), "none")
         # One linear layer on orthonormal inputs has any outputs: those of assumption 1.
         quasi = np.where(ONE_HOT == 1, 1 - 0.2, 0.2 / 2) - ONE_HOT + targets
-        seen = eqx.filter_jit(problem.observe)(nc.Layers((jnp.asarray(quasi.T),)))
+        seen = jax.tree.map(np.asarray, observe(problem, nc.Layers((jnp.asarray(quasi.T),))))
         np.testing.assert_allclose(seen["interpolation_gap"], 0.2)
         np.testing.assert_allclose(seen["interpolation_spread"], 0.0, atol=rounding())
         np.testing.assert_allclose(seen["margins"] * seen["norm"], 1 - 3 / 2 * 0.2)
@@ -312,23 +386,23 @@ def test_the_gap_of_several_classes_is_that_of_assumption_1():
 def test_the_exponential_loss_is_scaled_in_log_space():
     problem = net("none", loss=nc.Exponential(), weight_decay=0.0, widths=())
     state = nc.Layers((5000 * jnp.ones((1, 5)),))
-    outputs = SIGNS * np.asarray(problem.outputs(state, jnp.asarray(INPUTS)))[:, 0]
+    outputs = SIGNS * np.asarray(outputs_of(problem, state, jnp.asarray(INPUTS)))[:, 0]
     # Scaled by the largest exponent, the sample of the least margin alone is left.
-    descent = problem.scaled_descent(state, outputs.min() + math.log(6))
+    descent = descent_of(problem, state, jnp.asarray(outputs.min() + math.log(6)))
     worst = outputs.argmin()
     np.testing.assert_allclose(
         descent.matrices[0][0], SIGNS[worst] * INPUTS[worst], rtol=rounding(operations=10_000)
     )
     # Past the largest float too, where λ = 0 must not meet infinity.
     far = nc.Layers((1e6 * jnp.ones((1, 5)),))
-    outputs_far = SIGNS * np.asarray(problem.outputs(far, jnp.asarray(INPUTS)))[:, 0]
+    outputs_far = SIGNS * np.asarray(outputs_of(problem, far, jnp.asarray(INPUTS)))[:, 0]
     assert outputs_far.max() > 1000
-    field = problem.scaled_descent(far, outputs_far.max())
+    field = descent_of(problem, far, jnp.asarray(outputs_far.max()))
     assert np.all(np.isfinite(field.matrices[0]))
     assert problem.largest_log_scale(np.float64) == np.inf
     assert np.isfinite(net("none").largest_log_scale(np.float64))
     np.testing.assert_allclose(
-        problem.log_objective(state), np.logaddexp.reduce(-outputs) - math.log(6)
+        eqx.filter_jit(problem.log_objective)(state), np.logaddexp.reduce(-outputs) - math.log(6)
     )
 
 
@@ -359,14 +433,15 @@ def test_starts_have_the_norm_asked_for_and_retraction_keeps_them(normalization)
 def test_a_direction_off_its_sphere_is_pulled_back_whatever_the_sign_of_the_norm(name):
     state = start_of(PROBLEMS[name])
     for factor, sign in ((0.9, 1), (1.1, 1), (0.9, -1), (1.1, -1)):
-        off = nc.Layers(tuple(factor * v for v in state.matrices), sign * norms_of(state))
-        for v, field in zip(off.matrices, FIELD[name](off).matrices, strict=True):
+        matrices = tuple(jnp.asarray(factor * np.asarray(v)) for v in state.matrices)
+        off = nc.Layers(matrices, jnp.asarray(sign * np.asarray(norms_of(state))))
+        for v, field in zip(off.matrices, SLOPES[name](off).field.matrices, strict=True):
             assert np.sign(np.sum(v * field)) == np.sign(factor - 1)
 
 
 def test_a_net_of_norm_0_classifies_nothing():
     problem = net("lagrange", test_inputs=INPUTS, test_targets=SIGNS)
-    seen = eqx.filter_jit(problem.observe)(problem.init(jax.random.key(0), 0.0))
+    seen = observe(problem, problem.init(jax.random.key(0), 0.0))
     assert seen["train_error"] == seen["test_error"] == 1
 
 
@@ -375,15 +450,16 @@ def test_a_part_of_the_samples_is_the_problem_on_them():
     whole, problem = net("none"), net("none").on_samples(jnp.asarray(part))
     alone = nc.NormalizedReLUNet(INPUTS[part], SIGNS[part], (4, 3), "none", weight_decay=0.03)
     state = start_of(whole)
-    np.testing.assert_allclose(problem.objective(state), alone.objective(state), rtol=rounding())
+    of_part = jax.jit(lambda state: problem.objective(state))(state)
+    np.testing.assert_allclose(of_part, objective(alone, state), rtol=rounding())
 
 
 def test_samples_may_be_swept_under_vmap():
     labels = jnp.asarray(np.stack([SIGNS, -SIGNS, np.roll(SIGNS, 1)]))
     state = start_of(net("none"))
-    losses = jax.vmap(lambda y: net("none", targets=y).objective(state))(labels)
-    for loss, y in zip(losses, labels, strict=True):
-        np.testing.assert_allclose(loss, net("none", targets=y).objective(state), rtol=rounding())
+    losses = jax.jit(jax.vmap(lambda y: net("none", targets=y).objective(state)))(labels)
+    for loss, y in zip(np.asarray(losses), np.asarray(labels), strict=True):
+        np.testing.assert_allclose(loss, objective(net("none", targets=y), state), rtol=rounding())
 
 
 @pytest.mark.parametrize(
