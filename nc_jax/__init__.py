@@ -5,12 +5,14 @@ The names here are the core: problems, losses, clocks, flow and descent. `nc_jax
 """
 
 from . import exact as exact, geometry as geometry, landscape as landscape, metrics as metrics
+from .compilation import cache_programs as cache_programs
 from .dynamics import (
     RKC as RKC,
+    Flow as Flow,
+    Interrupted as Interrupted,
     LogLogTime as LogLogTime,
     LogTime as LogTime,
     RealTime as RealTime,
-    Trajectory as Trajectory,
     gradient_descent as gradient_descent,
     gradient_flow as gradient_flow,
     log_steps as log_steps,
@@ -36,5 +38,6 @@ from .problems import (
 )
 from .state import LastLayer as LastLayer
 from .sweeps import sweep as sweep
+from .trajectory import Trajectory as Trajectory
 
 __version__ = "0.1.0"

@@ -18,8 +18,10 @@ _FREE = ("python", "device", "devices")
 
 
 def described(value: object) -> str:
-    """A value as text, the same in every process."""
-    return value if isinstance(value, str) else re.sub(r" at 0x[0-9a-f]+", "", repr(value))
+    """A value as text, the same in every process, on one line."""
+    if isinstance(value, str):
+        return value
+    return " ".join(re.sub(r" at 0x[0-9a-f]+", "", repr(value)).split())
 
 
 def described_call(name: str, call: object, settings: set[str]) -> dict[str, str]:

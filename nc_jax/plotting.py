@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, StrMethodFormatter
 from numpy.typing import ArrayLike, NDArray
 
-from .dynamics import Trajectory
+from .trajectory import Trajectory
 
 # Label, colour, line width. The classifier is drawn thin on top, since the two curves may coincide.
 _MEANS = ("class means", "#1f6fb4", 2.6)
@@ -71,7 +71,9 @@ def collapse_figure(
 
     Example: `collapse_figure({"flow": traj}).savefig("collapse.png")`.
     """
-    figure = Figure(figsize=(15, 3.9), layout="constrained")
+    # A layout engine would measure every text three times; here all sizes are known.
+    figure = Figure(figsize=(15, 3.9))
+    figure.subplots_adjust(left=0.036, right=0.991, bottom=0.128, top=0.94, wspace=0.187)
     for axes, (title, curves) in zip(figure.subplots(1, 4), _PANELS, strict=True):
         for (run, trajectory), style in zip(runs.items(), cycle(_LINE_STYLES), strict=False):
             for name, (label, color, width) in curves.items():
@@ -721,11 +723,16 @@ def _finish(axes: Axes, title: str, time: str) -> None:
     # Measures that are identically zero, as at K = 2, have no logarithm.
     if any(np.any(np.asarray(line.get_ydata()) > 0) for line in axes.lines):
         axes.set_yscale("log")
+        low, high = axes.get_ylim()
+        if high > 10 * low:
+            # They are empty, and measured all the same.
+            axes.tick_params(which="minor", labelleft=False)
     _finish_linear(axes, title, time)
 
 
 def _finish_linear(axes: Axes, title: str, label: str) -> None:
-    axes.set_title(title, fontsize=10)
+    # With a height given Matplotlib does not search for one above all ticks.
+    axes.set_title(title, fontsize=10, y=1.0)
     axes.set_xlabel(label)
     axes.grid(True, which="major", alpha=0.25)
 

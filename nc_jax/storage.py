@@ -18,10 +18,12 @@ import xarray as xr
 import zarr
 from jaxtyping import PyTree
 
-from .dynamics import Trajectory
+from .trajectory import Trajectory
 
 # `result` of a run that has yet to be made, in a store that is being filled.
 NOT_RUN = -1
+# Group of a store for arrays that are no variables of its data set.
+_ARRAYS = "arrays"
 _PACKAGES = ("nc_jax", "jax", "jaxlib", "equinox", "diffrax", "optax", "numpy")
 
 
@@ -73,8 +75,14 @@ def to_dataset(
     )
 
 
-def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
+def save(
+    dataset: xr.Dataset,
+    path: str | os.PathLike[str],
+    arrays: Mapping[str, np.ndarray] | None = None,
+) -> None:
     """Write a Zarr store at `path`, whole or not at all, replacing an earlier store there.
+
+    Args: `arrays` are stored beside the data set, for the function `arrays`; `load` ignores them.
 
     Raises: FileExistsError if `path` holds something that is not a Zarr store; OSError if it
     cannot be written.
@@ -83,6 +91,24 @@ def save(dataset: xr.Dataset, path: str | os.PathLike[str]) -> None:
     """
     with _replacing(Path(path)) as fresh:
         dataset.to_zarr(fresh, mode="w-", consolidated=False)
+        if arrays:
+            group = zarr.open_group(fresh, mode="r+").create_group(_ARRAYS)
+            for name, values in arrays.items():
+                group.create_array(name, data=values)
+
+
+def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """The arrays that were stored beside a data set; none if there are none."""
+    root = zarr.open_group(path, mode="r")
+    group = root.get(_ARRAYS)
+    if not isinstance(group, zarr.Group):
+        return {}
+    return {name: np.asarray(array[...]) for name, array in group.arrays()}
+
+
+def attributes(path: str | os.PathLike[str]) -> Mapping[str, object]:
+    """Attributes of the data set in a store."""
+    return zarr.open_group(path, mode="r").attrs.asdict()
 
 
 @contextlib.contextmanager
@@ -242,8 +268,11 @@ def writing(path: Path) -> Iterator[None]:
             f"{path}: another process is writing there; wait for it or give another path."
         ) from None
     try:
-        for stray in path.parent.glob(f".{path.name}.*/"):  # of stores that never became whole
-            shutil.rmtree(stray)
+        for scratch in path.parent.glob(f".{path.name}.*/"):  # of a process that was killed
+            # Between the two renames of a replacement there is no store at the path.
+            if not path.exists() and (scratch / "stale").exists():
+                (scratch / "fresh").rename(path)
+            shutil.rmtree(scratch)
         yield
     finally:
         lock.release()

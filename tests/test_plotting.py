@@ -53,7 +53,7 @@ def test_runs_differ_by_line_style_and_quantities_by_colour(single):
 
 
 def test_a_batch_is_drawn_as_its_median_in_a_band():
-    batch = jax.vmap(run)(np.arange(5))
+    batch = jax.jit(jax.vmap(run))(np.arange(5))
     figure = plotting.collapse_figure({"flow": batch})
     axes = figure.axes[1]
     values = np.asarray(batch.observables["ji_within_class_variation"])

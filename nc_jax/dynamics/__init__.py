@@ -8,6 +8,6 @@ from .clock import (
     log_times as log_times,
 )
 from .descent import gradient_descent as gradient_descent, log_steps as log_steps
-from .flow import gradient_flow as gradient_flow
+from .flow import Flow as Flow, gradient_flow as gradient_flow
+from .pieces import Interrupted as Interrupted
 from .rkc import RKC as RKC
-from .trajectory import Trajectory as Trajectory

@@ -12,7 +12,7 @@ from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 from ..checks import check_key
 from ..metrics import Invariant
 from ..problems import AbstractProblem, SampledProblem, check_shapes
-from .trajectory import (
+from ..trajectory import (
     Observe,
     Trajectory,
     check_start,
@@ -21,6 +21,7 @@ from .trajectory import (
     is_nonfinite,
     mark_nonfinite,
 )
+from .program import weakly_typed
 
 _UNROLL = 4
 
@@ -77,7 +78,7 @@ def gradient_descent(
     _check_save_steps(steps, num_steps)
     _check_batches(problem, batch_size, key)
     trajectory = _descend(
-        problem, state, optimizer, jnp.asarray(steps), jnp.asarray(num_steps),
+        weakly_typed(problem), state, optimizer, jnp.asarray(steps), jnp.asarray(num_steps),
         problem.observe if observe is None else observe, save_states, batch_size, key,
     )  # fmt: skip
     return finish(trajectory, throw)
@@ -99,7 +100,9 @@ def _descend(
     update = optax.with_extra_args_support(optimizer).update
     conserved_at_start = _conserved(problem, state)
     dtype = jnp.result_type(*jax.tree.leaves(state))
-    log_time = jnp.log1p(save_steps.astype(dtype))
+    # The end is a save like the others, lest the step be compiled once more to reach it.
+    stops = jnp.append(save_steps, num_steps)
+    log_time = jnp.log1p(stops.astype(dtype))
 
     def step(carry):
         state, memory, count, order = carry
@@ -136,17 +139,18 @@ def _descend(
         seen = {k: jnp.asarray(v, log_time.dtype) for k, v in observe(state).items()}
         return carry, ({**seen, **kept}, state if save_states else None)
 
-    lengths = jnp.diff(save_steps, prepend=0)
+    lengths = jnp.diff(stops, prepend=0)
     order = jnp.arange(problem.num_samples) if isinstance(problem, SampledProblem) else None
     carry = (state, optimizer.init(state), jnp.zeros_like(num_steps), order)
-    carry, (observables, states) = jax.lax.scan(to_next_save, carry, (lengths, log_time))
-    final, *_ = advance(carry, num_steps - save_steps[-1])
+    carry, saved = jax.lax.scan(to_next_save, carry, (lengths, log_time))
+    observables, states = jax.tree.map(lambda leaf: leaf[:-1], saved)
+    final = carry[0]
     result = mark_nonfinite(is_nonfinite(final))
     return Trajectory(
-        log_time=log_time,
+        log_time=log_time[:-1],
         observables=observables,
         final=final,
-        final_log_time=jnp.log1p(num_steps.astype(dtype)),
+        final_log_time=log_time[-1],
         states=states,
         result=result,
         num_steps=num_steps,

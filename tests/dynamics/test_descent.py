@@ -8,6 +8,7 @@ import pytest
 from tolerances import rounding
 
 import nc_jax as nc
+from nc_jax.dynamics import descent as descents
 
 
 def start_of(problem, seed=0, norm=1.0):
@@ -20,6 +21,10 @@ def no_observables(state):
 
 def squared_norm(state):
     return {"squared_norm": state.squared_norm()}
+
+
+# Another transformation compiles another descent, though its numbers be the same.
+SGD = optax.sgd(0.5)
 
 
 def heavy_ball(problem, state, rate, momentum, steps):
@@ -49,10 +54,10 @@ def test_descent_is_the_textbook_loop(momentum):
 
 
 def test_saves_are_at_their_steps():
-    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(0.5)
+    problem = nc.ulpm(3, 4, 2, "mean")
     saves = np.array([0, 1, 7, 30])
     traj = nc.gradient_descent(
-        problem, start_of(problem), optimizer, 40, saves, observe=squared_norm, save_states=True
+        problem, start_of(problem), SGD, 40, saves, observe=squared_norm, save_states=True
     )
     np.testing.assert_allclose(traj.log_time, np.log1p(saves), rtol=rounding())
     assert traj.num_steps == 40
@@ -72,20 +77,28 @@ def test_small_steps_follow_the_flow_to_first_order():
     start = start_of(problem, norm=2.0)
     flow = nc.gradient_flow(problem, start, np.log1p([2.0]), rtol=1e-10, observe=no_observables)
 
-    def error(steps):
-        optimizer = optax.sgd(2.0 * problem.num_samples / steps)
-        mean = nc.ulpm(3, 4, 2, "mean")
-        descent = nc.gradient_descent(mean, start, optimizer, steps, observe=no_observables)
-        scaled = descent.with_time_scaled(2.0 / steps)
-        np.testing.assert_allclose(scaled.log_time[-1], math.log(3), rtol=rounding())
-        return jnp.linalg.norm(descent.final.features - flow.final.features)
+    steps, mean = np.array([200, 400, 800, 1600]), nc.ulpm(3, 4, 2, "mean")
 
-    steps = np.array([200, 400, 800, 1600])
-    slope = np.polyfit(np.log(steps), np.log([error(int(k)) for k in steps]), 1)[0]
+    @jax.jit
+    def at_rate(rate):
+        # With the rate an argument, one program; of each rate one of the saves is read.
+        return nc.gradient_descent(
+            mean, start, optax.sgd(rate), 1600, steps, no_observables, save_states=True
+        )
+
+    errors = []
+    for i, count in enumerate(steps):
+        descent = at_rate(2.0 * problem.num_samples / count)
+        scaled = descent.with_time_scaled(2.0 / count)
+        np.testing.assert_allclose(scaled.log_time[i], math.log(3), rtol=rounding())
+        errors.append(jnp.linalg.norm(descent.states.features[i] - flow.final.features))
+    slope = np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert abs(slope + 1) < 0.05
 
 
-def test_lbfgs_with_line_search_reaches_the_regularised_minimum():
+def test_lbfgs_with_line_search_reaches_the_regularised_minimum(monkeypatch):
+    # A line search is long to compile, and a loop unrolled by hand has several.
+    monkeypatch.setattr(descents, "_UNROLL", 1)
     # Zhu, theorem 3.1 in closed form: with c = √(n λ_W λ_H) and gap a = log(1/c - (K-1)),
     # f* = log(1 + (K-1) e^-a) + (K-1) c a.
     classes, size, decay = 4, 3, nc.WeightDecay(classifier=5e-3, features=2e-3, bias=1e-2)
@@ -125,17 +138,19 @@ def test_divergence_ends_in_the_result_or_raises_one_line():
 
 
 def test_batch_equals_single_runs():
-    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(0.5)
+    problem, saves = nc.ulpm(3, 4, 2, "mean"), np.array([0, 1, 10, 100])
 
-    def run(seed):
-        start = problem.init(jax.random.fold_in(jax.random.key(0), seed))
-        return nc.gradient_descent(problem, start, optimizer, 100, observe=squared_norm)
+    def run(start):
+        return nc.gradient_descent(
+            problem, start, SGD, 100, saves, observe=squared_norm, save_states=True
+        )
 
-    batch = jax.vmap(run)(np.arange(3))
+    starts = [start_of(problem, seed) for seed in range(3)]
+    batch = jax.jit(jax.vmap(run))(jax.tree.map(lambda *leaves: jnp.stack(leaves), *starts))
     for seed in range(3):
         np.testing.assert_allclose(
             batch.observables["squared_norm"][seed],
-            run(seed).observables["squared_norm"],
+            run(starts[seed]).observables["squared_norm"],
             rtol=rounding(operations=1000),
         )
 
@@ -191,17 +206,24 @@ def powers_of_the_start(optimizer, num_steps):
     """Median powers of the start's norm, 1e-2 to 1e-6, that Mixon's errors fall with."""
     problem, norms = nc.mixon(3, 15, 3), 10.0 ** -np.arange(2, 7)
 
-    def errors(state):
-        seen = nc.metrics.collapse_metrics(state, problem.labels)
-        return {name: value for name, value in seen.items() if name.startswith("mixon")}
-
     def run(seed, norm):
         start, last = start_of(problem, seed, norm), np.array([num_steps])
-        return nc.gradient_descent(problem, start, optimizer, num_steps, last, errors).observables
+        return nc.gradient_descent(problem, start, optimizer, num_steps, last, no_observables).final
 
-    seen = jax.jit(jax.vmap(jax.vmap(run, (0, None)), (None, 0)))(np.arange(10), norms)
-    logs = {name: np.log(seen[name])[..., 0] for name in seen if name.startswith("mixon")}
+    ends = jax.jit(jax.vmap(jax.vmap(run, (0, None)), (None, 0)))(np.arange(10), norms)
+    logs = {name: np.log(values) for name, values in collapse_errors(ends).items()}
     return {k: np.median(np.polyfit(np.log(norms), v, 1)[0]) for k, v in logs.items()}
+
+
+@jax.jit
+def collapse_errors(states):
+    """Mixon's errors over the two leading axes of the states."""
+
+    def errors(state):
+        seen = nc.metrics.collapse_metrics(state, nc.mixon(3, 15, 3).labels)
+        return {name: value for name, value in seen.items() if name.startswith("mixon")}
+
+    return jax.vmap(jax.vmap(errors))(states)
 
 
 def test_momentum_slows_the_decay_of_what_spoils_snc1():

@@ -1,6 +1,8 @@
+import functools
 import math
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,8 +42,14 @@ def no_observables(state):
     return {}
 
 
+@functools.cache  # another function would compile another program
 def objective_of(problem):
     return lambda state: {"log_objective": problem.log_objective(state)}
+
+
+# One operation after the other, each of theirs is a program of its own.
+collapsed_state = eqx.filter_jit(nc.exact.collapsed_state)
+collapsed_gap = eqx.filter_jit(nc.exact.collapsed_gap)
 
 
 def reference(problem, start, log_times):
@@ -110,29 +118,34 @@ def test_flow_on_the_simplex_ray_is_the_exact_one(reduction):
     # To t = 10^1000, against the closed form: 2K√n t = Ei(q) - Ei(q0) + (K-1) log(q/q0).
     problem = nc.ulpm(5, 20, 10, reduction)
     times = nc.log_times(1000, 40)
-    start = nc.exact.collapsed_state(problem, 0.5, jax.random.key(1))
-    traj = nc.gradient_flow(problem, start, times, rtol=1e-9, atol=1e-11)
-    expected = nc.exact.collapsed_gap(problem, 0.5, times)
-    for margin in ("margin_min", "margin_mean"):
+    start = collapsed_state(problem, 0.5, jax.random.key(1))
+    margins = ("margin_min", "margin_mean")
+    # The summed loss shares the program of `far_flow`, which observes everything.
+    observe = None if reduction == "sum" else margins
+    traj = nc.gradient_flow(problem, start, times, rtol=1e-9, atol=1e-11, observe=observe)
+    expected = collapsed_gap(problem, 0.5, times)
+    for margin in margins:
         np.testing.assert_allclose(traj.observables[margin], expected, rtol=integration(1e-9))
 
 
+RAY_TIMES = nc.log_times(3, 4)
+GAP_ON_THE_RAY = collapsed_gap(CASES["sum"], 0.5, RAY_TIMES)
+
+
 def error_and_steps(solver, rtol):
-    """Error of the margin on the simplex ray at t = 10^3, and the steps taken."""
-    problem = nc.ulpm(3, 3, 2)
-    times = nc.log_times(3, 4)
-    start = nc.exact.collapsed_state(problem, 0.5, jax.random.key(0))
+    """Error of the margin on the simplex ray to t = 10^3, and the steps taken."""
+    problem = CASES["sum"]
+    start = collapsed_state(problem, 0.5, jax.random.key(0))
     traj = nc.gradient_flow(
-        problem, start, times, solver=solver, rtol=rtol, atol=rtol / 100, observe=margin_of_three
-    )
-    return np.max(np.abs(traj.observables["margin"] / GAP_OF_THREE - 1)), traj.num_steps
-
-
-GAP_OF_THREE = nc.exact.collapsed_gap(nc.ulpm(3, 3, 2), 0.5, nc.log_times(3, 4))
-
-
-def margin_of_three(state):
-    return {"margin": jnp.min(nc.metrics.sample_margins(state, nc.ulpm(3, 3, 2).labels))}
+        problem, start, RAY_TIMES, solver=solver, rtol=rtol, atol=rtol / 100,
+        observe=no_observables, save_states=True,
+    )  # fmt: skip
+    assert traj.states is not None
+    features, classifier = np.asarray(traj.states.features), np.asarray(traj.states.classifier)
+    logits = np.einsum("tnd,tkd->tnk", features, classifier)
+    own = np.eye(3, dtype=bool)[problem.labels]
+    margin = np.min(logits[:, own] - np.max(np.where(own, -np.inf, logits), axis=2), axis=1)
+    return np.max(np.abs(margin / GAP_ON_THE_RAY - 1)), traj.num_steps
 
 
 @pytest.mark.parametrize(("solver", "order"), [(diffrax.Bosh3(), 3), (diffrax.Tsit5(), 5)])
@@ -214,9 +227,8 @@ def test_objective_never_rises(far_flow):
 
 def test_ten_to_the_ten_thousand():
     times = nc.log_times(10_000, 11)
-    traj = nc.gradient_flow(
-        ULPM, start_of(ULPM), times, rtol=1e-6, atol=1e-8, observe=objective_of(ULPM)
-    )
+    # With everything observed, as `far_flow`, whose program this is.
+    traj = nc.gradient_flow(ULPM, start_of(ULPM), times, rtol=1e-6, atol=1e-8)
     ratio = log_ratio_to_limit(traj.observables["log_objective"], times)
     # Beside the approach to the limit, log L carries the margin's error, rtol times log t.
     bound = 2 * np.log(times[-1]) / times[-1] + integration(1e-6) * times[-1]
@@ -247,31 +259,45 @@ def test_equal_decay_lets_the_invariants_decay():
 
 def test_drift_shows_a_sloppy_integration():
     def drift(rtol):
-        traj = nc.gradient_flow(
-            ULPM, start_of(ULPM), nc.log_times(3, 3), rtol=rtol, atol=rtol, observe=no_observables
-        )
+        # The program of `far_flow`.
+        traj = nc.gradient_flow(ULPM, start_of(ULPM), nc.log_times(3, 3), rtol=rtol, atol=rtol)
         return traj.observables["balance_drift"][-1]
 
     assert drift(1e-2) > 100 * drift(1e-8)
 
 
+LANES = CASES["unbalanced"]
+
+
+@jax.jit
+def lanes(starts, times, rtols):
+    """Runs beside each other, each with its own tolerance."""
+
+    def run(start, rtol):
+        return nc.gradient_flow(
+            LANES, start, times, rtol=rtol, atol=rtol / 100, observe=no_observables,
+            save_states=True,
+        )  # fmt: skip
+
+    return jax.vmap(run)(starts, rtols)
+
+
+LOG_OBJECTIVES = jax.jit(jax.vmap(LANES.log_objective))
+
+
 def test_batch_equals_single_runs():
-    problem = CASES["unbalanced"]
-    times = nc.log_times(20, 5)
-
-    def run(seed):
-        state = problem.init(jax.random.fold_in(jax.random.key(0), seed))
-        return nc.gradient_flow(problem, state, times, observe=objective_of(problem))
-
-    batch = jax.vmap(run)(np.arange(3))
+    times, starts = nc.log_times(20, 5), [start_of(LANES, seed) for seed in range(3)]
+    batch = lanes(jax.tree.map(lambda *x: jnp.stack(x), *starts), times, np.full(3, 1e-8))
     assert batch.log_time.shape == (3, 5)
     for seed in range(3):
-        alone = run(seed)
+        alone = nc.gradient_flow(
+            LANES, starts[seed], times, observe=no_observables, save_states=True
+        )
         assert alone.num_steps == batch.num_steps[seed]
         # Batched products round differently, and each of some hundred steps passes that on.
         np.testing.assert_allclose(
-            batch.observables["log_objective"][seed],
-            alone.observables["log_objective"],
+            LOG_OBJECTIVES(jax.tree.map(lambda leaf, seed=seed: leaf[seed], batch.states)),
+            LOG_OBJECTIVES(alone.states),
             rtol=rounding(operations=10_000),
         )
 
@@ -321,8 +347,9 @@ def test_memory_grows_with_observables_not_with_states():
     def size(num, save_states):
         def run(state, times):
             return nc.gradient_flow(
-                problem, state, times, observe=objective_of(problem), save_states=save_states
-            )
+                problem, state, times, solver=diffrax.Heun(), observe=objective_of(problem),
+                save_states=save_states,
+            )  # fmt: skip
 
         shapes = jax.jit(run).lower(start_of(problem), jnp.asarray(nc.log_times(3, num)))
         memory = shapes.compile().memory_analysis()
@@ -391,17 +418,13 @@ def test_nan_in_the_start_is_refused():
 
 
 def test_a_nan_lane_ends_at_once_and_alone():
-    problem = CASES["sum"]
-
-    def run(norm):
-        start = problem.init(jax.random.key(0), norm)
-        return nc.gradient_flow(problem, start, np.array([1.0, 2.0]), observe=objective_of(problem))
-
-    traj = jax.vmap(run)(jnp.array([1.0, jnp.nan, 1.0]))
+    starts = jax.vmap(lambda norm: start_of(LANES, norm=norm))(np.array([1.0, np.nan, 1.0]))
+    traj = lanes(starts, np.arange(1.0, 6.0), np.full(3, 1e-8))
     np.testing.assert_array_equal(traj.succeeded, [True, False, True])
     assert traj.num_steps[1] == 0
-    assert np.all(np.isnan(traj.observables["log_objective"][1]))
-    assert np.all(np.isfinite(traj.observables["log_objective"][::2]))
+    for leaf in jax.tree.leaves(traj.states):
+        assert np.all(np.isnan(leaf[1]))
+        assert np.all(np.isfinite(leaf[::2]))
     nonfinite = jax.tree.map(lambda code: code[1], traj.result)
     assert "Nonfinite" in diffrax.RESULTS[nonfinite]
 
@@ -458,7 +481,10 @@ def test_a_finite_start_without_a_finite_field_ends_soon():
 def test_decay_may_be_an_array_and_keeps_its_certificate():
     def run(decay):
         problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay))
-        traj = nc.gradient_flow(problem, start_of(problem), np.array([0.5, 5.0]), nc.RealTime())
+        traj = nc.gradient_flow(
+            problem, start_of(problem), np.array([0.5, 5.0]), nc.RealTime(),
+            observe=("log_objective", "balance_drift"),
+        )  # fmt: skip
         return traj.observables
 
     swept = jax.vmap(run)(jnp.array([0.0, 0.05]))
@@ -469,21 +495,20 @@ def test_decay_may_be_an_array_and_keeps_its_certificate():
 
 
 def test_tolerances_can_be_swept_under_vmap():
-    def run(rtol):
-        return nc.gradient_flow(
-            CASES["sum"], start_of(CASES["sum"]), np.array([5.0]), rtol=rtol, observe=no_observables
-        ).num_steps
-
-    loose, tight = jax.vmap(run)(jnp.array([1e-4, 1e-9]))
-    assert loose < tight
+    starts = jax.vmap(lambda _: start_of(LANES))(np.arange(3))
+    loose, middle, tight = lanes(
+        starts, np.arange(1.0, 6.0), np.array([1e-4, 1e-7, 1e-9])
+    ).num_steps
+    assert loose < middle < tight
 
 
 def test_a_flow_at_rest_in_log_time_is_told_of_real_time():
     problem = CASES["decay"]
     with pytest.raises(RuntimeError, match=r"use RealTime\(\)"):
         nc.gradient_flow(
-            problem, start_of(problem), nc.log_times(12, 2), observe=no_observables, max_steps=500
-        )
+            problem, start_of(problem), nc.log_times(12, 2), observe=no_observables,
+            save_states=True, max_steps=500,
+        )  # fmt: skip
 
 
 AT_REST = diffrax.Event(diffrax.steady_state_event(rtol=0.0, atol=1e-6))

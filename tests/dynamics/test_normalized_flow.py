@@ -1,6 +1,7 @@
 """Flows, descent and the descent equation of nets with normalised layers."""
 
 import diffrax
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -40,22 +41,28 @@ def start_of(problem, norm=1.2, seed=0):
     return state
 
 
-def loss_and_norm(problem):
-    def observe(state):
-        return {"objective": problem.objective(state), "norm": problem.observe(state)["norm"]}
+def nothing(state):
+    """For runs that are judged by their states: one program serves nets of one structure."""
+    return {}
 
-    return observe
+
+@eqx.filter_jit
+def objectives(problem, states):
+    return jax.vmap(problem.objective)(states)
 
 
 def flow(
     problem, start, times=TIMES, solver: diffrax.AbstractSolver = diffrax.Dopri8(), **options
 ) -> nc.Trajectory:
-    options = {"rtol": RTOL, "atol": RTOL / 100, "observe": loss_and_norm(problem), **options}
-    return nc.gradient_flow(problem, start, times, nc.RealTime(), solver, **options)
+    options = {"rtol": RTOL, "atol": RTOL / 100, "observe": nothing, **options}
+    return nc.gradient_flow(
+        problem, start, times, nc.RealTime(), solver, save_states=True, **options
+    )
 
 
+@eqx.filter_jit
 def outputs(problem, state):
-    return np.asarray(problem.outputs(state, jnp.asarray(INPUTS)))[:, 0]
+    return problem.outputs(state, jnp.asarray(INPUTS))[:, 0]
 
 
 CASES = [
@@ -79,7 +86,7 @@ def test_flows_keep_their_certificates_and_go_downhill(normalization, decay_on, 
     assert drifts == kept
     for name in kept:
         assert np.max(found.observables[f"{name}_drift"]) < integration(RTOL)
-    losses = [problem.objective(start), *found.observables["objective"]]
+    losses = [problem.objective(start), *objectives(problem, found.states)]
     assert np.all(np.diff(losses) < 0)
     if "layer_balance" in kept:
         # By hand: differences of squared norms, which fall as e^(−4λt) with decay on the layers.
@@ -97,9 +104,9 @@ def test_polar_and_cartesian_variables_have_one_trajectory(decay_on):
     polar, cartesian = net("polar", decay_on=decay_on), net("none", decay_on=decay_on)
     directions = polar.init(jax.random.key(5)).matrices
     norms = jnp.array([0.7, 1.0, 1.3])
-    one = flow(polar, nc.Layers(directions, norms), save_states=True)
+    one = flow(polar, nc.Layers(directions, norms))
     weights = tuple(rho * v for rho, v in zip(norms, directions, strict=True))
-    other = flow(cartesian, nc.Layers(weights), save_states=True)
+    other = flow(cartesian, nc.Layers(weights))
     assert one.states is not None
     assert other.states is not None
     scaled = jax.vmap(lambda state: state.weights())(one.states)
@@ -114,15 +121,22 @@ def test_normalised_flows_of_one_net_differ_only_where_they_should():
     first = flow(lagrange, start_of(lagrange), np.array([400.0]), nc.RKC(), rtol=1e-6, atol=1e-8)
     [rho] = first.final.norms
     matrices = (*first.final.matrices[:-1], rho * first.final.matrices[-1])
-    slope = practice.gradient(nc.Layers(matrices))
+    slope = eqx.filter_jit(lambda problem, state: problem.gradient(state))(
+        practice, nc.Layers(matrices)
+    )
     assert max(np.abs(leaf).max() for leaf in jax.tree.leaves(slope)) < 1e-5
     # There equation 12 holds, corrected (E31): Σ (1 − ρf̄)(V_k f̄ − ∂f̄/∂V_k) = 0.
     unit = nc.Layers(first.final.matrices)
-    f, pull = jax.vjp(lambda s: SIGNS * lagrange.outputs(s, jnp.asarray(INPUTS))[:, 0], unit)
-    weight = 1 - rho * f
-    (turned,) = pull(weight)
+
+    @jax.jit
+    def terms(unit, rho):
+        f, pull = jax.vjp(lambda s: SIGNS * lagrange.outputs(s, jnp.asarray(INPUTS))[:, 0], unit)
+        weight = 1 - rho * f
+        return jnp.sum(weight * f), *pull(weight)
+
+    weighted, turned = terms(unit, rho)
     for v, slope in zip(unit.matrices, turned.matrices, strict=True):
-        np.testing.assert_allclose(v * jnp.sum(weight * f), slope, atol=1e-5)
+        np.testing.assert_allclose(v * weighted, slope, atol=1e-5)
 
 
 def test_the_flow_of_the_exponential_loss_goes_to_any_time():
@@ -147,9 +161,7 @@ def test_kinks_are_passed_at_the_least_step_or_rounded():
     # a rate so small that its error, of first order, is under 1e-4.
     problem = net(activation=jax.nn.relu)
     start, times = start_of(problem), np.linspace(0.5, 20.0, 40)
-    descent = nc.gradient_descent(
-        problem, start, optax.sgd(2e-4), 100_000, np.array([1]), loss_and_norm(problem)
-    )
+    descent = nc.gradient_descent(problem, start, optax.sgd(2e-4), 100_000, np.array([1]), nothing)
     truth = outputs(problem, descent.final)
     assert np.abs(truth).max() > 0.4
     for step, error in ((0.1, 2e-2), (0.0125, 2e-3)):
@@ -158,57 +170,63 @@ def test_kinks_are_passed_at_the_least_step_or_rounded():
         assert found.num_steps <= 2 * 20.0 / step
         assert found.observables["direction_norms_drift"][-1] < 0.1 * step
         assert np.abs(outputs(problem, found.final) - truth).max() < error
-        assert np.max(np.diff(found.observables["objective"])) < 1e-5
+        assert np.max(np.diff(objectives(problem, found.states))) < 1e-5
     rounded = net(activation=nc.SmoothReLU(1e-6))
     found = flow(rounded, start, times, nc.RKC(), rtol=1e-5, atol=1e-7)
     assert found.num_steps < 1000
-    assert np.all(np.diff(found.observables["objective"]) < 0)
+    assert np.all(np.diff(objectives(rounded, found.states)) < 0)
     assert np.abs(outputs(problem, found.final) - truth).max() < 2e-4
 
 
 def test_descent_keeps_the_directions_normalised():
     problem = net("lagrange", activation=jax.nn.relu)
     start = start_of(problem)
-    found = nc.gradient_descent(problem, start, optax.sgd(0.2, momentum=0.9), 200)
+    found = nc.gradient_descent(
+        problem, start, optax.sgd(0.2, momentum=0.9), 200, observe=nothing, save_states=True
+    )
     assert np.max(found.observables["direction_norms_drift"]) < rounding()
-    assert found.observables["objective"][-1] < 0.9 * found.observables["objective"][0]
+    losses = objectives(problem, found.states)
+    assert losses[-1] < 0.9 * losses[0]
+
+
+@jax.jit
+def sgd_step(state, rate, x, y):
+    def loss(state):
+        f = x @ state.matrices[0].T @ state.matrices[1].T @ state.matrices[2].T
+        return jnp.mean((state.norms[0] * f[:, 0] - y) ** 2) + 0.02 * state.norms[0] ** 2
+
+    slope, matrices = jax.grad(loss)(state), []
+    for v, g in zip(state.matrices, slope.matrices, strict=True):
+        v = v - rate * (g - jnp.sum(g * v) * v)
+        matrices.append(v / jnp.linalg.norm(v))
+    return nc.Layers(tuple(matrices), state.norms - rate * slope.norms)
 
 
 def sgd_by_hand(state, rate, size, key, steps):
     """Stochastic descent written anew: an order for each epoch, the rest of it left out."""
-
-    def loss(state, x, y):
-        f = x @ state.matrices[0].T @ state.matrices[1].T @ state.matrices[2].T
-        return jnp.mean((state.norms[0] * f[:, 0] - y) ** 2) + 0.02 * state.norms[0] ** 2
-
     for step in range(steps):
         epoch, place = divmod(step, 8 // size)
         order = np.asarray(jax.random.permutation(jax.random.fold_in(key, epoch), 8))
         part = order[place * size : (place + 1) * size]
-        slope = jax.grad(loss)(state, jnp.asarray(INPUTS[part]), jnp.asarray(SIGNS[part]))
-        matrices = []
-        for v, g in zip(state.matrices, slope.matrices, strict=True):
-            v = v - rate * (g - jnp.sum(g * v) * v)
-            matrices.append(v / jnp.linalg.norm(v))
-        state = nc.Layers(tuple(matrices), state.norms - rate * slope.norms)
+        state = sgd_step(state, rate, INPUTS[part], SIGNS[part])
     return state
 
 
 def test_stochastic_descent_is_the_textbook_loop():
-    problem, key = net("lagrange"), jax.random.key(7)
+    problem, key, optimizer = net("lagrange"), jax.random.key(7), optax.sgd(0.1)
     start = start_of(problem)
-    found = nc.gradient_descent(
-        problem, start, optax.sgd(0.1), 7, observe=loss_and_norm(problem), batch_size=3, key=key
-    )
+
+    def descent(**options):
+        last = np.array([7])
+        return nc.gradient_descent(problem, start, optimizer, 7, last, nothing, **options).final
+
+    found = descent(batch_size=3, key=key)
     expected = sgd_by_hand(start, 0.1, 3, key, 7)
-    for left, right in zip(jax.tree.leaves(found.final), jax.tree.leaves(expected), strict=True):
+    for left, right in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=rounding())
     # All samples in one batch are plain descent, whatever their order.
-    whole = nc.gradient_descent(
-        problem, start, optax.sgd(0.1), 7, observe=loss_and_norm(problem), batch_size=8, key=key
-    )
-    plain = nc.gradient_descent(problem, start, optax.sgd(0.1), 7, observe=loss_and_norm(problem))
-    for left, right in zip(jax.tree.leaves(whole.final), jax.tree.leaves(plain.final), strict=True):
+    whole, plain = descent(batch_size=8, key=key), descent()
+    for left, right in zip(jax.tree.leaves(whole), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(left, right, rtol=0, atol=rounding())
 
 
@@ -227,6 +245,8 @@ def test_batches_that_cannot_be_are_refused(problem, options, message):
 
 
 RATES = np.array([0.2, 0.1, 0.05, 0.025, 0.0125])
+END = 2.0
+STEPS = np.round(END / RATES).astype(int)
 
 
 def order_of(errors):
@@ -235,22 +255,31 @@ def order_of(errors):
     return slope, np.abs(np.log(errors) - slope * np.log(RATES) - intercept).max()
 
 
+moving_start = eqx.filter_jit(lambda equation, position: equation.start(position))
+
+
+@eqx.filter_jit
+def descents(problem, start, rate):
+    """States of descent after each of `STEPS`, for a rate that is an argument."""
+    return nc.gradient_descent(
+        problem, start, optax.sgd(rate), int(STEPS[-1]), STEPS, nothing, save_states=True
+    ).states
+
+
 @pytest.mark.parametrize("normalization", ["lagrange", "none"])
 def test_the_descent_equation_follows_descent_to_second_order(normalization):
     problem = net(normalization, widths=(4,))
     start = start_of(problem)
-    end = 2.0
-    exact = flow(problem, start, np.array([end])).final
-    ode = jax.jit(
-        lambda rate, velocity_factor: nc.gradient_flow(
-            (equation := nc.GradientDescentODE(problem, rate)),
-            (lambda moving: type(moving)(
-                moving.position,
-                jax.tree.map(lambda v: velocity_factor * v, moving.velocity),
-            ))(equation.start(start)),
-            np.array([end]), nc.RealTime(), rtol=1e-9, atol=1e-11, observe=lambda state: {},
+    exact = flow(problem, start, np.array([END])).final
+
+    def ode(rate, velocity_factor):
+        # Outside of a jit, where the rate is an argument of the flow's program.
+        equation = nc.GradientDescentODE(problem, float(rate))
+        moving = moving_start(equation, start)
+        velocity = jax.tree.map(lambda v: velocity_factor * v, moving.velocity)
+        return flow(
+            equation, type(moving)(moving.position, velocity), np.array([END]), diffrax.Tsit5()
         ).final.position
-    )  # fmt: skip
 
     def error(left, right):
         return max(
@@ -259,10 +288,8 @@ def test_the_descent_equation_follows_descent_to_second_order(normalization):
         )
 
     errors = {"moving": [], "at rest": [], "flow": [], "equation and flow": []}
-    for rate in RATES:
-        descent = nc.gradient_descent(
-            problem, start, optax.sgd(rate), round(end / rate), observe=loss_and_norm(problem)
-        ).final
+    for i, rate in enumerate(RATES):
+        descent = jax.tree.map(lambda leaf, i=i: leaf[i], descents(problem, start, rate))
         moving = ode(rate, 1.0)
         errors["moving"].append(error(moving, descent))
         errors["at rest"].append(error(ode(rate, 0.0), descent))
@@ -275,20 +302,25 @@ def test_the_descent_equation_follows_descent_to_second_order(normalization):
 
 
 def test_the_descent_equation_keeps_the_directions_on_their_spheres():
-    problem = net("lagrange")
+    problem = net("lagrange", widths=(4,))
     equation = nc.GradientDescentODE(problem, 0.3)
-    moving = equation.start(start_of(problem))
-    found = nc.gradient_flow(
-        equation, moving, TIMES, nc.RealTime(), diffrax.Dopri8(), rtol=RTOL, atol=RTOL / 100
-    )
+    moving = moving_start(equation, start_of(problem))
+    found = flow(equation, moving, solver=diffrax.Tsit5())
     assert np.max(found.observables["direction_norms_drift"]) < integration(RTOL)
-    assert found.observables["speed"][-1] < found.observables["speed"][0]
+    assert found.states is not None
+    speeds = np.sqrt(
+        sum(
+            np.sum(np.reshape(leaf, (len(TIMES), -1)) ** 2, axis=1)
+            for leaf in jax.tree.leaves(found.states.velocity)
+        )
+    )
+    assert speeds[-1] < speeds[0]
     # A push off the sphere is taken back to it, and so is a velocity.
     pushed = type(moving)(
         nc.Layers(tuple(1.5 * v for v in moving.position.matrices), moving.position.norms),
         moving.position,
     )
-    kept = equation.retract(pushed)
+    kept = eqx.filter_jit(lambda equation, state: equation.retract(state))(equation, pushed)
     for v, velocity in zip(kept.position.matrices, kept.velocity.matrices, strict=True):
         assert abs(np.linalg.norm(v) - 1) < rounding()
         assert abs(np.sum(v * velocity)) < rounding()
@@ -301,15 +333,14 @@ def test_the_scalar_descent_equation_oscillates_where_it_should():
     rate = 0.4  # 4η(M + λ) = 2.4
     start = nc.Layers((jnp.ones((1, 1)),), jnp.array([2.0]))
     times = np.linspace(0.05, 4, 80)
-    found = nc.gradient_flow(
-        nc.GradientDescentODE(problem, rate), nc.GradientDescentODE(problem, rate).start(start),
-        times, nc.RealTime(), diffrax.Dopri8(), rtol=RTOL, atol=RTOL / 100,
-    )  # fmt: skip
+    equation = nc.GradientDescentODE(problem, rate)
+    found = flow(equation, moving_start(equation, start), times)
     rest, omega, decay = 1 / 1.5, np.sqrt(2.4 - 1) / rate, 1 / rate
     away, speed = 2 - rest, 2 * (1 - 1.5 * 2)
     expected = np.exp(-decay * times) * (
         away * np.cos(omega * times) + (speed + decay * away) / omega * np.sin(omega * times)
     )
-    norms = np.asarray(found.observables["norm"])
+    assert found.states is not None
+    norms = np.asarray(found.states.position.norms)[:, 0]
     np.testing.assert_allclose(norms - rest, expected, rtol=0, atol=integration(RTOL) * 2)
     assert np.any(norms < rest - 1e-3)

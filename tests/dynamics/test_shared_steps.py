@@ -11,7 +11,7 @@ import pytest
 from tolerances import integration, rounding, second_order_integration
 
 import nc_jax as nc
-from nc_jax.dynamics.side_by_side import FusedRungeKutta
+from nc_jax.dynamics.fused import FusedRungeKutta
 
 RTOL = 1e-7
 PROBLEM = nc.ulpm(3, 4, 2)
@@ -35,9 +35,14 @@ def run(key, norm, **options):
     return flow(PROBLEM.init(key, norm), **options)
 
 
+STARTS = jax.jit(jax.vmap(PROBLEM.init))(KEYS, NORMS)
+# Compiled whole: a vmap outside of jit compiles what surrounds the run operation by operation.
+COMMON = jax.jit(jax.vmap(functools.partial(flow, save_states=True)))
+
+
 @functools.cache
 def shared_steps():
-    return jax.vmap(functools.partial(run, save_states=True))(KEYS, NORMS)
+    return COMMON(STARTS)
 
 
 def scaled(factor, **options):
@@ -48,7 +53,7 @@ def scaled(factor, **options):
 def own_steps_and_slopes():
     """Runs with their own steps, and their derivative by the logarithm of the start's norm."""
     own = functools.partial(scaled, shared=False, save_states=True)
-    return jax.jvp(own, (1.0,), (1.0,))
+    return jax.jit(lambda factor: jax.jvp(own, (factor,), (1.0,)))(1.0)
 
 
 def assert_same(found, expected, tolerance):
@@ -86,43 +91,45 @@ def test_a_run_outside_of_vmap_has_its_own_steps():
 
 
 def test_a_leaf_may_be_common_to_all_lanes():
-    starts = jax.vmap(PROBLEM.init)(KEYS, NORMS)
-    features, whole = starts.features[1], functools.partial(flow, save_states=True)
-    common = jax.vmap(lambda classifier: whole(nc.LastLayer(features, classifier)))
-    repeated = eqx.tree_at(lambda s: s.features, starts, jnp.stack([features] * len(KEYS)))
-    found, expected = common(starts.classifier), jax.vmap(whole)(repeated)
+    features, whole = STARTS.features[1], functools.partial(flow, save_states=True)
+    common = jax.jit(jax.vmap(lambda classifier: whole(nc.LastLayer(features, classifier))))
+    repeated = eqx.tree_at(lambda s: s.features, STARTS, jnp.stack([features] * len(KEYS)))
+    found, expected = common(STARTS.classifier), COMMON(repeated)
     assert_same(found.states, expected.states, rounding(operations=10_000))
 
 
 def test_rkc_takes_common_steps_in_log_log_time():
-    stabilised = jax.vmap(
-        functools.partial(run, times=np.log1p(TIMES), clock=nc.LogLogTime(), solver=nc.RKC())
-    )(KEYS, NORMS)
+    one = functools.partial(flow, times=np.log1p(TIMES), clock=nc.LogLogTime(), solver=nc.RKC())
+    stabilised = jax.jit(jax.vmap(one))(STARTS)
     assert np.all(stabilised.succeeded)
     assert len(set(stabilised.num_steps.tolist())) == 1
     tolerance = second_order_integration(RTOL)
     assert_same(stabilised.observables, own_steps_and_slopes()[0].observables, tolerance)
 
 
-def distance_from_its_start(key, norm, shared):
-    start, common = PROBLEM.init(key, norm), jnp.full((4,), 0.5)
+def distance_from_its_start(start):
+    common = jnp.full((4,), 0.5)
 
     def observe(state):
         moved = state.features - start.features
         return {"distance": jnp.linalg.norm(moved), "along": jnp.sum(moved @ common)}
 
     return nc.gradient_flow(
-        PROBLEM, start, TIMES, rtol=RTOL, observe=observe, shared_steps=shared
+        PROBLEM, start, TIMES, rtol=RTOL, observe=observe, shared_steps=True
     ).observables
 
 
 def test_observables_may_look_at_what_differs_between_lanes():
-    found, expected = (
-        jax.vmap(functools.partial(distance_from_its_start, shared=shared))(KEYS, NORMS)
-        for shared in (True, False)
-    )
+    found = jax.jit(jax.vmap(distance_from_its_start))(STARTS)
+    own, _ = own_steps_and_slopes()
+    moved = np.asarray(own.states.features) - np.asarray(STARTS.features)[:, None]
+    expected = {
+        "distance": np.sqrt(np.sum(moved**2, axis=(2, 3))),
+        "along": 0.5 * np.sum(moved, axis=(2, 3)),
+    }
     assert np.ptp(found["distance"][:, -1]) > 0.1
-    assert_same(found, expected, integration(RTOL))
+    for name, values in expected.items():
+        assert_same(found[name], values, integration(RTOL))
 
 
 def slope_of_a_run(key, norm):
@@ -137,7 +144,7 @@ def slope_of_a_batch(keys, norms):
 @pytest.mark.parametrize("slopes", [slope_of_a_batch, jax.vmap(slope_of_a_run)])
 def test_a_derivative_passes_common_steps(slopes):
     _, expected = own_steps_and_slopes()
-    assert_same(slopes(KEYS, NORMS), expected.observables, integration(RTOL))
+    assert_same(jax.jit(slopes)(KEYS, NORMS), expected.observables, integration(RTOL))
 
 
 @pytest.mark.parametrize(
@@ -163,20 +170,52 @@ def test_what_cannot_take_common_steps_is_refused_in_one_line(options, message, 
     assert "\n" not in str(caught.value)
 
 
-def of_own_decay(decay):
+def of_own_decay(decay, shared=True):
     problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay, 0.0))
-    return flow(problem.init(KEYS[0]), problem=problem, times=np.array([1.0]), clock=nc.RealTime())
+    return flow(
+        problem.init(KEYS[0]), problem=problem, times=np.array([1.0]), clock=nc.RealTime(),
+        shared=shared,
+    )  # fmt: skip
 
 
-def of_own_rtol(rtol):
-    return nc.gradient_flow(PROBLEM, PROBLEM.init(KEYS[0]), TIMES, rtol=rtol, shared_steps=True)
+def test_runs_that_differ_in_their_problem_take_common_steps():
+    decays = np.array([0.1, 0.2])
+    found = jax.jit(jax.vmap(of_own_decay))(decays)
+    assert len(set(found.num_steps.tolist())) == 1
+    expected = jax.jit(jax.vmap(functools.partial(of_own_decay, shared=False)))(decays)
+    assert_same(found.observables, expected.observables, integration(RTOL))
 
 
-@pytest.mark.parametrize("one", [of_own_decay, of_own_rtol])
-def test_lanes_that_differ_in_more_than_their_start_are_refused_in_one_line(one):
-    with pytest.raises(ValueError, match="only the start may differ between the runs") as caught:
-        jax.vmap(one)(np.array([0.1, 0.2]))
-    assert "\n" not in str(caught.value)
+@jax.jit
+def batched(starts):
+    flow = nc.Flow(PROBLEM, TIMES, rtol=RTOL, atol=1e-2 * RTOL, observe=observe, save_states=True)
+    return flow.batch(starts)
+
+
+def test_a_batch_is_the_runs_with_their_own_steps():
+    own, _ = own_steps_and_slopes()
+    found = batched(STARTS)
+    assert found.shared_steps is True
+    assert len(set(found.num_steps.tolist())) == 1
+    for name in ("observables", "final", "states", "final_log_time", "log_time"):
+        assert_same(getattr(found, name), getattr(own, name), integration(RTOL))
+
+
+def test_data_differ_between_the_runs_of_a_batch():
+    starts, shifts = STARTS, jnp.arange(3.0)
+    moved = nc.Flow(
+        PROBLEM, TIMES, observe=lambda state, shift: {"shifted": shift + 0 * state.squared_norm()}
+    )
+    found = moved.batch(starts, shifts).observables["shifted"]
+    np.testing.assert_array_equal(found, jnp.broadcast_to(shifts[:, None], (3, TIMES.size)))
+    single = moved(jax.tree.map(lambda leaf: leaf[0], starts), shifts[2]).observables["shifted"]
+    np.testing.assert_array_equal(single, 2.0)
+
+
+def test_a_run_that_fails_ends_its_batch():
+    batch = batched(jax.tree.map(lambda leaf: leaf.at[1].set(jnp.nan), STARTS))
+    assert not np.any(batch.succeeded)
+    assert np.all(np.isnan(batch.observables["margin"]))
 
 
 SOLVERS = [diffrax.Tsit5(), diffrax.Dopri5(), diffrax.Dopri8(), diffrax.Bosh3(), diffrax.Heun()]
@@ -189,25 +228,31 @@ def pendulum(t, y, args):
     return jnp.stack([speed, 0.3 * jnp.cos(t) - jnp.sin(angle) - speed / 10])
 
 
-def solve(solver, controller, dt0):
+@eqx.filter_jit
+def solve(solver, dt0, rtol, atol, smallest_factor, largest_factor):
     # Saves are between steps: they come of the dense output.
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(pendulum), solver, 0.0, 4.0, dt0, jnp.asarray([[1.0, 2.0], [0.0, 1.0]]),
-        saveat=diffrax.SaveAt(ts=jnp.linspace(0, 4, 12)), stepsize_controller=controller,
+        saveat=diffrax.SaveAt(ts=jnp.linspace(0, 4, 12)), adjoint=diffrax.ForwardMode(),
+        stepsize_controller=diffrax.PIDController(
+            rtol, atol, factormin=smallest_factor, factormax=largest_factor
+        ),
     )  # fmt: skip
     return solution.ys, solution.stats["num_accepted_steps"], solution.stats["num_steps"]
 
 
 @pytest.mark.parametrize("solver", SOLVERS, ids=lambda solver: type(solver).__name__)
 def test_fused_stages_are_those_of_the_solver(solver):
-    @functools.partial(jax.jit, static_argnums=0)
     def both(solver):
-        constant = solve(solver, diffrax.ConstantStepSize(), 0.23)
-        return constant, solve(solver, diffrax.PIDController(1e-6, 1e-8), 3.0)
+        # Steps of one length have a tolerance that all meet, and no other factor than 1: numbers
+        # alone, so that one program has both.
+        constant = solve(solver, *map(np.asarray, (0.23, 1e9, 1e9, 1.0, 1.0)))
+        return constant, solve(solver, *map(np.asarray, (3.0, 1e-6, 1e-8, 0.2, 10.0)))
 
     found, expected = both(FusedRungeKutta(solver)), both(solver)
     constant, adaptive = found
     assert constant[1] == 18
+    assert constant[2] == 18
     assert adaptive[1] < adaptive[2]  # the first is too long
     # Some dozen to some thousand steps of up to 14 stages each.
     assert_same(found, expected, rounding(operations=10_000))

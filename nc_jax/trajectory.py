@@ -10,8 +10,8 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..checks import is_traced
-from ..metrics import Invariant, drift
+from .checks import is_traced
+from .metrics import Invariant, drift
 
 Observe = Callable[[PyTree], dict[str, Float[Array, "..."]]]
 
@@ -85,14 +85,20 @@ class Trajectory(eqx.Module):
 
         Example: `traj.decay_exponent("ji_self_duality", 100 * math.log(10))`.
         """
-        # At t = 0 there is no logarithm of log(1 + t).
-        used = ((self.log_time >= from_log_time) & (self.log_time > 0)).astype(self.log_time.dtype)
-        x = jnp.log(jnp.where(used > 0, self.log_time, 1))
-        y = jnp.log(jnp.where(used > 0, self.observables[name], 1))
-        deviation = used * (
-            x - jnp.sum(x, axis=-1, keepdims=True) / jnp.sum(used, -1, keepdims=True)
-        )
-        return jnp.sum(deviation * y, axis=-1) / jnp.sum(deviation**2, axis=-1)
+        return _slope(self.log_time, self.observables[name], jnp.asarray(float(from_log_time)))
+
+
+@jax.jit
+def _slope(
+    log_time: Float[Array, "*batch T"], values: Float[Array, "*batch T"], since: Float[Array, ""]
+) -> Float[Array, "*batch"]:
+    """Slope of log(values) against log(log_time) by least squares, from a time on."""
+    # At t = 0 there is no logarithm of log(1 + t).
+    used = ((log_time >= since) & (log_time > 0)).astype(log_time.dtype)
+    x = jnp.log(jnp.where(used > 0, log_time, 1))
+    y = jnp.log(jnp.where(used > 0, values, 1))
+    deviation = used * (x - jnp.sum(x, axis=-1, keepdims=True) / jnp.sum(used, -1, keepdims=True))
+    return jnp.sum(deviation * y, axis=-1) / jnp.sum(deviation**2, axis=-1)
 
 
 def drifts(
@@ -147,7 +153,10 @@ def finish(trajectory: Trajectory, throw: bool, advice: str = "") -> Trajectory:
     succeeded = trajectory.succeeded
     if not throw or is_traced(succeeded) or bool(np.all(succeeded)):
         return trajectory
+    failed = np.flatnonzero(~np.asarray(succeeded))
+    first = jax.tree.map(lambda leaf: np.asarray(np.ravel(leaf)[failed[0]]), trajectory.result)
+    what = "run" if succeeded.ndim == 0 else f"{failed.size} of {succeeded.size} runs"
     raise RuntimeError(
-        f"run failed after {trajectory.num_steps} steps: {diffrax.RESULTS[trajectory.result]} "
+        f"{what} failed after {np.max(trajectory.num_steps)} steps: {diffrax.RESULTS[first]} "
         f"{advice}Pass throw=False to get the part that was computed."
     )
