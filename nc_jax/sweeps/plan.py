@@ -7,6 +7,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TypeVar
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,9 +15,13 @@ from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, Integer, Key, PyTree
 
 from ..configuration import described
-from ..dynamics import Trajectory
+from ..dynamics import Flow
+from ..trajectory import Trajectory
 
-Run = Callable[..., Trajectory]
+# A run: a trajectory, or a flow with a start, or with a start and the data of its observer.
+Outcome = Trajectory | Flow | tuple[Flow, PyTree] | tuple[Flow, PyTree, PyTree]
+Run = Flow | Callable[..., Outcome]
+Prepared = Trajectory | tuple[Flow, PyTree, PyTree]
 Setting = dict[str, object]
 Floats = Mapping[str, float | Array]
 T = TypeVar("T")
@@ -40,7 +45,7 @@ class Plan:
 
     `lanes` runs are stepped beside each other, whatever the devices, and `batch_size` of them are
     computed and written at a time. `mesh` is None for the cores of a single device. `example` is
-    one run without its numbers.
+    one run without its numbers. With `common_steps` runs are flows, and a block is `Flow.batch`.
     """
 
     run: Run
@@ -51,6 +56,7 @@ class Plan:
     lanes: int
     mesh: Mesh | None
     example: Trajectory
+    common_steps: bool
 
     @property
     def dims(self) -> tuple[str, ...]:
@@ -93,7 +99,7 @@ def make_plan(
     if mesh is not None and not isinstance(mesh, Mesh):
         raise ValueError(f"mesh = {mesh}: give a jax.sharding.Mesh, or None for all devices.")
     first = {name: values[0] for name, values in settings.items()}
-    example = _example(run, key, first, numbers[0])
+    example, is_flow = _example(run, key, first, numbers[0])
     _check_names(example, settings)
     if mesh is None and jax.device_count() > 1:
         mesh = Mesh(np.array(jax.devices()), ("seeds",), axis_types=(AxisType.Auto,))
@@ -103,18 +109,72 @@ def make_plan(
         # Portions of equal size: the last would be filled up with runs that nobody asked for.
         portions = -(-numbers.size // max(_BATCH_RUNS, lanes * devices))
         batch_size = min(-(-numbers.size // (portions * lanes)) * lanes, numbers.size)
-    return Plan(run, key, numbers, settings, batch_size, lanes, mesh, example)
+    return Plan(run, key, numbers, settings, batch_size, lanes, mesh, example, is_flow)
 
 
-def one_run(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Trajectory]:
-    """(seed, floats of the setting) -> its run."""
+def prepared(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Prepared]:
+    """(seed, floats of the setting) -> its run, or the flow that is to be run, start and data."""
     traced = floats_of(setting)
     compiled = {name: value for name, value in setting.items() if name not in traced}
 
+    def prepare(seed: Int[Array, ""], floats: Floats) -> Prepared:
+        own_key = jax.random.fold_in(key, seed)
+        outcome = run if isinstance(run, Flow) else run(own_key, **compiled, **floats)
+        if isinstance(outcome, Flow):
+            return outcome, outcome.problem.init(own_key), None
+        match outcome:
+            case Trajectory():
+                return outcome
+            case (Flow() as flow, start):
+                return flow, start, None
+            case (Flow() as flow, start, data):
+                return flow, start, data
+        raise ValueError(
+            f"run returns {type(outcome).__name__}: return one Trajectory, as gradient_flow does, "
+            "a Flow, or a Flow with a start, (flow, start)."
+        )
+
+    return prepare
+
+
+def one_run(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Trajectory]:
+    """(seed, floats of the setting) -> its run, with the steps that it takes alone."""
+    prepare = prepared(run, key, setting)
+
     def one(seed: Int[Array, ""], floats: Floats) -> Trajectory:
-        return run(jax.random.fold_in(key, seed), **compiled, **floats)
+        outcome = prepare(seed, floats)
+        if isinstance(outcome, tuple):
+            flow, start, data = outcome
+            return flow(start, data, throw=False)
+        return outcome
 
     return one
+
+
+def block_of_runs(plan: Plan, setting: Setting) -> Callable[..., dict[str, Array]]:
+    """(seeds (S,), floats of the setting) -> what their runs leave, arrays with leading axis S."""
+    if not plan.common_steps:
+        one = one_run(plan.run, plan.key, setting)
+        return jax.vmap(lambda seed, floats: outputs_of(one(seed, floats)), (0, None))
+    # The flow must be the same for all seeds: where it depends on one, `None` is refused.
+    axes = (None, eqx.if_array(0), eqx.if_array(0))
+    prepare = eqx.filter_vmap(
+        prepared(plan.run, plan.key, setting), in_axes=(0, None), out_axes=axes
+    )
+
+    def block(seeds: Int[Array, " S"], floats: Floats) -> dict[str, Array]:
+        try:
+            flow, starts, data = prepare(seeds, floats)
+        except ValueError as error:
+            if "out_axes" not in str(error):
+                raise
+            raise ValueError(
+                "run: the flow depends on the key; let the start and the data alone depend on it, "
+                "or return the trajectory, flow(start), which takes its steps alone."
+            ) from error
+        return jax.vmap(outputs_of)(flow.batch(starts, data, throw=False))
+
+    return block
 
 
 def floats_of(setting: Setting) -> Floats:
@@ -212,17 +272,16 @@ def _check_names(example: Trajectory, settings: dict[str, list]) -> None:
             )
 
 
-def _example(run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64) -> Trajectory:
-    """One run without its numbers."""
+def _example(
+    run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64
+) -> tuple[Trajectory, bool]:
+    """One run without its numbers, and whether it is a flow with a start."""
+    _check_signature(run, key, setting)
     try:
-        inspect.signature(run).bind(key, **setting)
-    except TypeError as error:
-        raise ValueError(
-            f"run: {error} when called with a key and {sorted(setting) or 'no setting'}; give "
-            "run(key, **setting) that takes the names of the grid and no others."
-        ) from None
-    try:
-        example = jax.eval_shape(one_run(run, key, setting), seed, floats_of(setting))
+        outcome = eqx.filter_eval_shape(prepared(run, key, setting), seed, floats_of(setting))
+        is_flow = isinstance(outcome, tuple)
+        one = one_run(run, key, setting)
+        example = jax.eval_shape(one, seed, floats_of(setting)) if is_flow else outcome
     except TypeError as error:  # as all of JAX's errors about tracers
         if not floats_of(setting):
             raise
@@ -231,11 +290,30 @@ def _example(run: Run, key: Key[Array, ""], setting: Setting, seed: np.int64) ->
             f"({str(error).splitlines()[0]}); where it needs plain numbers give integers, or texts "
             "and convert them in run."
         ) from error
-    if not isinstance(example, Trajectory) or example.log_time.ndim != 1:
+    if example.log_time.ndim != 1:
         raise ValueError(
-            f"run returns {type(example).__name__}: return one Trajectory, as gradient_flow does."
+            f"run returns a Trajectory of batch shape {example.log_time.shape[:-1]}: return one "
+            "run."
         )
-    return example
+    return example, is_flow
+
+
+def _check_signature(run: Run, key: Key[Array, ""], setting: Setting) -> None:
+    """Refuse a function that does not take a key and the names of the grid."""
+    if isinstance(run, Flow):
+        if setting:
+            raise ValueError(
+                f"grid: a Flow takes no settings, and the grid has {sorted(setting)}; give a "
+                "function run(key, **setting) that returns a Flow."
+            )
+        return
+    try:
+        inspect.signature(run).bind(key, **setting)
+    except TypeError as error:
+        raise ValueError(
+            f"run: {error} when called with a key and {sorted(setting) or 'no setting'}; give "
+            "run(key, **setting) that takes the names of the grid and no others."
+        ) from None
 
 
 def _lanes(state: PyTree[jax.ShapeDtypeStruct], runs: int) -> int:

@@ -13,7 +13,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxtyping import Array, Int
 
 from ..compilation import cpu_options
-from .plan import Floats, Plan, Setting, floats_of, one_run, outputs_of, program_name
+from .plan import (
+    Floats,
+    Plan,
+    Setting,
+    block_of_runs,
+    floats_of,
+    one_run,
+    outputs_of,
+    program_name,
+)
 
 
 class Programs:
@@ -109,19 +118,17 @@ def _must_run_alone(program: str) -> bool:
     pool they run on. Two at a time, on two cores or on two virtual devices, have been seen to wait
     for ever (jaxlib 0.10.2, batches of 64).
     """
-    calls = re.search(r"custom_call @(?!xla_ffi_python_cpu_callback)|stablehlo\.fft", program)
+    calls = re.search(r"custom_call @|stablehlo\.fft", program)
     return jax.default_backend() == "cpu" and calls is not None
 
 
 def _batch_of(plan: Plan, setting: Setting) -> Callable:
     """Runs of seeds (parts, blocks, lanes): blocks in turn, lanes beside each other."""
-    one = one_run(plan.run, plan.key, setting)
+    block = block_of_runs(plan, setting)
 
     def batch(seeds: Int[Array, "P B S"], floats: Floats) -> dict[str, Array]:
-        def block(seeds: Int[Array, " S"]) -> dict[str, Array]:
-            return jax.vmap(lambda seed: outputs_of(one(seed, floats)))(seeds)
-
-        flat = jax.lax.map(block, seeds.reshape(-1, seeds.shape[-1]))
+        blocks = seeds.reshape(-1, seeds.shape[-1])
+        flat = jax.lax.map(lambda seeds: block(seeds, floats), blocks)
         return jax.tree.map(lambda leaf: leaf.reshape(*seeds.shape[:2], *leaf.shape[1:]), flat)
 
     return batch

@@ -193,8 +193,7 @@ def _configuration(plan: Plan) -> dict[str, str | int]:
 def _digest_of_programs(plan: Plan) -> str:
     """Of the compiler's input for a run of every setting: whatever code or constant is changed.
 
-    Save what host callbacks do. The values that a run uses are described besides, so that a message
-    can say what differs.
+    The values that a run uses are described besides, so that a message can say what differs.
     """
     settings = {program_name(setting): setting for setting, _ in plan.batches()}
     texts = [

@@ -38,16 +38,18 @@ def sweep(
 
     Run i of a setting is `run(fold_in(key, i), **setting)`: the same start alone, in a batch of
     any size, and on any number of devices. Runs are compiled once for each setting that is no
-    float, and stepped beside each other: with steps of their own where `run` calls
-    `gradient_flow` as it is, with common ones, several times faster, where it gives
-    `shared_steps=True`. A run that fails is kept, with NaN from where it failed; where one ends
-    its block of common steps, all runs of the block are made again one by one.
+    float. Where `run` returns a `Flow` and a start, the runs of a block take common steps
+    (`Flow.batch`), several times faster than runs that are trajectories, which step alone. A
+    run that fails is recorded, with NaN from where it failed; where one ends its block of common
+    steps, all runs of the block are computed again one by one.
 
     With `path`, batches are written as they come, each whole or not at all. Called again, a sweep
     that was killed goes on from there, to the same bytes.
 
     Args:
-        run: from a typed key, and settings by name, to a `Trajectory`; traced by JAX.
+        run: from a typed key, and settings by name, to (flow, start), (flow, start, data), a `Flow`
+            whose starts are `flow.problem.init(key)`, or a `Trajectory`; traced by JAX. Or a
+            `Flow` itself, without a grid.
         num_seeds: makes runs 0 to num_seeds − 1; or
         seeds: their numbers.
         grid: values of each setting. Floats are traced, so that all share one compilation; all else
@@ -66,15 +68,15 @@ def sweep(
     `shared_steps`, whether a run's steps were those of its block. The configuration, versions and
     device are attributes. Whole states are kept where `observe` gives them.
 
-    Raises: ValueError for arguments that make no sweep, or a store of another configuration, with
-    the keys that differ; FileExistsError if `path` is no store; RuntimeError if another process is
-    writing there.
+    Raises: ValueError for arguments that make no sweep, a flow that depends on the key, or a store
+    of another configuration, with the keys that differ; FileExistsError if `path` is no store;
+    RuntimeError if another process is writing there.
 
     Example:
 
         def run(key, feature_dim):
             problem = ulpm(5, feature_dim, 10)
-            return gradient_flow(problem, problem.init(key), log_times(5, 21), shared_steps=True)
+            return Flow(problem, log_times(5, 21)), problem.init(key)
 
         data = sweep(run, num_seeds=1000, grid={"feature_dim": [4, 5, 6]}, path="dims.zarr")
         data["ji_self_duality"].mean("seed")
