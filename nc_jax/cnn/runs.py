@@ -174,7 +174,7 @@ class Programs:
         # On the device once, and handed over as arguments: constants would be compiled in.
         self._data = _samples(training)
         self._test = None if test is None else _samples(test)
-        self._keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(num_seeds))
+        self._keys = jax.jit(jax.vmap(jax.random.fold_in, (None, 0)))(key, np.arange(num_seeds))
 
         def begin(keys: Array) -> TrainState:
             return _each(lambda key: start(network, setting.optimizer, key))(keys)
@@ -250,7 +250,7 @@ def _fill(
     """Train to the end, and keep what is seen on the way."""
     places = {int(epoch): place for place, epoch in enumerate(epochs)}
     state = results.resumed(programs.start())
-    done, kept, nc1 = int(state.epoch[0]), time.monotonic(), np.nan
+    done, kept, nc1 = int(np.asarray(state.epoch)[0]), time.monotonic(), np.nan
     if done == 0 and 0 in places:
         results.write(places[0], programs.look(state))
     bar = tqdm.tqdm(total=num_epochs, initial=done, unit="epoch", disable=not progress)

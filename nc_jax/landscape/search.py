@@ -81,15 +81,16 @@ def find_critical_points(
                 f"radius = {radius}: the sphere is for problems without weight decay; leave it out."
             )
     states, classes, marks = _search(problem, keys, radius, jnp.asarray(norm, float), max_steps)
-    marks = np.array(marks)
+    # On the host: each operation by itself would be a program of its own.
+    states, classes, marks = jax.tree.map(np.array, (states, classes, marks))
     critical = np.asarray(classes.kind) != "not critical"
     # Of points on a continuum the loss counts, and its dimension.
-    beyond = np.asarray(classes.nullity - classes.symmetries)[:, None]
+    beyond = (classes.nullity - classes.symmetries)[:, None]
     marks[:, 1:] = np.where(beyond > 0, beyond, marks[:, 1:])
     first, counts = _distinct(marks, critical, tolerance)
     return CriticalPoints(
-        states=jax.tree.map(lambda leaf: leaf[first], states),
-        classification=jax.tree.map(lambda leaf: leaf[first], classes),
+        states=jax.device_put(jax.tree.map(lambda leaf: leaf[first], states)),
+        classification=jax.device_put(jax.tree.map(lambda leaf: leaf[first], classes)),
         objectives=marks[first, 0],
         counts=counts,
         num_lost=int(np.sum(~critical)),

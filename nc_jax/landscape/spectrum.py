@@ -90,7 +90,7 @@ def extreme_eigenpairs(
         raise ValueError(f"max_restarts = {max_restarts}: give an integer >= 1.")
     return _extreme_eigenpairs(
         problem, state, num, end == "largest", on_sphere, jnp.asarray(log_scale),
-        rtol, basis_size, max_restarts, jax.random.key(0) if key is None else key,
+        rtol, basis_size, max_restarts, key,
     )  # fmt: skip
 
 
@@ -105,7 +105,7 @@ def _extreme_eigenpairs(
     rtol: float | None,
     basis_size: int,
     max_restarts: int,
-    key: Key[Array, ""],
+    key: Key[Array, ""] | None,
 ) -> Eigenpairs:
     flat, unravel = ravel_pytree(state)
     apply, project = flat_operator(problem, state, on_sphere, log_scale.astype(flat.dtype))
@@ -119,7 +119,7 @@ def _extreme_eigenpairs(
         float(tolerance),
         basis_size,
         max_restarts,
-        key,
+        jax.random.key(0) if key is None else key,
     )
     return Eigenpairs(
         values=sign * found.values,
@@ -349,9 +349,26 @@ def spectral_density(
         raise ValueError(f"num_probes = {num_probes}: error bars need 2 or more.")
     if not num_steps >= 1:
         raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
-    nodes, weights = _quadrature(
-        problem, state, key, num_probes, min(num_steps, size), on_sphere, jnp.asarray(log_scale)
-    )
+    return _spectral_density(
+        problem, state, key, num_probes, min(num_steps, size),
+        None if width is None else jnp.asarray(width), num_points, on_sphere,
+        jnp.asarray(log_scale),
+    )  # fmt: skip
+
+
+@eqx.filter_jit
+def _spectral_density(
+    problem: AbstractProblem,
+    state: PyTree,
+    key: Key[Array, ""],
+    num_probes: int,
+    num_steps: int,
+    width: Float[Array, ""] | None,
+    num_points: int,
+    on_sphere: bool,
+    log_scale: Float[Array, ""],
+) -> SpectralDensity:
+    nodes, weights = _quadrature(problem, state, key, num_probes, num_steps, on_sphere, log_scale)
     low, high = jnp.min(nodes), jnp.max(nodes)
     if width is None:
         # All eigenvalues may be one.
@@ -368,7 +385,6 @@ def spectral_density(
     return SpectralDensity(grid, jnp.mean(each, axis=0), error, nodes, weights)
 
 
-@eqx.filter_jit
 def _quadrature(
     problem: AbstractProblem,
     state: PyTree,

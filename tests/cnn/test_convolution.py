@@ -1,5 +1,6 @@
 """Convolution and pooling against their definitions in NumPy, and what they are compiled to."""
 
+import functools
 import itertools
 
 import jax
@@ -68,6 +69,7 @@ def computed(images, kernel, cotangent, stride, padding):
     return value, *pull(cotangent)
 
 
+@functools.cache
 def compiled(stride, padding):
     return jax.jit(lambda x, kernel, cotangent: computed(x, kernel, cotangent, stride, padding))
 
@@ -123,7 +125,8 @@ def test_kernels_side_by_side_give_what_each_gives(name):
 def test_kernels_side_by_side_see_the_same_images():
     images, kernel, _ = drawn(*SHAPES["3 x 3"])
     kernels = np.stack([kernel, -kernel])
-    values = jax.vmap(lambda k: convolve(jnp.asarray(images), k, 1, 1))(jnp.asarray(kernels))
+    images = jnp.asarray(images)
+    values = jax.jit(jax.vmap(lambda k: convolve(images, k, 1, 1)))(kernels)
     np.testing.assert_allclose(values[1], -values[0], rtol=rounding())
 
 
@@ -173,6 +176,15 @@ def greatest(images, taps):
             yield max(pixels, key=lambda pixel: pixel[0])
 
 
+HALVE = jax.jit(halve, static_argnums=1)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def pulled(images, cotangent, taps):
+    """The cotangent's image under the transpose of the derivative."""
+    return jax.vjp(lambda x: halve(x, taps), images)[1](cotangent)
+
+
 @pytest.mark.parametrize("taps", [2, 3])
 @pytest.mark.parametrize("shape", [(4, 6), (5, 8), (7, 7), (1, 2)], ids=str)
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -180,9 +192,10 @@ def test_pooling_and_its_gradient_are_those_of_the_greatest_pixels(taps, shape, 
     """Of few values, so that many pixels are equal, and all below 0, the padding of others."""
     rng = np.random.default_rng(0)
     images = rng.integers(-4, 0, (2, *shape, 3)).astype(dtype)
-    value, pull = jax.vjp(lambda x: halve(x, taps), images)
+    value = np.asarray(HALVE(images, taps))
     cotangent = rng.integers(1, 9, value.shape).astype(dtype)
-    (gradient,) = pull(cotangent)
+    (gradient,) = pulled(images, cotangent, taps)
+    gradient = np.asarray(gradient)
     for n, c in itertools.product(range(2), range(3)):
         pixels = list(greatest(images[n, :, :, c], taps))
         expected = np.zeros(shape)
@@ -196,5 +209,5 @@ def test_pooling_and_its_gradient_are_those_of_the_greatest_pixels(taps, shape, 
 def test_pooling_hides_no_nan(at):
     images = np.ones((1, 4, 4, 1))
     images[0, *at, 0] = np.nan
-    assert jnp.sum(jnp.isnan(halve(jnp.asarray(images), 2))) == 1
-    assert jnp.sum(jnp.isnan(halve(jnp.asarray(images), 3))) >= 1
+    assert np.sum(np.isnan(HALVE(images, 2))) == 1
+    assert np.sum(np.isnan(HALVE(images, 3))) >= 1

@@ -416,6 +416,21 @@ def test_a_training_that_diverges_stops_with_its_loss_and_epoch():
     assert "\n" not in str(error.value)
 
 
+def test_no_program_calls_back_to_the_host(monkeypatch, tmp_path):
+    # JAX stores none that does.
+    class Lowered(Exception):
+        pass
+
+    def stop(text):
+        raise Lowered(text.decode())
+
+    monkeypatch.setattr(runs, "digest", stop)
+    monkeypatch.setattr(runs, "observe", evaluation.observe)
+    with pytest.raises(Lowered) as lowered:
+        train(tmp_path / "run")
+    assert "callback" not in str(lowered.value)
+
+
 def test_no_python_runs_for_each_step_nor_for_each_epoch(monkeypatch):
     traces = []
     step = training.step

@@ -1,9 +1,14 @@
-"""States and flat vectors that the tests of the landscape share."""
+"""States and flat vectors that the tests of the landscape share.
 
+Random states and moves are made by NumPy: each operation of JAX outside of a jit is a program.
+"""
+
+import functools
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.flatten_util import ravel_pytree
 
 import nc_jax as nc
 
@@ -11,20 +16,46 @@ DECAY = nc.WeightDecay(5e-3, 8e-3, 1e-2)
 FREE = nc.WeightDecay(5e-3, 8e-3, 0.0)
 
 
+@eqx.filter_jit
+def objective(problem, state):
+    return problem.objective(state)
+
+
+@eqx.filter_jit
+def gradient(problem, state):
+    return problem.gradient(state)
+
+
+def of_shape(problem, leaf):
+    """A state whose leaves are made from their shapes."""
+    classes, dim = problem.num_classes, problem.feature_dim
+    shapes = [(problem.num_samples, dim), (classes, dim), (classes,)][: 2 + problem.bias]
+    return nc.LastLayer(*(jnp.asarray(leaf(shape)) for shape in shapes))
+
+
 def random_state(problem, seed, norm=2.0):
-    """Gaussian, with a bias that is not zero."""
-    state = problem.init(jax.random.fold_in(jax.random.key(7), seed), norm)
-    if state.bias is None:
-        return state
-    bias = jax.random.normal(jax.random.key(seed), state.bias.shape)
-    return nc.LastLayer(state.features, state.classifier, bias)
+    """Gaussian, ‖W‖_F = ‖H‖_F = norm, with a bias that is not zero."""
+    rng = np.random.default_rng([7, seed])
+
+    def drawn(shape):
+        values = rng.normal(size=shape)
+        return norm * values / np.linalg.norm(values) if len(shape) == 2 else values
+
+    return of_shape(problem, drawn)
 
 
 def origin(problem):
     """The state of zeros."""
-    return jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)))
+    return of_shape(problem, np.zeros)
 
 
+@functools.cache
+def minimizer(problem, seed=1):
+    """A global minimum, turned by a key."""
+    return nc.exact.regularized_minimizer(problem, jax.random.key(seed))
+
+
+@functools.cache
 def saddles(problem, radius=None):
     """Every explicit saddle of a problem by name, each turned by a key of its own."""
     found, classes = {}, problem.num_classes
@@ -41,17 +72,23 @@ def saddles(problem, radius=None):
 
 def flat(state):
     """All numbers of a state as a NumPy vector."""
-    return np.asarray(ravel_pytree(state)[0])
+    return np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(state)])
+
+
+def stacked(states):
+    """The states as a batch."""
+    return jax.tree.map(lambda *leaves: jnp.asarray(np.stack(leaves)), *states)
 
 
 def moved(state, direction, step):
     """The state a step along a direction."""
-    return jax.tree.map(lambda x, d: x + step * d, state, direction)
+    return jax.tree.map(lambda x, d: jnp.asarray(np.asarray(x) + step * d), state, direction)
 
 
 def on_circle(state, direction, angle):
     """The state turned by an angle towards a unit tangent direction, at the same norm."""
-    radius = np.sqrt(float(state.squared_norm()))
+    radius = np.sqrt(np.sum(np.square(state.features)) + np.sum(np.square(state.classifier)))
     return jax.tree.map(
-        lambda x, d: np.cos(angle) * x + radius * np.sin(angle) * d, state, direction
-    )
+        lambda x, d: jnp.asarray(np.cos(angle) * np.asarray(x) + radius * np.sin(angle) * d),
+        state, direction,
+    )  # fmt: skip

@@ -1,9 +1,23 @@
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from landscape.points import DECAY, FREE, flat, moved, on_circle, origin, random_state, saddles
+from landscape.points import (
+    DECAY,
+    FREE,
+    flat,
+    minimizer,
+    moved,
+    objective,
+    on_circle,
+    origin,
+    random_state,
+    saddles,
+    stacked,
+)  # fmt: skip
 from tolerances import rounding
 
 import nc_jax as nc
@@ -12,7 +26,29 @@ from nc_jax import landscape
 ULPM = nc.ulpm(4, 6, 3)
 DIRECTION = jax.jit(lambda state: landscape.tangent_descent_direction(ULPM, state))
 RANGE = jax.jit(lambda s, d: landscape.descent_range(ULPM, s, d, on_sphere=True))
+GRADIENT = jax.jit(lambda state: landscape.sphere_gradient(ULPM, state))
 LOSS = jax.jit(ULPM.objective)
+# That of example 3.1.
+SQUARE = nc.ulpm(4, 4, 1)
+
+
+def square_direction(state, log_scale=0.0):
+    """With the scale as an argument of the program, which all scales then share."""
+    return landscape.tangent_descent_direction(SQUARE, state, jnp.asarray(log_scale))
+
+
+def square_kind(state):
+    return landscape.classify(SQUARE, state, True, jnp.asarray(0.0))
+
+
+def scaled(state, features, classifier):
+    return nc.LastLayer(
+        jnp.asarray(features * np.asarray(state.features)),
+        jnp.asarray(classifier * np.asarray(state.classifier)),
+    )
+
+
+RESIDUAL = jax.jit(lambda state: ULPM.loss.gradient(state.logits(), ULPM.labels))
 
 
 def check_descends(state, found):
@@ -33,16 +69,20 @@ def check_descends(state, found):
 
 
 def collapsed(gap=2.0, features=1.0, classifier=1.0):
-    state = nc.exact.collapsed_state(ULPM, gap, jax.random.key(5))
-    return nc.LastLayer(features * state.features, classifier * state.classifier)
+    return scaled(balanced(gap), features, classifier)
+
+
+@functools.cache
+def balanced(gap):
+    return nc.exact.collapsed_state(ULPM, gap, jax.random.key(5))
 
 
 def equal_means(seed=0, shift=0.0):
     """No classifier but a common one, class means that coincide: the gradient vanishes."""
-    key, other = jax.random.split(jax.random.key(seed))
-    features = jnp.tile(jax.random.normal(key, (3, 6)), (4, 1))
-    common = shift * jax.random.normal(other, (6,))
-    return nc.LastLayer(features, jnp.tile(common, (4, 1)))
+    rng = np.random.default_rng(seed)
+    features = np.tile(rng.normal(size=(3, 6)), (4, 1))
+    common = shift * rng.normal(size=6)
+    return nc.LastLayer(jnp.asarray(features), jnp.asarray(np.tile(common, (4, 1))))
 
 
 @given(seed=st.integers(0, 1000), norm=st.floats(0.3, 5))
@@ -50,7 +90,7 @@ def test_a_random_state_goes_down_its_tangential_gradient(seed, norm):
     state = random_state(ULPM, seed, norm)
     found = DIRECTION(state)
     assert found.case == "gradient"
-    tangential, _ = landscape.sphere_gradient(ULPM, state)
+    tangential, _ = GRADIENT(state)
     size = np.linalg.norm(flat(tangential))
     np.testing.assert_allclose(found.slope, -size, rtol=rounding())
     np.testing.assert_allclose(flat(found.direction), -flat(tangential) / size, atol=rounding())
@@ -63,12 +103,8 @@ def test_collapse_with_unequal_norms_is_left_by_balancing_them():
     state = collapsed(features=0.8, classifier=1.25)
     check_descends(state, found)
     # Along (-W/‖W‖², H/‖H‖²) for ‖W‖ > ‖H‖, the one way to change the ratio at fixed directions.
-    towards = flat(
-        nc.LastLayer(
-            state.features / jnp.sum(state.features**2),
-            -state.classifier / jnp.sum(state.classifier**2),
-        )
-    )
+    features, classifier = np.asarray(state.features), np.asarray(state.classifier)
+    towards = flat([features / np.sum(features**2), -classifier / np.sum(classifier**2)])
     cosine = flat(found.direction) @ towards / np.linalg.norm(towards)
     np.testing.assert_allclose(cosine, 1, rtol=rounding())
 
@@ -77,9 +113,8 @@ def test_collapse_with_unequal_norms_is_left_by_balancing_them():
 def test_where_the_gradient_vanishes_there_need_be_no_null_vector(shift):
     # The printed proof takes a with Wa = 0, Hᵀa = 0, which does not exist for rank d (E14).
     problem = nc.ulpm(4, 3, 3)
-    key = jax.random.key(1)
-    features = jnp.tile(jax.random.normal(key, (3, 3)), (4, 1))
-    state = nc.LastLayer(features, shift * jnp.ones((4, 3)))
+    features = np.tile(np.random.default_rng(1).normal(size=(3, 3)), (4, 1))
+    state = nc.LastLayer(jnp.asarray(features), jnp.asarray(shift * np.ones((4, 3))))
     assert np.linalg.matrix_rank(np.concatenate([features, state.classifier])) == 3
     found = landscape.tangent_descent_direction(problem, state)
     assert found.case == "zero multiplier"
@@ -88,7 +123,7 @@ def test_where_the_gradient_vanishes_there_need_be_no_null_vector(shift):
     reach = float(landscape.descent_range(problem, state, found.direction, on_sphere=True))
     assert reach > 1e-3
     turned = on_circle(state, found.direction, reach / 2)
-    assert problem.objective(turned) < problem.objective(state)
+    assert objective(problem, turned) < objective(problem, state)
 
 
 def test_a_vanishing_gradient_with_room_to_spare():
@@ -115,24 +150,21 @@ def test_saddles_are_left_along_a_null_vector_with_the_curvature_of_the_proof():
     for name, state in saddles(ULPM, radius=3.0).items():
         found = DIRECTION(state)
         assert found.case == "null vector", name
-        residual = np.asarray(ULPM.loss.gradient(state.logits(), ULPM.labels))
+        residual = np.asarray(RESIDUAL(state))
         norm = np.linalg.norm(residual, 2)
         np.testing.assert_allclose(found.spectral_norm, norm, rtol=rounding())
         # (D^T Hess D of the proof is for ‖D‖² = 2.)
         np.testing.assert_allclose(found.curvature, -(norm + found.multiplier), rtol=1e-8)
         check_descends(state, found)
         # Neither W nor H moves along its own rows or columns: the logits stay to first order.
-        first_order = (
-            found.direction.features @ state.classifier.T
-            + state.features @ found.direction.classifier.T
-        )
-        assert jnp.abs(first_order).max() < rounding()
+        along, at = (jax.tree.map(np.asarray, x) for x in (found.direction, state))
+        first_order = along.features @ at.classifier.T + at.features @ along.classifier.T
+        assert np.abs(first_order).max() < rounding()
 
 
 def test_example_3_1_is_left_at_the_rate_of_its_own_curve():
-    problem = nc.ulpm(4, 4, 1)
     state = nc.exact.example_3_1()
-    found = landscape.tangent_descent_direction(problem, state)
+    found = square_direction(state)
     assert found.case == "null vector"
     # |λ| = 2/(1+e²), ‖G‖₂ = 1/cosh²(1).
     np.testing.assert_allclose(found.multiplier, -2 / (1 + np.exp(2)), rtol=rounding())
@@ -140,7 +172,7 @@ def test_example_3_1_is_left_at_the_rate_of_its_own_curve():
     # On the paper's curve ‖θ'(0)‖² = 16 + 16: no direction is steeper.
     expected = nc.exact.EXAMPLE_3_1_CURVATURE / 32
     np.testing.assert_allclose(found.curvature, expected, rtol=rounding())
-    smallest = landscape.classify(problem, state, on_sphere=True).eigenvalue
+    smallest = square_kind(state).eigenvalue
     np.testing.assert_allclose(smallest, expected, rtol=rounding())
 
 
@@ -171,9 +203,9 @@ def test_the_range_on_a_sphere_leaves_the_bias_free():
     problem = nc.UnconstrainedFeatures((1, 1, 1, 1), 4, bias=True, reduction="sum")
     example = nc.exact.example_3_1()
     state = nc.LastLayer(example.features, example.classifier, jnp.zeros(4))
-    along = landscape.tangent_descent_direction(nc.ulpm(4, 4, 1), example).direction
+    along = square_direction(example).direction
     with_bias = nc.LastLayer(along.features, along.classifier, jnp.zeros(4))
-    plain = landscape.descent_range(nc.ulpm(4, 4, 1), example, along, on_sphere=True)
+    plain = landscape.descent_range(SQUARE, example, along, on_sphere=True)
     free = landscape.descent_range(problem, state, with_bias, on_sphere=True)
     np.testing.assert_allclose(free, plain, rtol=rounding())
     # A bias that the loss is lost with does not shrink as (W, H) turn.
@@ -181,28 +213,25 @@ def test_the_range_on_a_sphere_leaves_the_bias_free():
     away = landscape.descent_range(problem, skewed, with_bias, on_sphere=True)
     turned = on_circle(example, along, 0.1)
     turned = nc.LastLayer(turned.features, turned.classifier, skewed.bias)
-    assert (away > 0.1) == (problem.objective(turned) < problem.objective(skewed))
+    assert (away > 0.1) == (objective(problem, turned) < objective(problem, skewed))
 
 
 @pytest.mark.parametrize("gap", [300.0, 380.0, 700.0])
 def test_losses_near_underflow_are_still_judged_without_a_scale(gap):
-    problem = nc.ulpm(4, 4, 1)
-    saddle = jax.tree.map(lambda x: np.sqrt(gap / 2) * x, nc.exact.example_3_1())
-    assert landscape.tangent_descent_direction(problem, saddle).case == "null vector"
-    unequal = nc.exact.collapsed_state(problem, gap)
-    unequal = nc.LastLayer(1.01 * unequal.features, unequal.classifier / 1.01)
-    assert landscape.tangent_descent_direction(problem, unequal).case == "gradient"
-    assert landscape.classify(problem, unequal, on_sphere=True).kind == "not critical"
+    saddle = scaled(nc.exact.example_3_1(), np.sqrt(gap / 2), np.sqrt(gap / 2))
+    assert square_direction(saddle).case == "null vector"
+    unequal = scaled(nc.exact.collapsed_state(SQUARE, gap), 1.01, 1 / 1.01)
+    assert square_direction(unequal).case == "gradient"
+    assert square_kind(unequal).kind == "not critical"
 
 
 def test_states_whose_loss_underflows_have_their_direction_at_a_scale():
-    problem = nc.ulpm(4, 4, 1)
-    far = jax.tree.map(lambda x: 40 * x, nc.exact.example_3_1())  # q = 3200
-    found = landscape.tangent_descent_direction(problem, far, log_scale=3200.0)
+    far = scaled(nc.exact.example_3_1(), 40, 40)  # q = 3200
+    found = square_direction(far, 3200.0)
     assert found.case == "null vector"
     # ‖G‖₂/|λ| = 2/(1 + e^-q) -> 2.
     np.testing.assert_allclose(-found.spectral_norm / found.multiplier, 2, rtol=1e-9)
-    assert landscape.descent_range(problem, far, found.direction, on_sphere=True) > 0.01
+    assert landscape.descent_range(SQUARE, far, found.direction, on_sphere=True) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -233,9 +262,8 @@ def test_regularised_saddles_are_left_with_the_curvature_of_the_bound(shape, dec
 
 
 def test_escape_knows_minima_and_slopes():
-    problem = nc.zhu(4, 6, 3, DECAY)
-    minimum = nc.exact.regularized_minimizer(problem, jax.random.key(0))
-    assert landscape.escape_direction(problem, minimum).case == "optimal"
+    problem = nc.zhu(4, 3, 1, DECAY)
+    assert landscape.escape_direction(problem, minimizer(problem)).case == "optimal"
     assert landscape.escape_direction(problem, random_state(problem, 0)).case == "gradient"
     over = nc.zhu(3, 4, 2, 0.3)  # past the threshold
     assert landscape.escape_direction(over, origin(over)).case == "optimal"
@@ -297,6 +325,5 @@ def test_theorem_3_4_is_of_plain_cross_entropy(problem):
 
 def test_directions_under_vmap_have_an_array_of_cases():
     states = [collapsed(), collapsed(features=-1.0), random_state(ULPM, 0)]
-    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-    found = jax.vmap(lambda s: landscape.tangent_descent_direction(ULPM, s))(stacked)
+    found = jax.jit(jax.vmap(DIRECTION))(stacked(states))
     assert list(found.case) == ["optimal", "positive multiplier", "gradient"]

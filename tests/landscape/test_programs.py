@@ -1,0 +1,66 @@
+"""The programs of this folder: JAX stores none that calls back to the host."""
+
+from typing import Any
+
+import jax
+import jax.monitoring
+import jax.numpy as jnp
+import pytest
+from landscape.points import DECAY
+
+import nc_jax as nc
+from nc_jax import landscape
+from nc_jax.landscape import search, spectrum
+
+SMALL, LARGE = nc.zhu(3, 3, 2, DECAY), nc.zhu(10, 20, 60, DECAY)
+KEY = jax.random.key(0)
+START = SMALL.init(KEY)
+
+
+def lowered(function: Any, *arguments: Any) -> str:
+    return function.lower(*arguments).as_text()
+
+
+PROGRAMS = {
+    "classify": lambda: lowered(landscape.classify, SMALL, START),
+    "classify by Lanczos": lambda: lowered(landscape.classify, LARGE, LARGE.init(KEY)),
+    "find_critical_points": lambda: lowered(
+        search._search, SMALL, jax.random.split(KEY, 2), None, jnp.asarray(4.0), 10
+    ),
+    "spectral_density": lambda: lowered(
+        spectrum._spectral_density, SMALL, START, KEY, 2, 4, None, 5, False, jnp.zeros(())
+    ),
+}
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_has_no_callback_to_the_host(name):
+    text = PROGRAMS[name]()
+    assert "custom_call" in text  # of LAPACK
+    assert "callback" not in text
+
+
+@pytest.mark.parametrize(
+    ("run", "limit"),
+    [
+        # Beside the search, those of constants in its solver.
+        (lambda: landscape.find_critical_points(SMALL, jax.random.split(KEY, 2), max_steps=10), 5),
+        (lambda: landscape.spectral_density(SMALL, START, KEY, 2, 4), 2),
+        (lambda: landscape.extreme_eigenpairs(SMALL, START), 2),
+    ],
+    ids=["find_critical_points", "spectral_density", "extreme_eigenpairs"],
+)
+def test_a_call_compiles_one_program_and_few_small_ones(run, limit):
+    jax.random.split(KEY, 2)
+    names = []
+
+    def count(event, duration_secs, **about):
+        if event == "/jax/core/compile/backend_compile_duration":
+            names.append(about)
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        run()
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
+    assert 1 <= len(names) <= limit
