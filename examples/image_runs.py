@@ -2,7 +2,6 @@
 
 import functools
 import math
-import os
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,10 +11,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import pooch
 import xarray as xr
 from flax import nnx
-from script import Parser, check_seeds_and_stores, table, writable_folder
+from script import Parser, check_seeds_and_stores, configure_jax, table, writable_folder
 
 import nc_jax as nc
 from nc_jax import cnn, images
@@ -73,10 +71,7 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
 def parse(parser: Parser, arguments: list[str] | None) -> Namespace:
     """The flags, checked; JAX set to float64, in which metrics are then taken."""
     flags = parser.parse_args(arguments)
-    jax.config.update("jax_enable_x64", True)
-    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        # Compiling is most of a short training, and the next one finds it done.
-        jax.config.update("jax_compilation_cache_dir", str(pooch.os_cache("nc_jax") / "compiled"))
+    configure_jax()
     flags.out = Path(flags.out)
     check_seeds_and_stores(parser, flags)
     for name in ("rate", "width"):
@@ -211,11 +206,8 @@ def model(run: xr.Dataset, shape: tuple[int, ...], decay: float) -> nc.Trajector
     )  # fmt: skip
     save_at = nc.log_times(MODEL_TIME, 201)
 
-    def flow(seed: jax.Array) -> nc.Trajectory:
-        key = jax.random.fold_in(jax.random.key(0), seed)
-        return nc.gradient_flow(problem, problem.init(key), save_at, rtol=1e-6, throw=False)
-
-    flows = jax.vmap(flow)(jnp.arange(8))
+    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(jnp.arange(8))
+    flows = nc.Flow(problem, save_at, rtol=1e-6).batch(jax.vmap(problem.init)(keys), throw=False)
     mismatch = np.median(np.asarray(flows.observables["papyan_ncc_mismatch"]), axis=0)
     of_run = run["papyan_ncc_mismatch"].median("seed").values
     epoch = run["epoch"].values[_first_zero(of_run)]

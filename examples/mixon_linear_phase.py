@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser
+from script import Parser, configure_jax
 
 import nc_jax as nc
 
@@ -48,7 +48,6 @@ def run_flow(flags: Namespace, linear: nc.LinearizedMixon) -> nc.Trajectory:
         flow = nc.gradient_flow(
             linear.full, start, times, nc.RealTime(), diffrax.Dopri8(),
             rtol=1e-12, atol=1e-12 * norm, observe=lambda state: {}, save_states=True,
-            progress_meter=diffrax.TqdmProgressMeter(),
         )  # fmt: skip
         assert flow.states is not None
         beside = compare(linear, start, norm, jnp.asarray(times), flow.states)
@@ -115,7 +114,7 @@ def show(flags: Namespace, runs: nc.Trajectory) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     check(parser, flags)
     announce(flags)
     began = time.perf_counter()

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser
+from script import Parser, configure_jax
 
 import nc_jax as nc
 
@@ -87,7 +87,6 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajecto
         return nc.gradient_flow(
             problem, start, times, nc.RealTime(), solver,
             rtol=flags.rtol, atol=flags.rtol * norm / 100, observe=lambda s: observe(problem, s),
-            progress_meter=diffrax.TqdmProgressMeter(),
         )  # fmt: skip
 
     return over_starts(flags, problem, run)
@@ -124,7 +123,7 @@ def show(flags: Namespace, runs: nc.Trajectory) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     check(parser, flags)
     announce(flags)
     if flags.d < flags.K - 1:

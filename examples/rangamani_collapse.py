@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rangamani_data import add_data_flags, add_run_flags, load, parse_flags
-from script import Parser, table
+from script import Parser, configure_jax, table
 
 import nc_jax as nc
 from nc_jax import storage
@@ -166,7 +166,7 @@ def show(found: dict[str, list[dict[str, float]]]) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     data = load(parser, flags)
     size = data[0].shape[1]
     print(

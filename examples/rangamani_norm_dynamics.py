@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rangamani_data import add_data_flags, add_run_flags, load, parse_flags
-from script import Parser, table
+from script import Parser, configure_jax, table
 from tqdm import tqdm
 
 import nc_jax as nc
@@ -271,7 +271,7 @@ def draw(flags: Namespace, runs: nc.Trajectory, errors, chain) -> list[str]:
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     data = load(parser, flags)
     print(
         f"{flags.data}, classes {flags.classes[0]} and {flags.classes[1]}: {len(data[0])} training "

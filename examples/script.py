@@ -1,4 +1,4 @@
-"""What the example scripts share: one-line errors, an output folder, numbers and tables."""
+"""What the example scripts share: flags, one-line errors, settings of JAX, numbers and tables."""
 
 import argparse
 import math
@@ -31,6 +31,16 @@ def writable_folder(text: str) -> Path:
             f"cannot write to {text} ({error.strerror}): give a folder you can write to"
         ) from None
     return path
+
+
+def configure_jax() -> None:
+    """Compute in float64, and store compiled programs, so that the next run loads them."""
+    import jax
+
+    import nc_jax
+
+    jax.config.update("jax_enable_x64", True)
+    nc_jax.cache_programs()
 
 
 def check_seeds_and_stores(parser: Parser, flags: argparse.Namespace) -> None:

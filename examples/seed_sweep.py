@@ -11,9 +11,8 @@ import math
 import time
 from argparse import Namespace
 
-import jax
 import numpy as np
-from script import Parser, nearest, table, writable_folder
+from script import Parser, configure_jax, nearest, table, writable_folder
 
 import nc_jax as nc
 
@@ -85,16 +84,10 @@ def sweep(flags: Namespace):
     shown = np.logaddexp(0, shown_decades(flags) * math.log(10))
     save_at = np.union1d(np.geomspace(math.log1p(1.0), shown[-1], 160)[:-1], shown)
 
-    def run(key, num_classes: int, excess: int) -> nc.Trajectory:
+    def run(key, num_classes: int, excess: int) -> tuple[nc.Flow, nc.LastLayer]:
         problem = nc.ulpm(num_classes, num_classes + excess, samples)
-
-        def observe(state: nc.LastLayer) -> dict[str, jax.Array]:
-            return {"max_margin_ratio": problem.observe(state)["max_margin_ratio"]}
-
-        return nc.gradient_flow(
-            problem, problem.init(key), save_at, rtol=rtol, atol=rtol / 100,
-            observe=observe, shared_steps=True, throw=False,
-        )  # fmt: skip
+        flow = nc.Flow(problem, save_at, rtol=rtol, atol=rtol / 100, observe=("max_margin_ratio",))
+        return flow, problem.init(key)
 
     excess = [-1, 0, 1, 2] if flags.d is None else [d - flags.K[0] for d in flags.d]
     return nc.sweep(
@@ -135,7 +128,7 @@ def show(dataset, fractions: np.ndarray, decades: np.ndarray) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point."""
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     parser, flags = parse(arguments)
     check(parser, flags)
     print(

@@ -13,7 +13,15 @@ import diffrax
 import jax
 import numpy as np
 import optax
-from script import Parser, check_seeds_and_stores, nearest, number, table, writable_folder
+from script import (
+    Parser,
+    check_seeds_and_stores,
+    configure_jax,
+    nearest,
+    number,
+    table,
+    writable_folder,
+)  # fmt: skip
 
 import nc_jax as nc
 
@@ -43,7 +51,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--n", type=int, default=10, help="samples of each class (%(default)s)")
     add("--norm", type=float, default=1.0, help="start's ||W||_F = ||H||_F (%(default)s)")
     add("--seed", type=int, default=0, help="of the start; the first with --seeds (%(default)s)")
-    add("--seeds", type=int, default=1, help="runs under one jit and vmap, in bands (%(default)s)")
+    add("--seeds", type=int, default=1, help="runs as one batch, drawn as bands (%(default)s)")
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--gd", action="store_true", help="add the paper's run: descent on the mean loss at rate 5")
     add("--dtype", choices=("float64", "float32"), default="float64", help="(%(default)s)")
@@ -73,13 +81,8 @@ def table_times(decades: float) -> np.ndarray:
     return np.logaddexp(0, np.array(log10_t) * math.log(10))
 
 
-def over_seeds(flags: Namespace, run, start) -> nc.Trajectory:
-    """A run of the one start, or of the batch of starts under one jit and vmap; finished."""
-    return jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
-
-
 def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.Trajectory:
-    """The flow of one start, or of a batch of them under one jit and vmap."""
+    """The flow of one start, or of a batch of them."""
     if flags.solver == "RKC":
         solver, clock = nc.RKC(), nc.LogLogTime()
     else:
@@ -93,18 +96,18 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.T
         flush=True,
     )
 
-    def run(state: nc.LastLayer) -> nc.Trajectory:
-        return nc.gradient_flow(
-            problem, state, times, clock, solver, rtol=flags.rtol,
-            atol=None if flags.rtol is None else flags.rtol / 100,
-            progress_meter=diffrax.TqdmProgressMeter(),
-        )  # fmt: skip
-
+    atol = None if flags.rtol is None else flags.rtol / 100
+    flow = nc.Flow(problem, times, clock, solver, rtol=flags.rtol, atol=atol)
     began = time.perf_counter()
-    flow = over_seeds(flags, run, start)
-    seconds, steps = time.perf_counter() - began, np.max(flow.num_steps)
+    if flags.seeds == 1:
+        runs = flow(start)
+    elif flags.solver.startswith("Kvaerno"):
+        runs = jax.jit(jax.vmap(lambda start: flow(start)))(start)  # no common steps
+    else:
+        runs = flow.batch(start, throw=False)
+    seconds, steps = time.perf_counter() - began, np.max(np.asarray(runs.num_steps))
     print(f"flow to t = 10^{flags.decades:.10g}: {steps} steps, {seconds:.1f} s with compilation")
-    return flow
+    return runs
 
 
 def run_descent(flags: Namespace, start) -> nc.Trajectory:
@@ -117,7 +120,7 @@ def run_descent(flags: Namespace, start) -> nc.Trajectory:
         return descent.with_time_scaled(LEARNING_RATE / problem.num_samples)
 
     began = time.perf_counter()
-    runs = over_seeds(flags, run, start)
+    runs = jax.block_until_ready(run(start) if flags.seeds == 1 else jax.jit(jax.vmap(run))(start))
     print(
         f"\ndescent on the mean loss at rate {LEARNING_RATE:g}: {DESCENT_STEPS} steps, "
         f"{time.perf_counter() - began:.1f} s with compilation. On the flow's clock, "
@@ -183,13 +186,16 @@ def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
     flags.solver = flags.solver or ("RKC" if flags.decades > FAR else "Tsit5")
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     check(parser, flags)
     try:
         problem, start = draw(flags)
         runs = {"flow": run_flow(flags, problem, start)}
     except ValueError as error:
         parser.error(str(error))
+    except nc.Interrupted as stopped:
+        store(flags, "flow", stopped.trajectory)
+        sys.exit(f"{parser.prog}: {stopped}; saved in {flags.out}: flow.zarr")
     except RuntimeError as error:
         sys.exit(f"{parser.prog}: {error}")
     report(flags, runs["flow"])
@@ -227,12 +233,14 @@ def draw(flags: Namespace) -> tuple[nc.UnconstrainedFeatures, nc.LastLayer]:
         return problem.init(key, flags.norm, flags.dtype)
 
     seeds = np.arange(flags.seed, flags.seed + flags.seeds, dtype=np.uint32)
-    return problem, start(seeds[0]) if flags.seeds == 1 else jax.vmap(start)(seeds)
+    # One program; operations by themselves would be a dozen.
+    draws = jax.jit(start if flags.seeds == 1 else jax.vmap(start))
+    return problem, draws(seeds[0] if flags.seeds == 1 else seeds)
 
 
 def report(flags: Namespace, flow: nc.Trajectory) -> None:
     """Tables of the flow."""
-    failed = flags.seeds - int(np.sum(flow.succeeded))
+    failed = flags.seeds - int(np.sum(np.asarray(flow.succeeded)))
     if failed:
         print(f"{failed} of {flags.seeds} runs stopped early and count up to where they stopped")
     if flags.seeds > 1:

@@ -9,10 +9,17 @@ import math
 import time
 from argparse import Namespace
 
-import diffrax
 import jax
 import numpy as np
-from script import Parser, check_seeds_and_stores, nearest, number, table, writable_folder
+from script import (
+    Parser,
+    check_seeds_and_stores,
+    configure_jax,
+    nearest,
+    number,
+    table,
+    writable_folder,
+)  # fmt: skip
 
 import nc_jax as nc
 
@@ -47,16 +54,13 @@ def run_flow(flags: Namespace) -> nc.Trajectory:
         seen = {name: getattr(found, name) for name in MEASURES[:-1]}
         return {**seen, "max_margin_ratio": problem.observe(state)["max_margin_ratio"]}
 
-    def run(seed) -> nc.Trajectory:
-        start = problem.init(jax.random.fold_in(jax.random.key(0), seed))
-        return nc.gradient_flow(
-            problem, start, times, rtol=flags.rtol, observe=observe,
-            progress_meter=diffrax.TqdmProgressMeter(),
-        )  # fmt: skip
+    def start(seed) -> nc.LastLayer:
+        return problem.init(jax.random.fold_in(jax.random.key(0), seed))
 
     began = time.perf_counter()
     seeds = np.arange(flags.seed, flags.seed + flags.seeds, dtype=np.uint32)
-    flow = jax.block_until_ready(jax.jit(jax.vmap(run))(seeds))
+    starts = jax.jit(jax.vmap(start))(seeds)
+    flow = nc.Flow(problem, times, rtol=flags.rtol, observe=observe).batch(starts)
     print(
         f"{flags.seeds} flows to t = 10^{flags.decades:.10g}: {np.max(flow.num_steps)} steps, "
         f"{time.perf_counter() - began:.1f} s with compilation"
@@ -83,7 +87,7 @@ def show(flow: nc.Trajectory, flags: Namespace) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     check_seeds_and_stores(parser, flags)
     if not 1 <= flags.decades <= 1e4:
         parser.error(f"--decades {flags.decades:g}: give a number from 1 to 1e4.")

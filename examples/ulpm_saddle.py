@@ -10,11 +10,10 @@ import math
 import time
 from argparse import Namespace
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from script import Parser, number, table, writable_folder
+from script import Parser, configure_jax, number, table, writable_folder
 
 import nc_jax as nc
 
@@ -77,14 +76,12 @@ def follow(
             / jnp.sqrt(margins["squared_norm"]),
         }
 
-    def run(start: nc.LastLayer) -> nc.Trajectory:
-        return nc.gradient_flow(
-            problem, start, times, nc.LogLogTime(), nc.RKC(), rtol=flags.rtol,
-            atol=flags.rtol / 100, observe=observe, progress_meter=diffrax.TqdmProgressMeter(),
-        )  # fmt: skip
-
+    flow = nc.Flow(
+        problem, times, nc.LogLogTime(), nc.RKC(), rtol=flags.rtol, atol=flags.rtol / 100,
+        observe=observe,
+    )  # fmt: skip
     began = time.perf_counter()
-    runs = jax.block_until_ready(jax.jit(jax.vmap(run))(starts))
+    runs = flow.batch(starts, throw=False)
     size = runs.num_steps.size
     print(
         f"{size} flows to t = 10^{decades:.10g}: {np.max(runs.num_steps)} steps, "
@@ -153,7 +150,7 @@ def slow_table(runs: nc.Trajectory) -> str:
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     check(parser, flags)
     try:
         model = nc.ulpm(flags.K, flags.K - 1, flags.n)

@@ -9,11 +9,10 @@ norm of the points found and along the flows, and the loss along each explicit e
 import time
 from argparse import Namespace
 
-import diffrax
 import jax
 import jax.numpy as jnp
 import numpy as np
-from script import Parser, table, writable_folder
+from script import Parser, configure_jax, table, writable_folder
 
 import nc_jax as nc
 
@@ -118,21 +117,16 @@ def follow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory
             "eigenvalue": seen.eigenvalue,
         }
 
-    def run(key) -> nc.Trajectory:
-        return nc.gradient_flow(
-            problem, problem.init(key, 0.1), np.geomspace(1, 20 / flags.decay, 120),
-            nc.RealTime(), nc.RKC(), rtol=1e-6, observe=observe,
-            progress_meter=diffrax.TqdmProgressMeter(),
-        )  # fmt: skip
-
+    times = np.geomspace(1, 20 / flags.decay, 120)
+    flow = nc.Flow(problem, times, nc.RealTime(), nc.RKC(), rtol=1e-6, observe=observe)
     keys = jax.random.split(jax.random.key(flags.seed + 1), flags.flows)
-    return jax.block_until_ready(jax.jit(jax.vmap(run))(keys))
+    return flow.batch(jax.vmap(lambda key: problem.init(key, 0.1))(keys))
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run, print, save."""
     parser, flags = parse(arguments)
-    jax.config.update("jax_enable_x64", True)
+    configure_jax()
     check(parser, flags)
     try:
         decay = nc.WeightDecay(flags.decay, flags.decay, flags.bias_decay)

@@ -34,7 +34,7 @@ def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsy
     header = next(line for line in lines if "loss" in line and "drift" in line)
     assert header.split()[:4] == ["t", "loss", "margin", "of"]
     assert "1.00e+20" in [line.split()[0] for line in lines if line.strip()]
-    assert "100.00%" in printed.err  # the progress bar
+    assert printed.err == ""  # bars are for terminals
     assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
     flow = storage.load(tmp_path / "flow.zarr")
     assert flow.attrs["K"] == "3"
@@ -81,7 +81,7 @@ def test_strong_collapse_is_tabulated_and_saved_by_norm_and_seed(tmp_path, capsy
     printed = capsys.readouterr()
     assert "descent to step 60 of gd at rate 0.7" in printed.out
     assert "9 of 9 runs did not reach it: lower --rate" in printed.out
-    assert "100.00%" in printed.err
+    assert printed.err == ""
     assert (tmp_path / "mixon_strong_collapse.png").stat().st_size > 10_000
     flow, descent = (storage.load(tmp_path / f"{run}.zarr") for run in ("flow", "descent"))
     assert flow["mixon_snc1"].dims == ("norm", "seed", "time")
@@ -230,7 +230,7 @@ def test_a_seed_sweep_counts_who_has_collapsed_and_goes_on(tmp_path, capsys):
         problem = nc.ulpm(3, 3 + excess, 1)
         single = nc.gradient_flow(
             problem, problem.init(jax.random.fold_in(jax.random.key(0), 5)), nc.log_times(12, 1),
-            rtol=1e-8, solver=diffrax.Dopri8(),
+            rtol=1e-8, solver=diffrax.Dopri8(), observe=("max_margin_ratio",),
         )  # fmt: skip
         expected = single.observables["max_margin_ratio"][-1]
         found = margins.sel(num_classes=3, excess=excess, seed=5)[-1]
@@ -349,7 +349,8 @@ def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_
 @pytest.mark.parametrize("flags", ["--decades 0.5", "--K 2 --d 1 --n 1 --decades 3"])
 def test_the_smallest_cases_draw_their_figure(flags, tmp_path):
     # Less than a decade of time; measures that are identically zero.
-    ulpm_flow.main(["--K", "3", "--d", "3", "--n", "1", *flags.split(), "--out", str(tmp_path)])
+    # The model of the first test here, whose programs this one shares.
+    ulpm_flow.main(["--K", "3", "--d", "4", "--n", "2", *flags.split(), "--out", str(tmp_path)])
     assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
 
 

@@ -1,6 +1,7 @@
 """The example scripts on CNNs, run as a user runs them."""
 
 import cnn_collapse
+import image_runs
 import numpy as np
 import pytest
 import rangamani_binary
@@ -19,7 +20,10 @@ def last(path):
     return storage.load(path / "results.zarr").isel(epoch=-1).median("seed")
 
 
-def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys):
+def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys, monkeypatch):
+    # A small model is drawn as a large one is.
+    monkeypatch.setattr(image_runs, "MODEL_SAMPLES", 1)
+    monkeypatch.setattr(image_runs, "MODEL_TIME", 3)
     flags = f"--samples 12 --batch 24 --epochs 6 --width 0.125 --out {tmp_path}".split()
     cnn_collapse.main(flags)
     printed = capsys.readouterr()
