@@ -210,6 +210,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_json(parser, "results/relu.json")
     options = parse_with_json(parser, arguments)
     jax.config.update("jax_enable_x64", True)
+    nc.cache_programs()
     report = measure(options.quick)
     options.json.write_text(json.dumps(report, indent=2))
     print(show(report))

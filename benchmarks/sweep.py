@@ -263,14 +263,13 @@ def sweep(shared_steps: bool, observed: bool = False) -> Callable[[float], Calla
     """(rtol) -> (number of seeds) -> what a sweep's batches leave; compiled in the first call."""
 
     def at(rtol: float) -> Callable[..., dict]:
-        def run(key):
-            return nc.gradient_flow(
-                PROBLEM, PROBLEM.init(key), nc.log_times(DECADES, 6 if observed else 1),
-                rtol=rtol, atol=rtol / 100, shared_steps=shared_steps,
-                observe=None if observed else last_state, throw=False,
-            )  # fmt: skip
-
-        return batches_of(run)
+        flow = nc.Flow(
+            PROBLEM, nc.log_times(DECADES, 6 if observed else 1), rtol=rtol, atol=rtol / 100,
+            observe=None if observed else last_state,
+        )  # fmt: skip
+        return batches_of(
+            flow if shared_steps else lambda key: flow(PROBLEM.init(key), throw=False)
+        )
 
     return at
 
@@ -380,14 +379,11 @@ def size_scaling(rtol: float, sizes: Sequence[tuple[int, int]], budget: float) -
     for num_classes, feature_dim in sizes:
         problem = nc.ulpm(num_classes, feature_dim, SAMPLES_PER_CLASS)
 
-        def run(key, problem=problem):
-            return nc.gradient_flow(
-                problem, problem.init(key), nc.log_times(DECADES, 1), rtol=rtol, atol=rtol / 100,
-                shared_steps=True, observe=lambda state: {"norm": state.squared_norm()},
-                throw=False,
-            )  # fmt: skip
-
-        yield {"K": num_classes, "d": feature_dim, **cost_of_a_seed(batches_of(run), budget)}
+        flow = nc.Flow(
+            problem, nc.log_times(DECADES, 1), rtol=rtol, atol=rtol / 100,
+            observe=lambda state: {"norm": state.squared_norm()},
+        )  # fmt: skip
+        yield {"K": num_classes, "d": feature_dim, **cost_of_a_seed(batches_of(flow), budget)}
 
 
 def product_rate(size: int, dtype: str) -> float:

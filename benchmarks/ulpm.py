@@ -9,6 +9,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -449,8 +450,9 @@ def cold_start(rounds: int) -> list[Row]:
             for name, command in list(commands.items()):
                 start = time.perf_counter()
                 done = subprocess.run(
-                    [sys.executable, *command], cwd=ROOT, capture_output=True, text=True
-                )
+                    [sys.executable, *command], cwd=ROOT, capture_output=True, text=True,
+                    env={**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "0"},
+                )  # fmt: skip
                 times[name].append(time.perf_counter() - start)
                 if done.returncode:
                     reason = (done.stderr.strip() or "no message").splitlines()[-1]

@@ -1,6 +1,7 @@
 """The benchmarks run, and what they time agrees."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -59,6 +60,22 @@ def test_the_sweep_benchmark_measures_what_agrees(tmp_path):
     for row in report["rows"]:
         assert row["error"] <= 1e-6, row["way"]
     assert [row["seeds"] for row in report["by_seeds"]] == [1, 16, 64]
+
+
+@pytest.mark.slow
+def test_the_startup_benchmark_loads_in_a_second_process_what_the_first_compiles(tmp_path):
+    target = tmp_path / "startup.json"
+    command = [sys.executable, str(BENCHMARKS / "startup.py"), "--quick", "--json", str(target)]
+    environment = {name: value for name, value in os.environ.items() if "JAX_" not in name}
+    subprocess.run(command, check=True, capture_output=True, env=environment)
+    report = json.loads(target.read_text())
+    rows = {(row["case"], row["process"]): row for row in report["rows"]}
+    first, second = (rows["landscape.classify", number] for number in (1, 2))
+    assert first["compiled"] > 0
+    assert (second["compiled"], second["loaded"]) == (0, first["compiled"])
+    assert second["phases"]["compile"] < first["phases"]["compile"]
+    assert rows["SciPy to 10^5", 1]["compiled"] == 0
+    assert report["script"]["ratio"] > 1
 
 
 @pytest.mark.slow
