@@ -1,6 +1,7 @@
 """Errors that a user sees whose annotations nobody checks: in a process without the checker."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -138,7 +139,8 @@ CALLS = {
     ),
     "run without a trajectory": (
         "nc.sweep(lambda key: p.init(key), 2)",
-        "run returns LastLayer: return one Trajectory, as gradient_flow does.",
+        "run returns LastLayer: return one Trajectory, as gradient_flow does, a Flow, or a Flow "
+        "with a start, (flow, start).",
     ),
 }
 PROGRAM = """
@@ -161,8 +163,9 @@ print(json.dumps(messages))
 def test_mistakes_that_no_type_checker_sees_are_one_line_each():
     calls = json.dumps([call for call, _ in CALLS.values()])
     result = subprocess.run(
-        [sys.executable, "-c", PROGRAM, calls], capture_output=True, text=True, check=True
-    )
+        [sys.executable, "-c", PROGRAM, calls], capture_output=True, text=True, check=True,
+        env={"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", **os.environ},  # as in the session
+    )  # fmt: skip
     for message, (_, expected) in zip(json.loads(result.stdout), CALLS.values(), strict=True):
         assert expected in message
         assert "\n" not in message

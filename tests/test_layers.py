@@ -17,8 +17,9 @@ LAYERS = [
     {"geometry"},
     {"losses", "metrics"},
     {"problems"},
-    {"exact", "dynamics", "landscape"},
+    {"trajectory"},
     {"storage"},
+    {"exact", "dynamics", "landscape"},
     {"cnn", "sweeps"},
     {"plotting"},
 ]
