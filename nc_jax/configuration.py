@@ -70,18 +70,21 @@ def digest(data: bytes) -> str:
 
 
 def check_same(
-    path: Path, kind: str, stored: Mapping[str, object], mine: Mapping[str, object]
+    path: Path,
+    kind: str,
+    stored: Mapping[str, object],
+    mine: Mapping[str, object],
+    advice: str = "give another path, or resume=False to write in its place.",
 ) -> None:
     """Refuse to go on with results of another configuration, and say what differs.
 
-    Args: `kind` of results, for the message. A "program" that is there is the digest of all code.
+    Args: `kind` of results and `advice`, for the message. A "program" that is there is the digest
+    of all code.
 
     Raises: ValueError.
     """
-    if "program" not in stored:
-        raise ValueError(
-            f"{path} holds no {kind}: give another path, or resume=False to write in its place."
-        )
+    if "program" not in stored or stored.get("kind") != mine.get("kind"):
+        raise ValueError(f"{path} holds no {kind}: {advice}")
     keys = sorted((stored.keys() | mine.keys()) - set(_FREE))
     differing = [key for key in keys if stored.get(key) != mine.get(key)]
     # What the program was made of says it better.
@@ -90,5 +93,5 @@ def check_same(
         raise ValueError(
             f"{path} holds another {kind}: "
             + "; ".join(f"{key} = {stored.get(key)} there, {mine.get(key)} here" for key in told)
-            + ". Give another path, or resume=False to write in its place."
+            + f"; {advice}"
         )

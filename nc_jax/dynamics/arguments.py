@@ -91,16 +91,19 @@ def _check_scale(
         )
 
 
-def check_shared_steps(solver: diffrax.AbstractSolver, event: diffrax.Event | None) -> None:
-    """Raise ValueError for what cannot take common steps."""
+def check_common_steps(
+    solver: diffrax.AbstractSolver, event: diffrax.Event | None, where: str, instead: str
+) -> None:
+    """Raise ValueError for what cannot take common steps.
+
+    Args: `where` they were asked for, and what to do `instead`, for the message.
+    """
     if event is not None:
-        raise ValueError(
-            "shared_steps = True: an event ends runs one by one; give shared_steps=False."
-        )
+        raise ValueError(f"{where}: an event ends runs one by one; give {instead}.")
     if not (isinstance(solver, diffrax.AbstractERK) or is_stabilised(solver)):
         raise ValueError(
-            f"shared_steps = True: {solver!r} is neither an explicit Runge-Kutta solver nor RKC(); "
-            "give one, or shared_steps=False."
+            f"{where}: {solver!r} is neither an explicit Runge-Kutta solver nor RKC(); give one, "
+            f"or {instead}."
         )
 
 

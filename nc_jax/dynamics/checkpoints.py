@@ -18,6 +18,7 @@ from ..trajectory import Trajectory
 from .pieces import Computed, integrate_here
 from .program import Run
 
+_KIND = "flow"
 # Seconds between checkpoints, and the share of the time that writing them may take.
 _SECONDS, _SHARE = 5.0, 0.05
 
@@ -68,7 +69,8 @@ def checkpoints_at(
     with storage.writing(where):
         if where.exists():
             mine = {**configuration, **storage.provenance()}
-            check_same(where, "flow", storage.attributes(where), mine)
+            advice = "give another path, or remove the store."
+            check_same(where, _KIND, storage.attributes(where), mine, advice)
         yield Checkpoints(where, configuration)
 
 
@@ -78,13 +80,15 @@ def configuration(
     """All that decides a run's result, as text, and a digest of its program."""
     described = {}
     for name, value in flow.items():
+        if value is None:
+            continue
         call = name == "observe" and callable(value)
         described |= described_call(name, value, set()) if call else {name: short(value)}
     arrays = {"problem_arrays": run.problem, "start": start, "data": data}
     digests = {name: _digest_of_arrays(tree) for name, tree in arrays.items()}
     jit: Any = integrate_here
     program = jit.lower(run, start, data).as_text()
-    return {**described, **digests, "program": digest(program.encode())}
+    return {"kind": _KIND, **described, **digests, "program": digest(program.encode())}
 
 
 def _digest_of_arrays(tree: PyTree) -> str:

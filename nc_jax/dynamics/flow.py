@@ -1,5 +1,6 @@
 """Exact gradient flow in any clock, as a value: all of a run but its start."""
 
+import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -16,9 +17,9 @@ from ..trajectory import Trajectory, check_start, finish
 from .arguments import (
     DEFAULT_TOLERANCES,
     advice,
+    check_common_steps,
     check_kind,
     check_save_at,
-    check_shared_steps,
     check_tolerances,
 )
 from .clock import AbstractClock, LogTime
@@ -80,8 +81,8 @@ class Flow(eqx.Module):
             Runge-Kutta solvers and `RKC()`, without an event.
 
     Raises: ValueError for what is no solver, clock or event, a name in the place of a tuple of
-    names, a minimal step that is negative, or shared steps with a solver or an event that cannot
-    have them.
+    names, a step limit below 1, a minimal step that is negative, or shared steps with a solver or
+    an event that cannot have them; TypeError for a step limit that is no integer.
 
     Example:
 
@@ -125,8 +126,10 @@ class Flow(eqx.Module):
             steady = "diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-6))"
             check_kind("event", event, diffrax.Event, steady)
         if shared_steps:
-            check_shared_steps(solver, event)
+            check_common_steps(solver, event, "shared_steps = True", "shared_steps=False")
         check_number("min_step", min_step)
+        if max_steps < 1:
+            raise ValueError(f"max_steps = {max_steps}: give an integer >= 1.")
         if isinstance(observe, str):
             raise ValueError(
                 f"observe = {observe!r}: give a tuple of names, ({observe!r},), or a function."
@@ -140,9 +143,16 @@ class Flow(eqx.Module):
         self.observe = observe if observe is None or callable(observe) else tuple(observe)
         self.save_states = save_states
         self.event = event
-        self.max_steps = max_steps
+        self.max_steps = operator.index(max_steps)
         self.min_step = min_step
         self.shared_steps = shared_steps
+
+    # By identity, so that `jax.jit(flow)` works, which hashes a function: arrays have no hash.
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
 
     def __call__(
         self,
@@ -162,9 +172,9 @@ class Flow(eqx.Module):
             throw: raise if the run stops early. Inside jit or vmap nothing is raised: the outcome
                 is in `result`.
             progress: show a bar on a terminal once a run outside of jit takes a second.
-            path: of a Zarr store for the result, for a run outside of jit. A run that is
-                killed resumes from its last checkpoint, to the same bytes; one that is finished is
-                read. `storage.load(path)` gives the labelled data set.
+            path: of a Zarr store for the result, for a run outside of jit. A checkpoint is written
+                every five seconds; a run that is killed resumes from the last, to the same bytes,
+                and one that is finished is read. `storage.load(path)` gives the labelled data set.
 
         Returns: a `Trajectory` with `log_time` in log(1 + t).
 
@@ -199,7 +209,8 @@ class Flow(eqx.Module):
 
         Example: `flow.batch(jax.vmap(problem.init)(jax.random.split(key, 64)))`.
         """
-        check_shared_steps(self.solver, self.event)
+        instead = "the starts to jax.vmap(flow), or in a sweep return flow(start)"
+        check_common_steps(self.solver, self.event, "batch", instead)
         return self._run(starts, data, True, throw, progress, None)
 
     def _run(

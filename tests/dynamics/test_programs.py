@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilation_counts import counted, lines_of
+from tolerances import integration
 
 import nc_jax as nc
 from nc_jax.dynamics import program
@@ -123,3 +124,38 @@ def test_a_decay_that_is_an_argument_gives_the_flow_of_that_decay():
         in_real_time(decay=d, stop=200.0).observables["margin_min"][-1] for d in (1e-3, 1e-2)
     )
     assert weak > strong + 1
+
+
+def test_a_flow_and_its_batch_are_functions_for_jit():
+    starts = jax.tree.map(lambda leaf: leaf[None], START)
+    flow = flow_of()
+    expected = flow(START).observables["marked"]
+    for found in (jax.jit(flow)(START), jax.jit(flow.batch)(starts)):
+        np.testing.assert_allclose(
+            np.reshape(found.observables["marked"], -1), expected, rtol=integration(1e-8)
+        )
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"max_steps": 0}, "max_steps = 0: give an integer >= 1"),
+        (
+            {"observe": "margin_min"},
+            r"observe = 'margin_min': give a tuple of names, \('margin_min'",
+        ),
+        ({"min_step": -1.0}, "min_step = -1.0"),
+    ],
+    ids=["steps", "name", "least step"],
+)
+def test_a_flow_that_is_none_is_refused_in_one_line(change, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        flow_of(**change)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{"event": AT_REST}, {"solver": diffrax.Kvaerno5()}])
+def test_a_batch_of_what_steps_alone_is_refused_with_what_to_use(options):
+    starts = jax.tree.map(lambda leaf: leaf[None], START)
+    with pytest.raises(ValueError, match=r"batch: .* the starts to jax.vmap\(flow\)"):
+        flow_of(**options).batch(starts)
