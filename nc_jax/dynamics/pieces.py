@@ -35,6 +35,8 @@ _PIECE_SECONDS, _QUIET_SECONDS = 0.1, 1.0
 # fewer; and how many times the steps of the last piece the next may have. The speed of a slow model
 # is known before a piece can block Ctrl-C for long.
 _FIRST_STEPS, _FIRST_NUMBERS, _GROWTH = 64, 1_000_000, 8
+# Numbers of a state that is small.
+_SMALL_NUMBERS = 100_000
 
 
 class Interrupted(KeyboardInterrupt):
@@ -109,14 +111,14 @@ class _Programs(NamedTuple):
 
 
 @functools.cache
-def _programs() -> _Programs:
-    """`begin` and `advance`, compiled on a CPU by XLA's older emitters of loops.
+def _programs(small: bool) -> _Programs:
+    """`begin` and `advance`, for small states compiled on a CPU by XLA's older emitters of loops.
 
-    They take two thirds of the newer ones' time, and their code is as fast for these programs,
-    which are hundreds of small loops.
+    They take two thirds of the newer ones' time, and their code is as fast for programs of hundreds
+    of small loops. Large states take longer to run than to compile.
     """
     jit: Any = eqx.filter_jit  # options of `jax.jit` are passed on, which its types do not say
-    options = cpu_options(xla_cpu_use_fusion_emitters=False)
+    options = cpu_options(xla_cpu_use_fusion_emitters=False) if small else {}
     return _Programs(jit(begin, compiler_options=options), jit(advance, compiler_options=options))
 
 
@@ -129,10 +131,12 @@ class _Pieces:
         # The end alone: the number of saves is no part of the program.
         last = jnp.asarray(self._save_at[-1:])
         self._program = eqx.tree_at(lambda run: run.save_at, run, last)
+        self._numbers = sum(leaf.size for leaf in jax.tree.leaves(start))
+        self._compiled = _programs(small=self._numbers <= _SMALL_NUMBERS)
 
     def first(self, num_steps: int) -> Computed:
         """The first piece, of so many steps."""
-        progress, self._reference = _programs().begin(self._program, self._start)
+        progress, self._reference = self._compiled.begin(self._program, self._start)
         return self._advance(progress, (), 0, num_steps)
 
     def next(self, computed: Computed, num_steps: int) -> Computed:
@@ -142,8 +146,7 @@ class _Pieces:
 
     def first_steps(self) -> int:
         """Steps for the first piece."""
-        numbers = sum(leaf.size for leaf in jax.tree.leaves(self._start))
-        return max(min(_FIRST_NUMBERS // numbers, _FIRST_STEPS), 1)
+        return max(min(_FIRST_NUMBERS // max(self._numbers, 1), _FIRST_STEPS), 1)
 
     def is_complete(self, computed: Computed) -> bool:
         """Whether there is nothing left to compute."""
@@ -175,7 +178,7 @@ class _Pieces:
     ) -> Computed:
         saves = self._save_at[num_saves : num_saves + _SAVES]
         saves = _padded(saves, _SAVES - len(saves), np.inf)
-        progress, *host = _programs().advance(
+        progress, *host = self._compiled.advance(
             self._program, progress, self._reference, self._data, saves, np.asarray(step_limit)
         )
         piece, ending = jax.device_get(host)
