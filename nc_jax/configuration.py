@@ -74,7 +74,7 @@ def check_same(
     kind: str,
     stored: Mapping[str, object],
     mine: Mapping[str, object],
-    advice: str = "give another path, or resume=False to write in its place.",
+    advice: str = "Give another path, or resume=False to write in its place.",
 ) -> None:
     """Refuse to go on with results of another configuration, and say what differs.
 
@@ -84,7 +84,7 @@ def check_same(
     Raises: ValueError.
     """
     if "program" not in stored or stored.get("kind") != mine.get("kind"):
-        raise ValueError(f"{path} holds no {kind}: {advice}")
+        raise ValueError(f"{path} holds no {kind}. {advice}")
     keys = sorted((stored.keys() | mine.keys()) - set(_FREE))
     differing = [key for key in keys if stored.get(key) != mine.get(key)]
     # What the program was made of says it better.
@@ -93,5 +93,5 @@ def check_same(
         raise ValueError(
             f"{path} holds another {kind}: "
             + "; ".join(f"{key} = {stored.get(key)} there, {mine.get(key)} here" for key in told)
-            + f"; {advice}"
+            + f". {advice}"
         )

@@ -69,7 +69,7 @@ def checkpoints_at(
     with storage.writing(where):
         if where.exists():
             mine = {**configuration, **storage.provenance()}
-            advice = "give another path, or remove the store."
+            advice = "Give another path, or remove the store."
             check_same(where, _KIND, storage.attributes(where), mine, advice)
         yield Checkpoints(where, configuration)
 
