@@ -135,7 +135,7 @@ def _writable(path: Path) -> bool:
 def _tidy(path: Path) -> None:
     """Remove incomplete entries, and the least recently used ones of a large folder.
 
-    JAX's own limit of size locks the folder at each read and lists it at each write, and stores
+    The size limit of JAX locks the folder at each read and lists it at each write, and stores
     nothing more once a process was killed between an entry and its time stamp. Without the limit
     JAX does not replace an incomplete entry: it would be compiled in every process.
     """

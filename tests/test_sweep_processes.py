@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import xarray as xr
+from store_files import files_of
 from tolerances import rounding
 
 from nc_jax import storage
@@ -35,10 +36,6 @@ def finish(process):
     out, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     return out
-
-
-def files_of(path):
-    return {str(f.relative_to(path)): f.read_bytes() for f in path.rglob("*") if f.is_file()}
 
 
 def written_runs(path):

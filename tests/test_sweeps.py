@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from store_files import files_of
 from tolerances import integration, rounding
 
 import nc_jax as nc
@@ -147,14 +148,6 @@ def test_data_do_not_depend_on_the_portions(tmp_path):
     np.testing.assert_allclose(
         picked["margin"], whole["margin"].sel(seed=[7, 2]), rtol=rounding(operations=1000)
     )
-
-
-def files_of(path):
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
 
 
 def stop_after(monkeypatch, batches):

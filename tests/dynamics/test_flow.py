@@ -271,7 +271,7 @@ LANES = CASES["unbalanced"]
 
 @jax.jit
 def lanes(starts, times, rtols):
-    """Runs beside each other, each with its own tolerance."""
+    """A batch of runs, each with another tolerance."""
 
     def run(start, rtol):
         return nc.gradient_flow(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optimistix
 import pytest
+from store_files import files_of
 from tolerances import rounding
 
 import nc_jax as nc
@@ -131,14 +132,6 @@ def test_ctrl_c_gives_what_was_computed(monkeypatch, count):
     np.testing.assert_array_equal(
         traj.observables["margin"][recorded], whole.observables["margin"][recorded]
     )
-
-
-def files_of(path):
-    return {
-        str(file.relative_to(path)): file.read_bytes()
-        for file in sorted(path.rglob("*"))
-        if file.is_file()
-    }
 
 
 def test_an_interrupted_run_resumes_to_the_same_bytes(monkeypatch, tmp_path):
