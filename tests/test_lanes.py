@@ -12,7 +12,7 @@ from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax.lanes import formed, product, reduce_classes
-from nc_jax.problems.base import random_direction
+from nc_jax.problems.base import random_direction, random_directions
 
 LANES = 5
 # Compilation is what these cost: few shapes, all from this list.
@@ -292,6 +292,16 @@ def test_a_random_direction_has_the_same_bits_in_every_program(dtype):
         np.testing.assert_array_equal(found[0], expected)
         np.testing.assert_array_equal(found[1], 1 + expected)
     np.testing.assert_allclose(np.linalg.norm(alone, axis=(1, 2)), norm, rtol=rounding(dtype))
+
+
+@pytest.mark.usefixtures("optimized")
+@pytest.mark.parametrize("largest", [(25, 13), (100, 90)], ids=["one loop", "separately"])
+def test_directions_of_several_shapes_are_those_of_each_alone(largest):
+    shapes, norms = (largest, (1, 1), (7, 13), (4, 2)), jnp.asarray([1.0, 2.0, 0.5, 3.0])
+    keys = jax.random.split(jax.random.key(0), 4)
+    together = random_directions(keys, shapes, norms)
+    for direction, key, shape, norm in zip(together, keys, shapes, norms, strict=True):
+        np.testing.assert_array_equal(direction, random_direction(key, shape, norm))
 
 
 def test_a_random_direction_of_norm_zero_is_zero():

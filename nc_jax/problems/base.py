@@ -3,6 +3,7 @@
 import abc
 import difflib
 import functools
+import math
 from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
@@ -16,6 +17,10 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 from ..checks import check_dtype, check_key, check_number
 from ..lanes import formed
 from ..metrics import EQUATIONS, Invariant
+
+# Most numbers of each of several directions that one loop draws. Larger ones take longer to draw
+# than to compile, and a small one would cost as much as the largest.
+_DRAWN_TOGETHER = 1 << 13
 
 
 class AbstractProblem(eqx.Module):
@@ -142,38 +147,78 @@ def start_norm(
     return jnp.asarray(norm, dtype)
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def random_direction(
     key: Key[Array, ""], shape: tuple[int, int], norm: Float[Array, ""]
 ) -> Float[Array, "rows columns"]:
-    """A Gaussian direction of this Frobenius norm: the same bits alone, in a batch, in any program.
+    """A Gaussian direction of this Frobenius norm: `random_directions` of one key."""
+    return random_directions(key[None], (shape,), norm[None])[0]
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def random_directions(
+    keys: Key[Array, " M"], shapes: tuple[tuple[int, int], ...], norms: Float[Array, " M"]
+) -> tuple[Float[Array, "_ _"], ...]:
+    """Gaussian directions of these Frobenius norms, with the same bits in any program.
 
     A compiler is free to contract products with sums, to sum in another order and to merge factors,
-    as it does when it fuses a start with what is made of it. So each operation is kept apart, and
-    the sum of squares is one of pairs.
+    as it does when it fuses a start with the operations that read it. So each operation is kept
+    apart, and the sum of squares is one of pairs.
+
+    Small ones are drawn by one loop over arrays of the largest size, where each shape would be a
+    program to compile: JAX's default random numbers are the same at the start of a longer array.
     """
-    gaussian = formed(jax.random.normal(key, shape, norm.dtype), norm)
-    squares = formed(gaussian**2, norm)
-    length = formed(jnp.sqrt(_sum_of_pairs(squares.ravel())), norm)
-    return formed(gaussian * formed(norm / length, norm), norm)
+    sizes = [math.prod(shape) for shape in shapes]
+    if len(shapes) > 1 and max(sizes) > _DRAWN_TOGETHER:
+        each = zip(keys, shapes, norms, strict=True)
+        return tuple(random_direction(key, shape, norm) for key, shape, norm in each)
+    place = jnp.arange(max(sizes))
+
+    def draw(
+        key: Key[Array, ""],
+        size: Int[ArrayLike, ""],
+        halves: Int[Array, " L"],
+        norm: Float[Array, ""],
+    ) -> Float[Array, " largest"]:
+        normal = jax.random.normal(key, place.shape, norm.dtype)
+        gaussian = formed(jnp.where(place < size, normal, 0), norm)
+        squares = formed(gaussian**2, norm)
+        length = formed(jnp.sqrt(_sum_of_pairs(squares, halves)), norm)
+        return formed(gaussian * formed(norm / length, norm), norm)
+
+    data = keys, jnp.asarray(sizes), jnp.asarray(_halves(sizes), int).reshape(len(sizes), -1), norms
+    if len(shapes) == 1:
+        # Without a loop, in which XLA uses one core.
+        return (draw(*jax.tree.map(lambda leaf: leaf[0], data)).reshape(shapes[0]),)
+    # A loop: under vmap each direction would read its halves by a gather, five times as slow.
+    rows = jax.lax.map(lambda data: draw(*data), data)
+    return tuple(
+        row[:size].reshape(shape) for row, size, shape in zip(rows, sizes, shapes, strict=True)
+    )
 
 
-def _sum_of_pairs(values: Float[Array, " N"]) -> Float[Array, ""]:
+def _halves(sizes: list[int]) -> list[list[int]]:
+    """For each size the halves, rounded up, of what a sum of pairs has left; 1 after its end."""
+    rows = [[] for _ in sizes]
+    for row, left in zip(rows, sizes, strict=True):
+        for _ in range((max(sizes) - 1).bit_length()):
+            left = -(-left // 2)
+            row.append(left)
+    return rows
+
+
+def _sum_of_pairs(values: Float[Array, " N"], halves: Int[Array, " L"]) -> Float[Array, ""]:
     """The sum in an order that no compiler may change: of halves, of halves of them, …
 
     A loop over arrays of one size, where ten sizes would be ten programs to compile.
     """
-    count, halves = values.size, []
-    while (halves[-1] if halves else count) > 1:
-        halves.append(-(-(halves[-1] if halves else count) // 2))
-    place = jnp.arange(count)
+    place = jnp.arange(values.size)
 
     def add_second_half(values: Float[Array, " N"], half: Int[Array, ""]):
         # Beyond the first half all is zero afterwards, so that an odd last number adds zero.
-        second = jax.lax.dynamic_slice_in_dim(jnp.pad(values, (0, count)), half, count)
+        second = jax.lax.dynamic_slice_in_dim(jnp.pad(values, (0, values.size)), half, values.size)
         return jnp.where(place < half, values + second, 0), None
 
-    return jax.lax.scan(add_second_half, values, jnp.asarray(halves, int))[0][0]
+    return jax.lax.scan(add_second_half, values, halves)[0][0]
 
 
 def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:

@@ -18,7 +18,7 @@ from ..losses import Exponential, SquaredDistance
 from ..metrics import Invariant, collapse_metrics, logit_margins
 from ..precision import matmul, weak_scalar
 from ..state import LastLayer
-from .base import AbstractProblem, random_direction, start_norm
+from .base import AbstractProblem, random_directions, start_norm
 
 Normalization = Literal["lagrange", "weight", "practice", "none", "polar"]
 DecayOn = Literal["norm", "layers"]
@@ -233,16 +233,14 @@ class NormalizedReLUNet(AbstractProblem):
         """
         scale = start_norm(key, norm, dtype, above_zero=self.normalization == "polar")
         sizes = (self.inputs.shape[1], *self.widths, self.num_outputs)
-        keys = jax.random.split(key, self.num_layers)
         norms = [jnp.ones_like(scale)] * self.num_layers
         if self.normalization == "none":
             norms = [scale] * self.num_layers
         if self.normalization == "practice":
             norms[-1] = scale
-        matrices = tuple(
-            random_direction(key, (outputs, inputs), norm)
-            for key, inputs, outputs, norm in zip(keys, sizes[:-1], sizes[1:], norms, strict=True)
-        )
+        shapes = tuple(zip(sizes[1:], sizes[:-1], strict=True))
+        keys = jax.random.split(key, self.num_layers)
+        matrices = random_directions(keys, shapes, jnp.stack(norms))
         if self.normalization in ("none", "practice"):
             return Layers(matrices)
         count = 1 if self.normalization == "lagrange" else self.num_layers

@@ -24,7 +24,7 @@ from ..metrics import (
 )
 from ..precision import weak_scalar
 from ..state import LastLayer
-from .base import AbstractProblem, random_direction, start_norm
+from .base import AbstractProblem, random_directions, start_norm
 
 # Entries of the logits held at a time: a few megabytes, which a processor's cache can hold.
 _LOGITS_AT_ONCE = 1 << 20
@@ -174,15 +174,14 @@ class UnconstrainedFeatures(AbstractProblem):
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
         """
         scale = start_norm(key, norm, dtype)
-        feature_key, classifier_key = jax.random.split(key)
-
-        return LastLayer(
-            features=random_direction(feature_key, (self.num_samples, self.feature_dim), scale),
-            classifier=random_direction(
-                classifier_key, (self.num_classes, self.feature_dim), scale
-            ),
-            bias=jnp.zeros(self.num_classes, scale.dtype) if self.bias else None,
+        rows = (self.num_samples, self.num_classes)
+        features, classifier = random_directions(
+            jax.random.split(key),
+            tuple((count, self.feature_dim) for count in rows),
+            jnp.full(2, scale),
         )
+        bias = jnp.zeros(self.num_classes, scale.dtype) if self.bias else None
+        return LastLayer(features, classifier, bias)
 
     def objective(self, state: LastLayer) -> Float[Array, ""]:
         """L(W, H, b), scalar."""
