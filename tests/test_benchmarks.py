@@ -41,7 +41,7 @@ def test_the_landscape_benchmark_measures_what_agrees(tmp_path):
     command = [sys.executable, str(BENCHMARKS / "landscape.py"), "--quick", "--json", str(target)]
     subprocess.run(command, check=True, capture_output=True)
     rows = json.loads(target.read_text())["rows"]
-    assert {row["setup"].split(",")[0] for row in rows} == {"K=4 d=6 n=5", "K=10 d=18 n=10"}
+    assert {row["setup"].split(",")[0] for row in rows} == {"K=4 d=6 n=5", "K=6 d=10 n=6"}
     for row in rows:
         assert row["error"] > -1e-10, row["way"]  # bounds from above
         accurate = "power" not in row["way"]

@@ -283,9 +283,8 @@ def test_a_random_direction_has_the_same_bits_in_every_program(dtype):
         # A sum that a compiler would contract with the product before it.
         return direction, 1 + direction, jnp.sum(3 * direction)
 
-    batched = jax.jit(jax.vmap(lambda key: random_direction(key, shape, norm)))
-    for size in (1, 5):
-        np.testing.assert_array_equal(batched(keys[:size]), alone[:size])
+    one = jax.jit(jax.vmap(lambda key: random_direction(key, shape, norm)))(keys[:1])
+    np.testing.assert_array_equal(one, alone[:1])
     several = jax.jit(jax.vmap(used))(keys, jnp.full(5, norm))
     single = jax.jit(lambda key: used(key, norm))(keys[3])
     for found, expected in ((several, alone), (single, alone[3])):
