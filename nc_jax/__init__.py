@@ -33,6 +33,7 @@ from .problems import (
     UnconstrainedFeatures as UnconstrainedFeatures,
     WeightDecay as WeightDecay,
     mixon as mixon,
+    problem_for as problem_for,
     ulpm as ulpm,
     zhu as zhu,
 )

@@ -2,9 +2,11 @@
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+import numpy as np
+from jaxtyping import Array, Float, Real
 
-from .precision import matmul
+from .checks import check_arrays, check_kind
+from .precision import matmul, widened
 
 
 class LastLayer(eqx.Module):
@@ -14,31 +16,54 @@ class LastLayer(eqx.Module):
     `features.T`, their `W` (K x d) is `classifier`.
 
     Shapes: `features` (N, d), `classifier` (K, d), `bias` (K,) or None for a model without one.
-    All arrays share one floating dtype, which every computation follows.
+    All arrays share one dtype, float32 or float64, which every computation follows. Others, such as
+    the float16 and bfloat16 of mixed-precision training, are read as `precision.widened` says:
+    measures, losses and the landscape compute in float32 at least.
 
     Example: `LastLayer(features=jnp.ones((6, 2)), classifier=jnp.ones((3, 2)))`.
     """
 
-    features: Float[Array, "N d"]
-    classifier: Float[Array, "K d"]
-    bias: Float[Array, " K"] | None = None
+    features: Real[Array, "N d"]
+    classifier: Real[Array, "K d"]
+    bias: Real[Array, " K"] | None = None
 
     def logits(self) -> Float[Array, "N K"]:
         """Class scores z = H Wᵀ + b, shape (N, K): the transpose of the papers' WH + b 1ᵀ."""
-        scores = matmul(self.features, self.classifier.T)
-        return scores if self.bias is None else scores + self.bias
+        state = widened(self)
+        scores = matmul(state.features, state.classifier.T)
+        return scores if state.bias is None else scores + state.bias[None]
 
     def pull_back(self, residual: Float[Array, "N K"]) -> "LastLayer":
         """Gradient of a function of the logits, given R = ∂f/∂Z of shape (N, K): (RW, RᵀH, Rᵀ1).
 
         Written out, since reverse-mode autodiff costs more kernels than the products themselves.
         """
+        state, residual = widened((self, residual))
         return LastLayer(
-            features=matmul(residual, self.classifier),
-            classifier=matmul(residual.T, self.features),
+            features=matmul(residual, state.classifier),
+            classifier=matmul(residual.T, state.features),
             bias=None if self.bias is None else jnp.sum(residual, axis=0),
         )
 
     def squared_norm(self) -> Float[Array, ""]:
         """ρ² = ‖W‖_F² + ‖H‖_F² (Ji, section 3); the bias is not part of it."""
-        return jnp.sum(self.features**2) + jnp.sum(self.classifier**2)
+        state = widened(self)
+        return jnp.sum(state.features**2) + jnp.sum(state.classifier**2)
+
+
+def check_last_layer(state: object, name: str = "state") -> None:
+    """Raise ValueError for what is no `LastLayer` of one state, with (N, d), (K, d) and (K,)."""
+    check_kind(name, state, LastLayer, "problem.init(key) or LastLayer(features, classifier)")
+    assert isinstance(state, LastLayer)
+    check_arrays(name, state)
+    features, classifier = np.shape(state.features), np.shape(state.classifier)
+    if len(features) != 2 or len(classifier) != 2 or features[1] != classifier[1]:
+        raise ValueError(
+            f"{name}: features have shape {features} and the classifier {classifier}; give rows of "
+            "samples and of classes, (N, d) and (K, d), and a batch of states under jax.vmap."
+        )
+    if state.bias is not None and np.shape(state.bias) != classifier[:1]:
+        raise ValueError(
+            f"{name}: bias has shape {np.shape(state.bias)} where the classifier has "
+            f"{classifier[0]} rows; give {classifier[:1]}."
+        )

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 CALLS = {
     "raw key": ("nc.ulpm(3, 4, 2).init(jax.random.PRNGKey(0))", "jax.random.key"),
     "reduction": ("nc.UnconstrainedFeatures((2, 2), 4, reduction='max')", "reduction = 'max'"),
@@ -30,7 +32,113 @@ CALLS = {
     ),
     "problem for its labels": (
         "nc.geometry.project_onto_S(p.init(jax.random.key(0)), 3)",
-        "labels = 3: give the class of each row, problem.labels",
+        "labels have shape (): give the class of each sample, of shape (6,), such as problem",
+    ),
+    "labels that count from 1": (
+        "nc.metrics.margin_metrics(s, p.labels + 1)",
+        "labels hold 3 in row 4: give integers in 0..2, the rows of the classifier. They count",
+    ),
+    "samples without a class among margins": (
+        "nc.metrics.sample_margins(s, np.array([0, 0, -100, 1, 2, 2]))",
+        "labels hold -100 in row 2: give integers in 0..2, the rows of the classifier. Leave",
+    ),
+    "classifier of fewer rows than classes": (
+        "nc.metrics.collapse_metrics(s, np.arange(6))",
+        "labels hold 3 in row 3: give integers in 0..2, the rows of the classifier. Labels up to ",
+    ),
+    "class without samples": (
+        "nc.metrics.collapse_metrics(s, np.zeros(6, int))",
+        "labels: class 1 of 3 has no samples",
+    ),
+    "labels in a column": (
+        "nc.metrics.margin_metrics(s, p.labels[:, None])",
+        "labels have shape (6, 1): give the class of each sample, of shape (6,), such as np.ravel(",
+    ),
+    "one-hot labels under tracing": (
+        "jax.jit(nc.CrossEntropy().value)(s.logits(), np.eye(3, dtype=int)[p.labels])",
+        "labels have shape (6, 3): give the class of each sample, of shape (6,), such as np.argmax",
+    ),
+    "labels that are floats, under tracing": (
+        "jax.jit(nc.metrics.logit_margins)(s.logits(), p.labels.astype(float))",
+        "labels have dtype float32: give integers in 0..2, such as labels.astype(int)",
+    ),
+    "labels that are booleans": (
+        "nc.CrossEntropy().log_value(s.logits(), p.labels > 1)",
+        "labels have dtype bool: give integers in 0..2, such as labels.astype(int)",
+    ),
+    "labels of other samples": (
+        "nc.CrossEntropy().gradient(s.logits(), p.labels[1:])",
+        "labels have 5 entries for 6 samples: give one for each",
+    ),
+    "loss of labels beyond the logits": (
+        "nc.CrossEntropy().scaled_gradient(s.logits(), p.labels + 1, 0.0)",
+        "labels hold 3 in row 4: give integers in 0..2",
+    ),
+    "square loss of labels beyond the logits": (
+        "nc.SquaredError().value(s.logits(), p.labels + 1)",
+        "labels hold 3 in row 4: give integers in 0..2",
+    ),
+    "labels of a batch beyond the classes": (
+        "nc.metrics.class_moments(s.features, p.labels + 1, 3)",
+        "labels hold 3 in row 4: give integers in 0..2",
+    ),
+    "padding that is a class": (
+        "nc.metrics.class_moments(s.features, p.labels, 3, ignore_index=0)",
+        "ignore_index = 0: is one of the classes 0..2; give a label outside of them, such as -1",
+    ),
+    "padding by another number": (
+        "nc.metrics.class_moments(s.features, np.full(6, -100), 3)",
+        "labels hold -100 in row 0: give integers in 0..2",
+    ),
+    "balanced statistics of classes that are not": (
+        "nc.metrics.collapse_from_statistics("
+        "nc.metrics.ClassMoments(jnp.array([1.0, 2.0]), jnp.eye(2), jnp.zeros(2)), "
+        "nc.metrics.Spread(*map(jnp.asarray, [0.1, 1.0, 0.1, 0.0, 3.0])), jnp.eye(2), None, True)",
+        "balanced = True: classes have [1, 2] samples; leave it out",
+    ),
+    "projection of labels that count from 1": (
+        "nc.geometry.project_onto_S(s, p.labels + 1)",
+        "labels hold 3 in row 4: give integers in 0..2",
+    ),
+    "model for labels that count from 1": (
+        "nc.problem_for(s, p.labels + 1)",
+        "labels hold 3 in row 4: give integers in 0..2",
+    ),
+    "model for a class without samples": (
+        "nc.problem_for(s, np.array([0, 0, 1, 1, 1, 1]))",
+        "labels: class 2 of 3 has no samples",
+    ),
+    "model for traced labels": (
+        "jax.jit(nc.problem_for)(s, p.labels)",
+        "labels are traced: their class sizes are unknown; close over the labels.",
+    ),
+    "images whose labels count from 1": (
+        "images.choose_classes(i._replace(labels=i.labels + 1), (0, 1))",
+        "labels hold 3 in row 2: give integers in 0..2",
+    ),
+    "one logit for each sample": (
+        "nc.CrossEntropy().value(jnp.ones(6), p.labels)",
+        "logits have shape (6,): give (N, K)",
+    ),
+    "targets that would be broadcast": (
+        "nc.SquaredDistance().value(jnp.ones((3, 1)), jnp.ones(3))",
+        "outputs have shape (3, 1) and targets (3,): give both as (N, C)",
+    ),
+    "start of half precision": (
+        "p.init(jax.random.key(0), dtype=jnp.float16)",
+        "dtype = float16: give float32 or float64",
+    ),
+    "start of a dtype that is none": (
+        "p.init(jax.random.key(0), dtype='double precision')",
+        "dtype = 'double precision': give float32 or float64",
+    ),
+    "flow of half precision": (
+        "nc.gradient_flow(p, jax.tree.map(lambda x: x.astype(jnp.bfloat16), s), np.array([1.0]))",
+        "start: dtypes ['bfloat16']; give one of float32 or float64",
+    ),
+    "complex features": (
+        "nc.metrics.margin_metrics(nc.LastLayer(s.features * 1j, s.classifier), p.labels)",
+        "dtype complex64: give real numbers, such as float32 or float64",
     ),
     "linear problem for the full one": (
         "nc.exact.strong_collapse(nc.LinearizedMixon(3, 4, 2))",
@@ -64,6 +172,10 @@ CALLS = {
         "nc.NormalizedReLUNet(np.ones((3, 2)) / 2, np.ones(4), (2,))",
         "inputs have shape (3, 2) and targets (4,): give (N, d) and (N,) or (N, C)",
     ),
+    "one-hot target of a label beyond the classes": (
+        "nc.NormalizedReLUNet(np.eye(3) / 2, jax.nn.one_hot(np.array([1, 0, 2]), 2), (2,))",
+        "targets: row 2 = [0.0, 0.0] has no single largest entry, which names the class",
+    ),
     "test samples of another kind": (
         "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), test_inputs=np.eye(3), "
         "test_targets=np.ones(3))",
@@ -92,7 +204,7 @@ CALLS = {
     ),
     "several decays": (
         "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), weight_decay=jnp.ones(2))",
-        "weight_decay has shape (2,): give one number, and sweep under jax.vmap",
+        "weight_decay has shape (2,): give one finite number >= 0, and sweep under jax.vmap",
     ),
     "rate below zero": ("nc.GradientDescentODE(p, -0.1)", "rate = -0.1: give a finite number > 0"),
     "least step below zero": (
@@ -122,7 +234,7 @@ CALLS = {
     "float of a grid where an integer is needed": (
         "nc.sweep(lambda key, samples: nc.gradient_flow(nc.ulpm(3, 4, samples), "
         "p.init(key), np.array([1.0])), 2, grid={'samples': [2.0]})",
-        "grid: floats are traced, and run fails with ['samples'] so",
+        "samples_per_class = 2.0: give an integer >= 1",
     ),
     "stem by another size": (
         "cnn.ResNet(3, 10, stem='5x5', rngs=None)",
@@ -147,6 +259,7 @@ PROGRAM = """
 import json, sys, diffrax, jax, jax.numpy as jnp, numpy as np, optax, nc_jax as nc
 from nc_jax import cnn, images
 p, messages = nc.ulpm(3, 4, 2), []
+s = p.init(jax.random.key(0))
 n = nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,))
 o = nc.GradientDescentODE(p, 0.1)
 i = images.ImageSet(np.ones((3, 4, 4, 1), np.float32), np.arange(3, dtype=np.int32), tuple("abc"))
@@ -169,3 +282,30 @@ def test_mistakes_that_no_type_checker_sees_are_one_line_each():
     for message, (_, expected) in zip(json.loads(result.stdout), CALLS.values(), strict=True):
         assert expected in message
         assert "\n" not in message
+
+
+FORKED = """
+import os, warnings
+import jax, numpy as np, nc_jax as nc
+warnings.simplefilter("ignore")  # JAX's, that a fork may hang
+problem = nc.ulpm(3, 4, 2)
+start = problem.init(jax.random.key(0))
+child = os.fork()
+if child == 0:
+    try:
+        nc.gradient_flow(problem, start, np.array([1.0]))
+    except RuntimeError as error:
+        print(error, flush=True)
+    os._exit(0)
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="of systems that fork")
+def test_a_forked_process_ends_in_one_line_where_jax_would_hang():
+    result = subprocess.run(
+        [sys.executable, "-c", FORKED], capture_output=True, text=True, check=True, timeout=100
+    )
+    assert "was forked from" in result.stdout
+    assert "multiprocessing.get_context('spawn')" in result.stdout
+    assert result.stdout.count("\n") == 1

@@ -12,9 +12,10 @@ import nc_jax
 ROOT = Path(nc_jax.__file__).parent
 # A module imports from lower layers and its own folder only; modules of one layer are strangers.
 LAYERS = [
-    {"checks", "compilation", "configuration", "images", "lanes", "precision"},
-    {"state"},
-    {"geometry"},
+    {"capabilities", "paths"},
+    {"checks", "compilation", "configuration", "lanes", "precision", "progress"},
+    {"display", "labels", "state"},
+    {"geometry", "images"},
     {"losses", "metrics"},
     {"problems"},
     {"trajectory"},

@@ -11,11 +11,22 @@ from scipy.special import logsumexp
 from tolerances import rounding
 
 import nc_jax as nc
-from nc_jax.losses import Loss
+from nc_jax.losses import AbstractLoss, Loss
 
 LOSSES = [nc.CrossEntropy(), nc.SquaredError()]
 SHAPES = st.sampled_from([(1, 2), (5, 4)])
 SEEDS = st.integers(0, 2**32 - 1)
+
+
+class Smoothed(AbstractLoss):
+    """Label smoothing from `value` alone."""
+
+    smoothing: float = 0.1
+
+    def value(self, logits, labels):
+        log_p = jax.nn.log_softmax(logits, axis=1)
+        at_label = jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=1)[:, 0]
+        return -(1 - self.smoothing) * at_label - self.smoothing * jnp.mean(log_p, axis=1)
 
 
 class Evaluated(NamedTuple):
@@ -210,3 +221,33 @@ def test_losses_keep_float32(loss):
         assert low.dtype == jnp.float32
         np.testing.assert_allclose(low, high, rtol=tolerance, atol=tolerance)
     assert loss.scaled_gradient(jnp.zeros((5, 4), jnp.float32), labels, 2.0).dtype == jnp.float32
+
+
+@given(seed=SEEDS, shape=SHAPES, log_scale=st.floats(-20, 20))
+def test_a_loss_of_value_alone_has_its_logarithm_and_gradients(seed, shape, log_scale):
+    logits, labels = random_logits(seed, shape, 3.0)
+    found = evaluate(Smoothed(), logits, labels, log_scale)
+    # By hand: CE with targets q is −q·log p, and its gradient p − q.
+    targets = np.full(shape, 0.1 / shape[1])
+    targets[np.arange(shape[0]), labels] += 0.9
+    log_p = logits - logsumexp(logits, axis=1, keepdims=True)
+    value, gradient = -np.sum(targets * log_p, axis=1), np.exp(log_p) - targets
+    np.testing.assert_allclose(found.value, value, rtol=rounding())
+    np.testing.assert_allclose(found.log_value, np.log(value), rtol=rounding(), atol=rounding())
+    np.testing.assert_allclose(found.gradient, gradient, rtol=0, atol=rounding())
+    scaled = np.exp(log_scale) * gradient
+    atol = rounding() * np.exp(log_scale)
+    np.testing.assert_allclose(found.scaled_gradient, scaled, rtol=0, atol=atol)
+
+
+def test_a_loss_of_value_alone_makes_a_problem_whose_batches_are_its_flows():
+    problem = nc.UnconstrainedFeatures((2, 2, 2), 3, Smoothed())
+    starts = jax.vmap(problem.init)(jax.random.split(jax.random.key(0), 2))
+    states = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), starts)
+    lanes = problem.scaled_descent_lanes(states, 0.5)
+    one = jax.tree.map(lambda x: x[1], starts)
+    by_autodiff = jax.grad(problem.objective)(one)
+    expected = jax.tree.map(lambda x: -np.exp(0.5) * np.asarray(x), by_autodiff)
+    for found in (problem.scaled_descent(one, 0.5), jax.tree.map(lambda x: x[..., 1], lanes)):
+        for leaf, like in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_allclose(leaf, like, rtol=0, atol=rounding())

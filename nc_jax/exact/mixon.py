@@ -14,12 +14,13 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Key
 
+from ..capabilities import is_unchanged
 from ..checks import check_number, is_traced
 from ..geometry import above_rounding, center, project_onto_S, project_onto_T
-from ..losses import SquaredError
-from ..precision import matmul
-from ..problems import LinearizedMixon, UnconstrainedFeatures
-from ..state import LastLayer
+from ..losses import SquaredError, has_formulas_of
+from ..precision import matmul, widened
+from ..problems import LinearizedMixon, UnconstrainedFeatures, is_unconstrained
+from ..state import LastLayer, check_last_layer
 from .ulpm import class_size, collapsed_state
 
 # Share of a state that may lie off S, in units of eps: what rounding leaves after a long flow.
@@ -64,11 +65,11 @@ def linearized_eigenspaces(problem: LinearizedMixon) -> dict[str, Eigenspace]:
     `E1+` is T, whose part alone grows without bound. At t = 0 the eigenvalues of `E1±` and `E2±`
     coincide: it is their orthogonality, not the paper's 'distinct eigenvalues', that splits them.
 
-    Raises: ValueError for a problem of another type.
+    Raises: ValueError for a problem of another type, or a subclass with another field.
 
     Example: `linearized_eigenspaces(problem)["E1+"].project(start)`.
     """
-    if not isinstance(problem, LinearizedMixon):
+    if not is_unchanged(problem, LinearizedMixon, ("labels", "gradient", "scaled_descent")):
         raise ValueError(
             f"problem is of type {type(problem).__name__}: "
             "give nc_jax.LinearizedMixon(num_classes, feature_dim, samples_per_class)."
@@ -119,7 +120,7 @@ def linearized_solution(
         bias = jnp.full(classes, -jnp.expm1(-bias_rate * t) / classes)
         return LastLayer(features, classifier, bias)
 
-    return _at_times(solution, t, state0)
+    return _at_times(solution, t, start)
 
 
 def linearized_bound(
@@ -135,7 +136,8 @@ def linearized_bound(
     Example: `deviation, bound = linearized_bound(problem, start, jnp.linspace(0, 5, 51))`.
     """
     spaces = linearized_eigenspaces(problem)
-    start, t = _without_bias(problem, state0), _times(t, state0)
+    start = _without_bias(problem, state0)
+    t = _times(t, start)
     others = [(s.growth(t), s.project(start)) for key, s in spaces.items() if key != "E1+"]
     deviation = sum(growth**2 * part.squared_norm() for growth, part in others)
     off_t = sum(part.squared_norm() for _, part in others)
@@ -173,9 +175,9 @@ def subspace_solution(
         squared = (shrunk / unit) ** 2 - (share / unit) ** 2 * jnp.expm1(-2 * root * t)
         now = jnp.where(singular > 0, singular / unit / jnp.sqrt(squared), 0)
         gap = (1 - problem.num_classes * mean_bias) * jnp.exp(-problem.num_samples * t)
-        return _state_on_s(problem, matmul(left * now, right), 1 - gap)
+        return _state_on_s(problem, matmul(left * now[None], right), 1 - gap)
 
-    return _at_times(solution, t, state0)
+    return _at_times(solution, t, start)
 
 
 def subspace_limit(problem: UnconstrainedFeatures, state0: LastLayer) -> LastLayer:
@@ -192,7 +194,7 @@ def subspace_limit(problem: UnconstrainedFeatures, state0: LastLayer) -> LastLay
     start, _ = _on_s(problem, state0)
     left, singular, right = _decompose(start.classifier)
     limit = jnp.where(singular > 0, problem.class_sizes[0] ** 0.25, 0 * singular)
-    return _state_on_s(problem, matmul(left * limit, right), jnp.ones_like(singular[0]))
+    return _state_on_s(problem, matmul(left * limit[None], right), jnp.ones_like(singular[0]))
 
 
 def subspace_objective(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, ""]:
@@ -260,7 +262,7 @@ def _within_part(state: LastLayer, size: int) -> LastLayer:
 
 def _without_bias(problem: LinearizedMixon, state: LastLayer) -> LastLayer:
     """(H, W) of a start of this problem whose bias is zero."""
-    _check_shape(problem.full, state)
+    state = _checked(problem.full, state)
     if state.bias is None:
         return state
     biased = jnp.any(state.bias != 0)
@@ -275,7 +277,7 @@ def _without_bias(problem: LinearizedMixon, state: LastLayer) -> LastLayer:
 def _on_s(problem: UnconstrainedFeatures, state: LastLayer) -> tuple[LastLayer, Float[Array, ""]]:
     """The state less its rounding errors off S, and its mean bias; off S beyond them is refused."""
     _check_mixon(problem)
-    _check_shape(problem, state)
+    state = _checked(problem, state)
     if state.bias is None:
         raise ValueError("state: has no bias; give one like problem.init(key).")
     projected = project_onto_S(state, problem.labels)
@@ -335,9 +337,9 @@ def _times(t: Float[ArrayLike, "*times"], state: LastLayer) -> Float[Array, "*ti
 
 def _check_mixon(problem: UnconstrainedFeatures) -> None:
     """Refuse a problem that is not Mixon's, or whose classes differ in size."""
-    if not isinstance(problem, UnconstrainedFeatures):
+    if not is_unconstrained(problem):
         raise ValueError(f"problem is of type {type(problem).__name__}: {_GIVE_MIXON}")
-    squared, decays = isinstance(problem.loss, SquaredError), not problem.weight_decay.absent
+    squared, decays = has_formulas_of(problem.loss, SquaredError), not problem.weight_decay.absent
     if not (squared and problem.reduction == "sum" and problem.bias) or decays:
         raise ValueError(
             f"problem has {type(problem.loss).__name__}, reduction {problem.reduction!r}, "
@@ -346,7 +348,9 @@ def _check_mixon(problem: UnconstrainedFeatures) -> None:
     class_size(problem)
 
 
-def _check_shape(problem: UnconstrainedFeatures, state: LastLayer) -> None:
+def _checked(problem: UnconstrainedFeatures, state: LastLayer) -> LastLayer:
+    """The state in a dtype to compute in; ValueError for what is no state of the problem."""
+    check_last_layer(state)
     shapes = state.features.shape, state.classifier.shape
     dim = problem.feature_dim
     wanted = (problem.num_samples, dim), (problem.num_classes, dim)
@@ -355,3 +359,4 @@ def _check_shape(problem: UnconstrainedFeatures, state: LastLayer) -> None:
             f"state: features and classifier of shapes {shapes[0]} and {shapes[1]} where the "
             f"problem has {wanted[0]} and {wanted[1]}; pass a state like problem.init(key)."
         )
+    return widened(state)

@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, Real
 
-from ..checks import check_number, is_traced
+from ..checks import check_arrays, check_integer, check_kind, check_number, is_traced
 from ..geometry import simplex_etf
-from ..losses import SquaredError
-from ..precision import matmul
-from ..problems import Layers, UnconstrainedFeatures
+from ..losses import SquaredError, has_formulas_of
+from ..precision import matmul, widened
+from ..problems import Layers, UnconstrainedFeatures, check_unconstrained
 from ..state import LastLayer
 from .ulpm import class_size
 
@@ -103,7 +103,7 @@ class OrthogonalGeometry(NamedTuple):
 
 
 def logistic_norm(
-    time: Float[ArrayLike, "*times"],
+    time: Real[ArrayLike, "*times"],
     start: Float[ArrayLike, ""],
     alignment: Float[ArrayLike, ""],
     second_moment: Float[ArrayLike, ""],
@@ -122,7 +122,7 @@ def logistic_norm(
     """
     check_number("time", time)
     _check_growth(start, alignment, second_moment)
-    time = jnp.asarray(time)
+    time = widened(time)
     start, alignment, second_moment = _as(time, start, alignment, second_moment)
     passed = 4 * alignment * time
     # Divided through by e^(4At), nothing overflows.
@@ -130,7 +130,7 @@ def logistic_norm(
 
 
 def norm_time(
-    norm: Float[ArrayLike, "*norms"],
+    norm: Real[ArrayLike, "*norms"],
     start: Float[ArrayLike, ""],
     alignment: Float[ArrayLike, ""],
     second_moment: Float[ArrayLike, ""],
@@ -152,9 +152,8 @@ def norm_time(
     """
     check_number("norm", norm, above_zero=True)
     _check_growth(start, alignment, second_moment)
-    if num_layers < 1:
-        raise ValueError(f"num_layers = {num_layers}: give an integer >= 1.")
-    norm = jnp.asarray(norm)
+    check_integer("num_layers", num_layers)
+    norm = widened(norm)
     start, alignment, second_moment = _as(norm, start, alignment, second_moment)
     values = norm, start, alignment / second_moment
     u, u0, limit = (value ** (1 / num_layers) for value in values)
@@ -171,7 +170,7 @@ def norm_time(
 
 
 def normalized_norm(
-    time: Float[ArrayLike, "*times"],
+    time: Real[ArrayLike, "*times"],
     start: Float[ArrayLike, ""],
     mean_margin: Float[ArrayLike, ""],
     second_moment: Float[ArrayLike, ""],
@@ -191,8 +190,9 @@ def normalized_norm(
     """
     for name, value in (("time", time), ("start", start), ("decay", decay)):
         check_number(name, value)
+    check_number("mean_margin", mean_margin, signed=True)
     check_number("second_moment", second_moment, above_zero=True)
-    time = jnp.asarray(time)
+    time = widened(time)
     start, mean_margin, rate = _as(time, start, mean_margin, second_moment + decay)
     return mean_margin / rate + (start - mean_margin / rate) * jnp.exp(-2 * rate * time)
 
@@ -221,11 +221,11 @@ def stuck_margins(
     """
     check_number("smallest_norm", smallest_norm, above_zero=True)
     check_number("decay", decay)
-    if not 1 <= num_stuck <= num_samples:
-        raise ValueError(f"num_stuck = {num_stuck}: give an integer from 1 to {num_samples}.")
+    check_integer("num_samples", num_samples)
+    check_integer("num_stuck", num_stuck, most=num_samples)
     if reduction not in ("mean", "sum"):
         raise ValueError(f"reduction = {reduction!r}: give 'mean' or 'sum'.")
-    smallest_norm = jnp.asarray(smallest_norm)
+    smallest_norm = widened(smallest_norm)
     [decay] = _as(smallest_norm, decay)
     share = (num_samples if reduction == "mean" else 1) / num_stuck  # λ_e/M over λ
     excess = share * decay * smallest_norm**2
@@ -257,6 +257,7 @@ def simplex_geometry(
     Example: `simplex_geometry(square_loss_gap(problem), 0.1, 10, 100)`.
     """
     check_number("decay", decay, above_zero=True)
+    check_integer("samples_per_class", samples_per_class)
     gap, margin = _simplex_margin(gap, num_classes)
     [decay] = _as(gap, decay)
     squared = samples_per_class / decay * gap * margin
@@ -288,6 +289,7 @@ def normalized_geometry(
     Example: `normalized_geometry(0.05, 3.0, 10, 100).equilibrium_decay`.
     """
     check_number("norm", norm, above_zero=True)
+    check_integer("samples_per_class", samples_per_class)
     gap, margin = _simplex_margin(gap, num_classes)
     [norm] = _as(gap, norm)
     return NormalizedGeometry(
@@ -317,7 +319,9 @@ def orthogonal_geometry(
     Example: `orthogonal_geometry(square_loss_gap(problem), 0.1, 10, 100)`.
     """
     check_number("decay", decay, above_zero=True)
-    gap = _checked_gap(gap, num_classes, 1.0)
+    check_integer("samples_per_class", samples_per_class)
+    check_integer("num_classes", num_classes, least=2)
+    gap = _checked_gap(gap, 1.0)
     [decay] = _as(gap, decay)
     factor = samples_per_class / decay * gap
     return OrthogonalGeometry(
@@ -403,6 +407,7 @@ def linear_path(
     Example: `linear_path(start, x, linear_limit(start, x))` is where the flow ends.
     """
     modes = _modes(start, sample)
+    check_number("progress", progress, signed=True)
     progress = jnp.asarray(progress, modes.growing.dtype)
     x = jnp.asarray(sample, modes.growing.dtype)
 
@@ -476,10 +481,11 @@ def linear_time(
     Example: `linear_time(start, x, jnp.linspace(0, 0.99, 20) * linear_limit(start, x))`.
     """
     modes, limit = _modes(start, sample), linear_limit(start, sample)
+    check_number("progress", progress, signed=True)
     progress = jnp.asarray(progress, limit.dtype)
-    nodes, weights = jnp.asarray(_NODES, limit.dtype), jnp.asarray(_NODE_WEIGHTS, limit.dtype)
     # s = s*(1 − e^(−v)).
     span = -jnp.log1p(-progress / limit)[..., None]
+    nodes, weights = _last_axis(_NODES, span), _last_axis(_NODE_WEIGHTS, span)
     s, left = -limit * jnp.expm1(-span * nodes), limit * jnp.exp(-span * nodes)
     norm, output = _norm_and_output(modes, s)
     integral = span[..., 0] * jnp.sum(weights * left / (2 * norm * (1 - norm * output)), axis=-1)
@@ -499,6 +505,12 @@ class _Modes(NamedTuple):
 
 
 def _modes(start: Layers, sample: Float[ArrayLike, " d"]) -> _Modes:
+    check_kind("start", start, Layers, "NormalizedReLUNet(..., widths=(h,)).init(key)")
+    check_arrays("start", start)
+    start = widened(start)
+    check_number("sample", sample, signed=True)
+    if np.ndim(sample) != 1:
+        raise ValueError(f"sample has shape {np.shape(sample)}: give one dimension of inputs.")
     shapes = [matrix.shape for matrix in start.matrices]
     dim = np.shape(sample)[0]
     if start.norms is None or len(start.norms) != 1 or shapes != [shapes[0], (1, shapes[0][0])]:
@@ -543,11 +555,18 @@ def _norm_and_output(
 
 def _complex_roots(v: Float[Array, "*norms"], num_layers: int) -> Float[Array, "*norms"]:
     """Re Σ ω² log(1 − v/ω) over the roots of unity ω = e^(iθ) other than 1."""
-    angle = jnp.asarray(2 * np.pi * np.arange(1, num_layers) / num_layers, v.dtype)
     v = v[..., None]
+    angle = _last_axis(2 * np.pi * np.arange(1, num_layers) / num_layers, v)
     modulus = jnp.log1p(v**2 - 2 * v * jnp.cos(angle)) / 2
     argument = jnp.arctan2(v * jnp.sin(angle), 1 - v * jnp.cos(angle))
     return jnp.sum(jnp.cos(2 * angle) * modulus - jnp.sin(2 * angle) * argument, axis=-1)
+
+
+def _last_axis(
+    values: Float[np.ndarray, " n"], like: Float[Array, "... 1"]
+) -> Float[Array, "... n"]:
+    """The values along the last axis of an array of as many axes."""
+    return jnp.asarray(np.expand_dims(values, tuple(range(like.ndim - 1))), like.dtype)
 
 
 def _as(like: Float[Array, "..."], *values: Float[ArrayLike, ""]) -> list[Float[Array, ""]]:
@@ -559,16 +578,16 @@ def _simplex_margin(
     gap: Float[ArrayLike, ""], num_classes: int
 ) -> tuple[Float[Array, ""], Float[Array, ""]]:
     """ε, and the margin 1 − Cε/(C−1) that it leaves."""
-    gap = _checked_gap(gap, num_classes, (num_classes - 1) / max(num_classes, 1))
+    check_integer("num_classes", num_classes, least=2)
+    gap = _checked_gap(gap, (num_classes - 1) / num_classes)
     return gap, 1 - num_classes / (num_classes - 1) * gap
 
 
-def _checked_gap(gap: Float[ArrayLike, ""], num_classes: int, below: float) -> Float[Array, ""]:
-    if num_classes < 2:
-        raise ValueError(f"num_classes = {num_classes}: collapse needs 2 or more classes.")
+def _checked_gap(gap: Float[ArrayLike, ""], below: float) -> Float[Array, ""]:
+    check_number("gap", gap, scalar=True)
     if not is_traced(gap) and not 0 < float(np.asarray(gap)) < below:
         raise ValueError(f"gap = {gap}: give a number above 0 and below {below:.6g}.")
-    return jnp.asarray(gap)
+    return widened(gap)
 
 
 def _check_growth(
@@ -583,7 +602,8 @@ def _check_growth(
 
 def _check_square_loss(problem: UnconstrainedFeatures) -> int:
     """n, of a problem whose minimum `square_loss_minimizer` knows."""
-    if not isinstance(problem.loss, SquaredError):
+    check_unconstrained(problem)
+    if not has_formulas_of(problem.loss, SquaredError):
         raise ValueError(f"problem has {problem.loss}: this is the minimum of SquaredError().")
     decay = problem.weight_decay
     for name in ("classifier", "features"):

@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_number
-from ..losses import CrossEntropy
+from ..losses import CrossEntropy, has_formulas_of
 from ..metrics import max_margin
-from ..problems import UnconstrainedFeatures
+from ..precision import check_dtype, widened
+from ..problems import UnconstrainedFeatures, check_unconstrained
 from ..state import LastLayer
 from .ulpm import class_size, collapsed_state
 
@@ -34,7 +35,7 @@ def max_margin_bound(
     Example: `max_margin_bound(ulpm(5, 20, 10), 3.0)`.
     """
     size = _check_ulpm(problem, radius)
-    return max_margin(jnp.asarray(radius) ** 2, problem.num_classes, size)
+    return max_margin(widened(radius) ** 2, problem.num_classes, size)
 
 
 def sphere_optimum(
@@ -53,7 +54,9 @@ def sphere_optimum(
 
     Example: `value, state = sphere_optimum(ulpm(5, 20, 10), 3.0)`.
     """
-    if not isinstance(problem.loss, CrossEntropy) or not problem.weight_decay.absent:
+    check_unconstrained(problem)
+    check_number("radius", radius, scalar=True)
+    if not has_formulas_of(problem.loss, CrossEntropy) or not problem.weight_decay.absent:
         raise ValueError(
             f"problem has {problem.loss} and {problem.weight_decay}: theorem 3.3 is of "
             "cross-entropy without decay, nc_jax.ulpm(num_classes, feature_dim, samples_per_class)."
@@ -92,6 +95,8 @@ def example_3_1(alpha: Float[ArrayLike, ""] = 0.0, dtype: DTypeLike = float) -> 
 
     Example: `example_3_1(0.5)` is collapsed.
     """
+    check_dtype(dtype)
+    check_number("alpha", alpha, scalar=True, signed=True)
     alpha = jnp.asarray(alpha, dtype)
     block = np.array([[1.0, -1.0], [-1.0, 1.0]])
     start = jnp.asarray(np.kron(np.eye(2), block), dtype)
@@ -107,7 +112,8 @@ def example_3_1_loss(alpha: Float[ArrayLike, "*batch"]) -> Float[Array, "*batch"
 
     Example: `example_3_1_loss(0.5)` is 0.7573554, the least on the sphere.
     """
-    square = jnp.asarray(alpha) ** 2
+    check_number("alpha", alpha, signed=True)
+    square = widened(alpha) ** 2
     partner, others = (4 * square - 2) / (1 + 2 * square), -4 * square / (1 + 2 * square)
     inner = jnp.exp(partner) + 2 * jnp.exp(others)
     return 4 * jnp.log1p(jnp.exp(jnp.asarray(-2.0, inner.dtype)) * inner)
@@ -120,12 +126,14 @@ def example_3_1_multipliers(dtype: DTypeLike = float) -> Float[Array, "4 4"]:
 
     Example: `example_3_1_multipliers()[0]` is (0, 0, ½, ½).
     """
+    check_dtype(dtype)
     pair = np.array([0, 0, 1, 1])
     return jnp.asarray((pair[:, None] != pair) / 2, dtype)
 
 
 def _check_ulpm(problem: UnconstrainedFeatures, radius: Float[ArrayLike, "*batch"]) -> int:
     """n, once the classes are balanced, the model bias-free and the radius a length."""
+    check_unconstrained(problem)
     check_number("radius", radius)
     if problem.bias:
         raise ValueError("problem has a bias: Ji's theorems are of nc_jax.ulpm(...), without.")

@@ -17,8 +17,9 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_number
 from ..geometry import simplex_etf
-from ..losses import CrossEntropy
-from ..problems import UnconstrainedFeatures
+from ..losses import CrossEntropy, has_formulas_of
+from ..precision import widened
+from ..problems import UnconstrainedFeatures, check_unconstrained
 from ..state import LastLayer
 
 # Ei(q) = e^q/q Σ k!/q^k diverges, but its smallest term at q = 40 is under 1e-16 of the first.
@@ -42,7 +43,7 @@ def collapsed_state(
     Example: `collapsed_state(ulpm(5, 20, 10), gap=0.5)`.
     """
     size = class_size(problem)
-    check_number("gap", gap)
+    check_number("gap", gap, scalar=True)
     frame = simplex_etf(problem.num_classes, problem.feature_dim, key, dtype)
     squared_row = jnp.asarray(gap, dtype) * ((problem.num_classes - 1) / problem.num_classes)
     classifier = jnp.sqrt(squared_row * math.sqrt(size)) * frame
@@ -63,7 +64,7 @@ def collapsed_gap(
     The root of 2K√n t = Ei(q) − Ei(q₀) + (K−1) log(q/q₀), solved in log space by bisection to
     rounding; any t up to e^(10^15) will do. For t so small that q − q₀ is under rounding, q₀.
 
-    Args: `start_gap` q₀ > 0. The result has the dtype of `log_time`.
+    Args: `start_gap` q₀ > 0. The result has the dtype of `log_time`, float32 at least.
 
     Raises: ValueError unless the problem is balanced cross-entropy without weight decay, or for a
     start gap that is not positive.
@@ -71,14 +72,14 @@ def collapsed_gap(
     Example: `collapsed_gap(ulpm(5, 20, 10), 0.5, log_times(1000, 5))`.
     """
     size = class_size(problem)
-    if not isinstance(problem.loss, CrossEntropy) or not problem.weight_decay.absent:
+    if not has_formulas_of(problem.loss, CrossEntropy) or not problem.weight_decay.absent:
         raise ValueError(
             f"collapsed_gap needs CrossEntropy without weight decay, got {problem.loss} with "
             f"{problem.weight_decay}."
         )
     check_number("start_gap", start_gap, above_zero=True)
-    log_time = jnp.asarray(log_time)
-    log_time = log_time.astype(jnp.result_type(log_time, 0.0))
+    check_number("log_time", log_time)
+    log_time = widened(log_time)
     start = jnp.asarray(start_gap, log_time.dtype)
     classes = problem.num_classes
     rate = math.log(2 * classes * math.sqrt(size) * problem.loss_scale)
@@ -125,7 +126,8 @@ def _scaled_ei(q: Float[Array, ""]) -> Float[Array, ""]:
 
 
 def class_size(problem: UnconstrainedFeatures) -> int:
-    """n, where all classes have one size; others are refused."""
+    """n, where all classes have one size; others are refused, and so are other models."""
+    check_unconstrained(problem)
     if problem.samples_per_class is None:
         raise ValueError(
             f"class_sizes = {problem.class_sizes}: the closed form needs classes of one size."

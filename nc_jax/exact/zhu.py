@@ -15,11 +15,11 @@ import numpy as np
 import optimistix
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_number, is_traced
+from ..checks import check_integer, check_key, check_number, is_traced
 from ..geometry import simplex_etf
-from ..losses import CrossEntropy
-from ..precision import matmul
-from ..problems import UnconstrainedFeatures
+from ..losses import CrossEntropy, has_formulas_of
+from ..precision import check_dtype, matmul
+from ..problems import UnconstrainedFeatures, check_unconstrained
 from ..state import LastLayer
 from .ulpm import class_size
 
@@ -38,6 +38,7 @@ def regularized_minimizer(
 
     Example: `regularized_minimizer(zhu(10, 64, 100, 5e-4), jax.random.key(0))`.
     """
+    check_unconstrained(problem)
     frame = simplex_etf(problem.num_classes, problem.feature_dim, key, dtype)
     gap = jnp.asarray(_collapse_gap(problem), dtype)
     squared_row = gap * (problem.num_classes - 1) / problem.num_classes / _feature_ratio(problem)
@@ -53,7 +54,7 @@ def regularized_minimum(problem: UnconstrainedFeatures) -> Float[Array, ""]:
 
     Example: `regularized_minimum(zhu(10, 64, 100, 5e-4))`.
     """
-    classes, gap = problem.num_classes, jnp.asarray(_collapse_gap(problem))
+    gap, classes = jnp.asarray(_collapse_gap(problem)), problem.num_classes
     size = class_size(problem)
     decay = jnp.sqrt(jnp.asarray(size * _decay_product(problem)))
     data = jax.nn.softplus(jnp.log(jnp.asarray(classes - 1, gap.dtype)) - gap)
@@ -129,8 +130,10 @@ def grouped_saddle(
 
     Example: `grouped_saddle(zhu(4, 6, 5, 5e-3), 2)`.
     """
+    check_unconstrained(problem)
     classes = problem.num_classes
-    if groups < 2 or classes % groups:
+    check_integer("groups", groups, least=2, most=classes)
+    if classes % groups:
         raise ValueError(f"groups = {groups}: give a divisor of num_classes = {classes} from 2 on.")
     frame = jnp.repeat(simplex_etf(groups, problem.feature_dim, key, dtype), classes // groups, 0)
     if radius is not None:
@@ -156,6 +159,8 @@ def paired_saddle(
 
     Example: `paired_saddle(ulpm(4, 4, 1), radius=4.0)`.
     """
+    check_unconstrained(problem)
+    check_dtype(dtype)
     classes, dim = problem.num_classes, problem.feature_dim
     if classes % 2 or dim < classes // 2:
         raise ValueError(
@@ -164,6 +169,7 @@ def paired_saddle(
         )
     signs = jnp.asarray(np.kron(np.eye(classes // 2, dim), [[1.0], [-1.0]]), dtype)
     if key is not None:
+        check_key(key)
         signs = matmul(signs, jax.random.orthogonal(key, dim, dtype=dtype))
     if radius is not None:
         return _on_sphere(problem, signs, radius)
@@ -190,9 +196,9 @@ def subset_saddle(
 
     Example: `subset_saddle(zhu(4, 6, 5, 5e-3), 3)`.
     """
+    check_unconstrained(problem)
     classes = problem.num_classes
-    if not 2 <= active < classes:
-        raise ValueError(f"active = {active}: give an integer from 2 to {classes - 1}.")
+    active = check_integer("active", active, least=2, most=classes - 1)
     frame = simplex_etf(active, problem.feature_dim, key, dtype)
     frame = jnp.pad(frame, ((0, classes - active), (0, 0)))
     if radius is not None:
@@ -269,7 +275,7 @@ def _on_sphere(
 ) -> LastLayer:
     """The state whose classifier is a multiple of the frame, with ‖W‖_F = ‖H‖_F = ρ/√2."""
     _check_loss(problem)
-    check_number("radius", radius)
+    check_number("radius", radius, scalar=True)
     if problem.bias or not problem.weight_decay.absent:
         raise ValueError(
             f"radius = {radius}: the sphere is for problems without bias and weight decay, "
@@ -283,6 +289,7 @@ def _on_sphere(
 
 def _collapse_gap(problem: UnconstrainedFeatures) -> Float[Array, ""]:
     """a = log(K/τ − (K−1)), or 0 from τ = 1 on."""
+    check_unconstrained(problem)
     classes = problem.num_classes
     if problem.feature_dim < classes - 1:
         raise ValueError(
@@ -335,5 +342,6 @@ def _check_below_threshold(problem: UnconstrainedFeatures) -> float:
 
 
 def _check_loss(problem: UnconstrainedFeatures) -> None:
-    if not isinstance(problem.loss, CrossEntropy):
+    check_unconstrained(problem)
+    if not has_formulas_of(problem.loss, CrossEntropy):
         raise ValueError(f"problem has {problem.loss}: these are points of CrossEntropy().")

@@ -9,8 +9,10 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, PyTree
 
-from ..precision import matmul
-from ..problems import AbstractProblem
+from ..checks import check_number
+from ..display import named, summary
+from ..precision import matmul, widened
+from ..problems import AbstractProblem, check_shapes
 from .hessian import dense_hessian, descent_at, safe_norm, sphere_gradient
 from .spectrum import Apply, Vector, flat_operator, lanczos
 from .symmetries import project_onto_symmetries, symmetry_dimension
@@ -49,6 +51,9 @@ class Classification(eqx.Module):
     index: Int[Array, "*batch"]
     scale: Float[Array, "*batch"]
 
+    def __repr__(self) -> str:
+        return summary(self, kind=named(self.code, KINDS), code=None)
+
     @property
     def kind(self) -> str | np.ndarray:
         """Name of the kind; an array of names for a batch."""
@@ -68,6 +73,7 @@ class _Smallest(NamedTuple):
     num_negative: Int[Array, ""]
 
 
+@jax.debug_nans(False)  # Some of its results are NaN where there is none.
 @eqx.filter_jit
 def classify(
     problem: AbstractProblem,
@@ -91,14 +97,21 @@ def classify(
     state, are not critical.
 
     Args:
+        state: of the problem, whose rows are class by class; `problem_for` sorts the features of a
+            network. Half precision is taken in float32.
         on_sphere: as a point of ‖W‖² + ‖H‖² = ρ², the stage of Ji's theorems 3.3 and 3.4.
         log_scale: s of e^s L, for states whose loss underflows.
         tolerance: ε; None means 1e-7 in float64 and 1e-3 in float32.
 
-    Raises: ValueError for `on_sphere` with a state that is no `LastLayer`.
+    Raises: ValueError for a state of another shape, `on_sphere` with one that is no `LastLayer`, or
+    a tolerance that is not above 0.
 
     Example: `classify(problem, state).kind`.
     """
+    check_shapes(problem, state, "state")
+    if tolerance is not None:
+        check_number("tolerance", tolerance, above_zero=True, scalar=True)
+    state = widened(state)
     flat, unravel = ravel_pytree(state)
     if tolerance is None:
         tolerance = 1e-7 if flat.dtype == jnp.float64 else 1e-3
@@ -111,7 +124,7 @@ def classify(
     found = smallest(problem, state, on_sphere, log_scale, tolerance)
     value, threshold = found.value, tolerance * found.scale
     gradient_norm = safe_norm(gradient)
-    critical = gradient_norm <= threshold * jnp.maximum(jnp.linalg.norm(flat), 1)
+    critical = gradient_norm <= threshold * jnp.maximum(safe_norm(flat), 1)
     # A Ritz value is above the smallest eigenvalue, by as much as its residual.
     code = jnp.select(
         [~critical, value < -threshold, found.sure & (value - found.residual > threshold)],
@@ -158,7 +171,7 @@ def _smallest_dense(
     return _Smallest(
         value=values[0],
         vector=vector,
-        residual=jnp.linalg.norm(matmul(hessian, vector) - values[0] * vector),
+        residual=safe_norm(matmul(hessian, vector) - values[0] * vector),
         scale=scale,
         sure=jnp.array(True),
         nullity=jnp.sum(null) + symmetries,

@@ -13,7 +13,10 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Float, Int
 
-from ..problems import UnconstrainedFeatures
+from ..checks import check_integer
+from ..display import named, summary
+from ..precision import widened
+from ..problems import UnconstrainedFeatures, check_like, check_shapes, check_unconstrained
 from ..state import LastLayer
 from .duality import top_singular_pair
 from .hessian import (
@@ -24,7 +27,6 @@ from .hessian import (
     sphere_gradient,
 )
 from .kkt import check_homogeneous
-from .symmetries import check_unconstrained
 
 CASES = (
     "optimal", "gradient", "zero multiplier", "positive multiplier", "null vector", "none known",
@@ -52,6 +54,9 @@ class DescentDirection(eqx.Module):
     spectral_norm: Float[Array, "*batch"]
     multiplier: Float[Array, "*batch"]
 
+    def __repr__(self) -> str:
+        return summary(self, case=named(self.code, CASES), code=None)
+
     @property
     def case(self) -> str | np.ndarray:
         """Name of the case; an array of names for a batch."""
@@ -59,6 +64,7 @@ class DescentDirection(eqx.Module):
         return str(names) if names.ndim == 0 else names
 
 
+@jax.debug_nans(False)  # Some of its results are NaN where there is none.
 @eqx.filter_jit
 def tangent_descent_direction(
     problem: UnconstrainedFeatures, state: LastLayer, log_scale: Float[ArrayLike, ""] = 0.0
@@ -83,6 +89,8 @@ def tangent_descent_direction(
     Example: `tangent_descent_direction(ulpm(4, 4, 1), exact.example_3_1()).case`.
     """
     check_homogeneous(problem)
+    check_shapes(problem, state, "state")
+    state = widened(state)
     gradient, multiplier = sphere_gradient(problem, state, log_scale)
     apply = hessian_operator(problem, state, True, log_scale)
     sigma, paired = _singular_direction(problem, state, apply, log_scale)
@@ -106,6 +114,7 @@ def tangent_descent_direction(
     return _finish(project_onto_tangent(state, chosen), gradient, apply, code, sigma, multiplier)
 
 
+@jax.debug_nans(False)  # Some of its results are NaN where there is none.
 @eqx.filter_jit
 def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> DescentDirection:
     """A direction in which the regularised loss falls (Zhu, theorem 3.2, as repaired).
@@ -116,17 +125,20 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
     since critical points of rank d = K−1 are global; d >= K under squared error. Below that there
     may be other minima, with no null vector: "none known".
 
-    Raises: ValueError for a problem that is no `UnconstrainedFeatures`.
+    Raises: ValueError for a problem that is no `UnconstrainedFeatures`, or a state of another
+    shape.
 
     Example: `escape_direction(problem, exact.grouped_saddle(problem, 2)).curvature`.
     """
     check_unconstrained(problem)
+    check_shapes(problem, state, "state")
+    state = widened(state)
     gradient, decay = problem.gradient(state), problem.weight_decay
     apply = hessian_operator(problem, state)
     sigma, paired = _singular_direction(problem, state, apply, 0.0)
     threshold = jnp.sqrt(jnp.asarray(decay.classifier * decay.features, sigma.dtype))
     small = jnp.sqrt(jnp.finfo(sigma.dtype).eps) * jnp.maximum(sigma, threshold)
-    size = jnp.maximum(optax.tree.norm(state), 1)
+    size = jnp.maximum(safe_norm(state), 1)
     code = jnp.select(
         [
             safe_norm(gradient) > small * size,
@@ -155,8 +167,15 @@ def descent_range(
     along the straight line, or angles from 1e-8 to π along the great circle of (W, H), ρ to the
     radian; a bias moves straight with them.
 
+    Raises: ValueError for a state or a direction of another shape, or no steps.
+
     Example: `descent_range(problem, state, found.direction, on_sphere=True)`.
     """
+    check_unconstrained(problem)
+    check_shapes(problem, state, "state")
+    check_like(state, direction, "direction", "the state", "give one for each of its arrays.")
+    num_steps = check_integer("num_steps", num_steps)
+    state, direction = widened((state, direction))
     length, radius = jnp.maximum(optax.tree.norm(state), 1), jnp.sqrt(state.squared_norm())
     steps = jnp.asarray(np.geomspace(1e-8, np.pi if on_sphere else 100, num_steps), length.dtype)
     steps = steps if on_sphere else steps * length

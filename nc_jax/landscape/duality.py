@@ -8,16 +8,18 @@ dual is −g*(U) − ρ²/2 ‖U‖₂ without a constraint.
 """
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float
 
+from ..display import summary
 from ..geometry import membership
-from ..losses import CrossEntropy, SquaredError
-from ..precision import matmul
-from ..problems import UnconstrainedFeatures, check_shapes
+from ..losses import CrossEntropy, SquaredError, has_formulas_of
+from ..precision import matmul, widened
+from ..problems import UnconstrainedFeatures, check_shapes, check_unconstrained
 from ..state import LastLayer
-from .symmetries import bias_is_free, check_unconstrained
+from .symmetries import bias_is_free
 
 
 class GlobalCertificate(eqx.Module):
@@ -41,11 +43,15 @@ class GlobalCertificate(eqx.Module):
     lower_bound: Float[Array, "*batch"]
     gap: Float[Array, "*batch"]
 
+    def __repr__(self) -> str:
+        return summary(self)
+
     def holds(self, tolerance: float) -> Bool[Array, "*batch"]:
         """Whether no state is lower by more than this, in units of the loss; False for NaN."""
         return self.gap <= tolerance
 
 
+@jax.debug_nans(False)  # Some of its results are NaN where there is none.
 @eqx.filter_jit
 def global_certificate(
     problem: UnconstrainedFeatures, state: LastLayer, on_sphere: bool = False
@@ -66,11 +72,12 @@ def global_certificate(
     Example: `global_certificate(problem, state).holds(1e-10)`.
     """
     check_unconstrained(problem)
-    if not isinstance(problem.loss, (CrossEntropy, SquaredError)):
+    if not any(has_formulas_of(problem.loss, kind) for kind in (CrossEntropy, SquaredError)):
         raise ValueError(
             f"problem has {problem.loss}: the dual is known for CrossEntropy() and SquaredError()."
         )
     check_shapes(problem, state, "state")
+    state = widened(state)
     decay = problem.weight_decay
     if on_sphere and not decay.absent:
         raise ValueError(
@@ -94,7 +101,7 @@ def global_certificate(
             squared = jnp.sum((scale * jnp.sum(dual, axis=0)) ** 2)
             bound -= squared / (2 * jnp.asarray(decay.bias, bound.dtype))
     objective = problem.objective(state)
-    if isinstance(problem.loss, CrossEntropy):
+    if has_formulas_of(problem.loss, CrossEntropy):
         bound = jnp.where(objective > 0, bound, jnp.nan)
     return GlobalCertificate(
         spectral_norm=plain_norm,
@@ -119,7 +126,7 @@ def top_singular_pair(
 def _conjugate(problem: UnconstrainedFeatures, dual: Float[Array, "N K"]) -> Float[Array, ""]:
     """Σ_i ℓ*(u_i): −entropy of u + y for cross-entropy, ½‖u‖² + ⟨u, y⟩ for squared error."""
     targets = membership(problem.labels, problem.num_classes).astype(dual.dtype)
-    if isinstance(problem.loss, SquaredError):
+    if has_formulas_of(problem.loss, SquaredError):
         return jnp.sum(dual**2 / 2 + dual * targets)
     probabilities = jnp.maximum(dual + targets, 0)
     # p log p, with log1p at the label, where p is near 1.
@@ -133,12 +140,12 @@ def _feasible_for_bias(
     """A dual point near the residual whose sums over samples are 0 if the bias is not penalised."""
     if not bias_is_free(problem):
         return residual
-    if isinstance(problem.loss, SquaredError):
-        return residual - jnp.mean(residual, axis=0)
+    if has_formulas_of(problem.loss, SquaredError):
+        return residual - jnp.mean(residual, axis=0, keepdims=True)
     targets = membership(problem.labels, problem.num_classes).astype(residual.dtype)
     sizes = jnp.asarray(np.array(problem.class_sizes), residual.dtype)
     # P' = (1 − β)P + β1qᵀ with the least β for which q, fixed by the column sums, is >= 0.
     excess = jnp.max(jnp.sum(residual, axis=0) / sizes)
     share = excess / (1 + excess)
     common = (share * sizes - (1 - share) * jnp.sum(residual, axis=0)) / problem.num_samples
-    return (1 - share) * residual + common - share * targets
+    return (1 - share) * residual + common[None] - share * targets

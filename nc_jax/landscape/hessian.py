@@ -16,7 +16,15 @@ import optimistix
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..problems import AbstractProblem, GradientDescentODE, NormalizedReLUNet, check_shapes
+from ..checks import check_number
+from ..precision import widened
+from ..problems import (
+    AbstractProblem,
+    GradientDescentODE,
+    NormalizedReLUNet,
+    check_like,
+    check_shapes,
+)
 from ..state import LastLayer
 
 Linear = Callable[[PyTree], PyTree]
@@ -33,12 +41,17 @@ def hessian_vector_product(
     """∇²L(x)·D, or on the sphere the Riemannian P(∇²L − λ)P·D with λ = ⟨∇L, θ⟩/ρ², θ = (W, H).
 
     P removes the component along θ. The Riemannian Hessian is the second derivative of L along
-    great circles; at points where ∇L is not radial too. Memory of a few states.
+    great circles; at points where ∇L is not radial too. Memory of a few states. A state of half
+    precision is taken in float32, here and in all of this package.
 
-    Raises: ValueError for `on_sphere` with a state that is no `LastLayer`.
+    Raises: ValueError for a state or a direction of another shape, or `on_sphere` with a state that
+    is no `LastLayer`.
 
     Example: `hessian_vector_product(problem, state, direction)`.
     """
+    check_shapes(problem, state, "state")
+    check_like(state, direction, "direction", "the state", "give one for each of its arrays.")
+    state, direction = widened((state, direction))
     return hessian_operator(problem, state, on_sphere, log_scale)(direction)
 
 
@@ -48,8 +61,10 @@ def hessian_operator(
     on_sphere: bool = False,
     log_scale: Float[ArrayLike, ""] = 0.0,
 ) -> Linear:
-    """`hessian_vector_product` as a function of the direction, the gradient linearised once."""
-    check_shapes(problem, state, "state")
+    """`hessian_vector_product` as a function of the direction, the gradient linearised once.
+
+    At a state that is checked and in a dtype to compute in.
+    """
     descent, push = jax.linearize(lambda x: descent_at(problem, x, log_scale), state)
     if not on_sphere:
         return lambda direction: jax.tree.map(jnp.negative, push(direction))
@@ -76,8 +91,9 @@ def descent_at(problem: AbstractProblem, state: PyTree, log_scale: Float[ArrayLi
             f"normalization = {problem.normalization!r}: its flow is on spheres or in a metric, "
             "where no Hessian is taken; give the net with normalization='none'."
         )
-    dtype = jnp.result_type(*jax.tree.leaves(state))
-    return problem.scaled_descent(state, jnp.asarray(log_scale, dtype))
+    check_number("log_scale", log_scale, scalar=True, signed=True)
+    state = widened(state)
+    return problem.scaled_descent(state, jnp.asarray(log_scale, jax.tree.leaves(state)[0].dtype))
 
 
 def safe_norm(tree: PyTree) -> Float[Array, ""]:
@@ -101,6 +117,8 @@ def dense_hessian(
 
     Example: `jnp.linalg.eigvalsh(dense_hessian(problem, state))`.
     """
+    check_shapes(problem, state, "state")
+    state = widened(state)
     flat, unravel = ravel_pytree(state)
     apply = hessian_operator(problem, state, on_sphere, log_scale)
     rows = jax.vmap(lambda row: ravel_pytree(apply(unravel(row)))[0])(
@@ -113,6 +131,8 @@ def sphere_gradient(
     problem: AbstractProblem, state: LastLayer, log_scale: Float[ArrayLike, ""] = 0.0
 ) -> tuple[LastLayer, Float[Array, ""]]:
     """∇L less its radial part λ(W, H), and λ = ⟨∇L, θ⟩/ρ²; critical points have the first 0."""
+    _check_on_sphere(state)
+    state = widened(state)
     gradient = jax.tree.map(jnp.negative, descent_at(problem, state, log_scale))
     return project_onto_tangent(state, gradient), _multiplier(state, gradient)
 
@@ -122,6 +142,7 @@ def project_onto_tangent(state: LastLayer, direction: LastLayer) -> LastLayer:
 
     Raises: ValueError for a state that is no `LastLayer`.
     """
+    state, direction = widened((state, direction))
     return optax.tree.add_scale(direction, -_multiplier(state, direction), _without_bias(state))
 
 
@@ -130,10 +151,14 @@ def _multiplier(state: LastLayer, gradient: LastLayer) -> Float[Array, ""]:
     return jnp.asarray(optax.tree.vdot(radial, gradient) / radial.squared_norm())
 
 
-def _without_bias(state: LastLayer) -> LastLayer:
+def _check_on_sphere(state: object) -> None:
     if not isinstance(state, LastLayer):
         raise ValueError(
             f"state is of type {type(state).__name__}: the sphere of ‖W‖² + ‖H‖² needs a LastLayer."
         )
+
+
+def _without_bias(state: LastLayer) -> LastLayer:
+    _check_on_sphere(state)
     bias = None if state.bias is None else jnp.zeros_like(state.bias)
     return LastLayer(state.features, state.classifier, bias)

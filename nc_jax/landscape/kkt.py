@@ -7,17 +7,19 @@ are θ = Σ λ_kij ∇s_kij(θ), s >= 1, λ >= 0 and λ_kij (s_kij − 1) = 0.
 import math
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float
 
+from ..display import summary
 from ..geometry import membership, split_at_label
-from ..losses import CrossEntropy
+from ..losses import CrossEntropy, has_formulas_of
 from ..metrics import gamma_tilde
-from ..problems import UnconstrainedFeatures, check_shapes
+from ..precision import widened
+from ..problems import UnconstrainedFeatures, check_shapes, check_unconstrained
 from ..state import LastLayer
 from .hessian import project_onto_tangent
-from .symmetries import check_unconstrained
 
 
 class KKTCertificate(eqx.Module):
@@ -42,11 +44,15 @@ class KKTCertificate(eqx.Module):
     epsilon_bound: Float[Array, "*batch"]
     delta_bound: Float[Array, "*batch"]
 
+    def __repr__(self) -> str:
+        return summary(self)
+
     def holds(self, epsilon: float, delta: float) -> Bool[Array, "*batch"]:
         """Whether the point is an (ε, δ)-KKT point with these multipliers (Ji, definition A.2)."""
         return (self.epsilon <= epsilon) & (self.delta <= delta)
 
 
+@jax.debug_nans(False)  # Some of its results are NaN where there is none.
 @eqx.filter_jit
 def kkt_certificate(problem: UnconstrainedFeatures, state: LastLayer) -> KKTCertificate:
     """The certificate of Ji's lemma B.1, with the multipliers λ_kij = (ρ/‖∇L‖) w_kij made explicit.
@@ -62,6 +68,7 @@ def kkt_certificate(problem: UnconstrainedFeatures, state: LastLayer) -> KKTCert
     """
     check_homogeneous(problem)
     check_shapes(problem, state, "state")
+    state = widened(state)
     logits, labels = state.logits(), problem.labels
     own, others = split_at_label(logits, labels)
     margins = own[:, None] - others  # s_kij, infinite at the label
@@ -112,7 +119,7 @@ def one_minus_alignment(state: LastLayer, descent: LastLayer) -> Float[Array, ""
 def check_homogeneous(problem: UnconstrainedFeatures) -> None:
     """Refuse what is not cross-entropy of WH alone."""
     check_unconstrained(problem)
-    plain = isinstance(problem.loss, CrossEntropy) and problem.weight_decay.absent
+    plain = has_formulas_of(problem.loss, CrossEntropy) and problem.weight_decay.absent
     if problem.bias or not plain:
         raise ValueError(
             f"problem has {type(problem.loss).__name__}, bias {problem.bias}, weight decay "

@@ -8,13 +8,12 @@ import optax
 import optimistix
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
-from ..checks import check_number
+from ..checks import check_integer, check_number
 from ..precision import matmul
-from ..problems import UnconstrainedFeatures
+from ..problems import UnconstrainedFeatures, check_unconstrained
 from ..state import LastLayer
 from .classification import Classification, classify
 from .hessian import sphere_gradient
-from .symmetries import check_unconstrained
 
 # Starts in one batch: all lanes step until the last has converged.
 _BATCH = 32
@@ -36,6 +35,14 @@ class CriticalPoints(eqx.Module):
     objectives: Float[np.ndarray, " M"]
     counts: Int[np.ndarray, " M"]
     num_lost: int
+
+    def __repr__(self) -> str:
+        kinds = np.atleast_1d(self.classification.kind)
+        found = [
+            f"{kind} at {objective:.6g} from {count} starts"
+            for kind, objective, count in zip(kinds, self.objectives, self.counts, strict=True)
+        ]
+        return f"CriticalPoints({'; '.join([*found, f'{self.num_lost} starts lost'])})"
 
 
 def find_critical_points(
@@ -67,15 +74,20 @@ def find_critical_points(
 
     Not to be called under jit or vmap.
 
-    Raises: ValueError for raw keys, or a radius that is not positive or comes with weight decay.
+    Raises: ValueError for raw keys, numbers out of range, or a radius that comes with weight decay.
 
     Example: `find_critical_points(zhu(3, 3, 2, 5e-3), jax.random.split(jax.random.key(0), 64))`.
     """
     check_unconstrained(problem)
-    if keys.ndim != 1 or not jnp.issubdtype(keys.dtype, jax.dtypes.prng_key):
+    dtype = getattr(keys, "dtype", None)
+    typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not typed or keys.ndim != 1 or keys.size == 0:
         raise ValueError("keys: give one dimension of typed keys, jax.random.split(key, num).")
+    check_number("norm", norm, above_zero=True, scalar=True)
+    check_number("tolerance", tolerance, scalar=True)
+    max_steps = check_integer("max_steps", max_steps)
     if radius is not None:
-        check_number("radius", radius, above_zero=True)
+        check_number("radius", radius, above_zero=True, scalar=True)
         if not problem.weight_decay.absent:
             raise ValueError(
                 f"radius = {radius}: the sphere is for problems without weight decay; leave it out."

@@ -17,9 +17,11 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 
-from ..precision import matmul
-from ..problems import AbstractProblem
-from .hessian import hessian_operator, project_onto_tangent
+from ..checks import check_integer, check_key, check_number
+from ..display import summary
+from ..precision import matmul, widened
+from ..problems import AbstractProblem, check_shapes
+from .hessian import hessian_operator, project_onto_tangent, safe_norm
 
 Vector = Float[Array, " n"]
 Apply = Callable[[Vector], Vector]
@@ -44,6 +46,9 @@ class Eigenpairs(eqx.Module):
     norm: Float[Array, ""]
     converged: Bool[Array, ""]
     num_products: Int[Array, ""]
+
+    def __repr__(self) -> str:
+        return summary(self)
 
 
 def extreme_eigenpairs(
@@ -73,21 +78,27 @@ def extreme_eigenpairs(
         max_restarts: after which the search is given up, with `converged` False.
         key: of the random directions; None means `jax.random.key(0)`.
 
-    Raises: ValueError for a `num`, `end` or `basis_size` that cannot be.
+    Raises: ValueError for a state of another shape, or a `num`, `end`, `basis_size` or tolerance
+    that cannot be.
 
     Example: `extreme_eigenpairs(problem, state, 3).values`.
     """
+    check_shapes(problem, state, "state")
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
     free = size - 1 if on_sphere else size
-    if not 1 <= num <= free:
-        raise ValueError(f"num = {num}: give an integer from 1 to {free}, the dimension.")
+    num = check_integer("num", num, most=free)
     if end not in ("smallest", "largest"):
         raise ValueError(f"end = {end!r}: give 'smallest' or 'largest'.")
+    if basis_size is not None:
+        # At least two vectors more than are wanted.
+        basis_size = check_integer("basis_size", basis_size, least=min(num + 2, free))
     basis_size = min(2 * num + 24 if basis_size is None else basis_size, free)
-    if basis_size < min(num + 2, free):
-        raise ValueError(f"basis_size = {basis_size}: give at least num + 2 = {num + 2}.")
-    if max_restarts < 1:
-        raise ValueError(f"max_restarts = {max_restarts}: give an integer >= 1.")
+    max_restarts = check_integer("max_restarts", max_restarts)
+    check_number("log_scale", log_scale, scalar=True, signed=True)
+    if rtol is not None:
+        check_number("rtol", rtol, above_zero=True, scalar=True)
+    if key is not None:
+        check_key(key)
     return _extreme_eigenpairs(
         problem, state, num, end == "largest", on_sphere, jnp.asarray(log_scale),
         rtol, basis_size, max_restarts, key,
@@ -107,6 +118,7 @@ def _extreme_eigenpairs(
     max_restarts: int,
     key: Key[Array, ""] | None,
 ) -> Eigenpairs:
+    state = widened(state)
     flat, unravel = ravel_pytree(state)
     apply, project = flat_operator(problem, state, on_sphere, log_scale.astype(flat.dtype))
     sign = -1 if largest else 1
@@ -190,7 +202,7 @@ def lanczos(
     )
     values, vectors = jnp.diag(found.projected)[:num], found.basis[:num]
     residuals = jax.lax.map(
-        lambda pair: jnp.linalg.norm(project(apply(pair[1])) - pair[0] * pair[1]), (values, vectors)
+        lambda pair: safe_norm(project(apply(pair[1])) - pair[0] * pair[1]), (values, vectors)
     )
     return Eigenpairs(values, vectors, residuals, found.norm, found.done, found.num_products)
 
@@ -256,7 +268,7 @@ def expand(
         image, overlaps = orthogonalize(basis, project(apply(following)), j + 1)
         # An exhausted Krylov space leaves rounding errors; a random direction goes on from there.
         largest = jnp.maximum(jnp.max(jnp.abs(projected)), jnp.max(jnp.abs(overlaps)))
-        length = jnp.linalg.norm(image)
+        length = safe_norm(image)  # of the size of the Hessian, whose square may be no float
         exhausted = length <= 100 * jnp.finfo(image.dtype).eps * largest
         image = jax.lax.cond(
             exhausted,
@@ -340,15 +352,20 @@ def spectral_density(
         on_sphere: the Riemannian Hessian on the tangent space of ‖W‖² + ‖H‖² = ρ².
         log_scale: s of e^s L.
 
-    Raises: ValueError for fewer than 2 probes, or no steps.
+    Raises: ValueError for a state of another shape, a raw key, fewer than 2 probes, or no steps.
 
     Example: `spectral_density(problem, state, jax.random.key(0)).density`.
     """
+    check_shapes(problem, state, "state")
+    check_key(key)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(state)) - (1 if on_sphere else 0)
-    if num_probes < 2:
-        raise ValueError(f"num_probes = {num_probes}: error bars need 2 or more.")
-    if not num_steps >= 1:
-        raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
+    # Error bars need two probes.
+    num_probes = check_integer("num_probes", num_probes, least=2)
+    num_steps = check_integer("num_steps", num_steps)
+    num_points = check_integer("num_points", num_points)
+    check_number("log_scale", log_scale, scalar=True, signed=True)
+    if width is not None:
+        check_number("width", width, above_zero=True, scalar=True)
     return _spectral_density(
         problem, state, key, num_probes, min(num_steps, size),
         None if width is None else jnp.asarray(width), num_points, on_sphere,
@@ -378,11 +395,14 @@ def _spectral_density(
     grid = jnp.linspace(low - 4 * width, high + 4 * width, num_points)
 
     def smooth(nodes: Float[Array, " m"], weights: Float[Array, " m"]) -> Float[Array, " G"]:
-        return matmul(jax.scipy.stats.norm.pdf(grid[:, None], nodes, width), weights)
+        distances = (grid[:, None] - nodes[None]) / width
+        return matmul(jnp.exp(-(distances**2) / 2), weights)
 
+    # In units of the Gaussian's peak: of a tiny Hessian its square may be no float.
     each = jax.vmap(smooth)(nodes, weights)
+    peak = 1 / (np.sqrt(2 * np.pi).item() * width)
     error = jnp.std(each, axis=0, ddof=1) / np.sqrt(num_probes).item()
-    return SpectralDensity(grid, jnp.mean(each, axis=0), error, nodes, weights)
+    return SpectralDensity(grid, peak * jnp.mean(each, axis=0), peak * error, nodes, weights)
 
 
 def _quadrature(
@@ -394,6 +414,7 @@ def _quadrature(
     on_sphere: bool,
     log_scale: Float[Array, ""],
 ) -> tuple[Float[Array, "P m"], Float[Array, "P m"]]:
+    state = widened(state)
     flat, _ = ravel_pytree(state)
     apply, project = flat_operator(problem, state, on_sphere, log_scale.astype(flat.dtype))
 

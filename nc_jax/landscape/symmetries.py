@@ -9,9 +9,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..losses import CrossEntropy
-from ..precision import matmul
-from ..problems import AbstractProblem, UnconstrainedFeatures
+from ..losses import CrossEntropy, has_formulas_of
+from ..precision import matmul, widened
+from ..problems import (
+    AbstractProblem,
+    UnconstrainedFeatures,
+    check_like,
+    check_shapes,
+    is_unconstrained,
+)
 from ..state import LastLayer
 
 # Singular values of the state under this share of the largest count as zero.
@@ -30,10 +36,15 @@ def project_onto_symmetries(
 
     For problems that are no `UnconstrainedFeatures` nothing is known, and the result is zero.
 
+    Raises: ValueError for a state or a direction of another shape.
+
     Example: `project_onto_symmetries(problem, state, direction)`.
     """
-    if not isinstance(problem, UnconstrainedFeatures):
+    check_shapes(problem, state, "state")
+    check_like(state, direction, "direction", "the state", "give one for each of its arrays.")
+    if not is_unconstrained(problem):
         return jax.tree.map(jnp.zeros_like, direction)
+    state, direction = widened((state, direction))
     spectrum = _OrbitSpectrum(problem, state, on_sphere)
     against_features = matmul(state.features.T, direction.features)
     against_classifier = matmul(state.classifier.T, direction.classifier)
@@ -65,7 +76,8 @@ def symmetry_dimension(
     Zhu's minimum. Singular values under 1e-6 of the largest (in float32
     √(10 d eps)) count as zero.
     """
-    if not isinstance(problem, UnconstrainedFeatures):
+    check_shapes(problem, state, "state")
+    if not is_unconstrained(problem):
         return jnp.array(0)
     spectrum = _OrbitSpectrum(problem, state, on_sphere)
     moved = jnp.triu(spectrum.moved, 1) if spectrum.rigid else spectrum.moved
@@ -76,6 +88,7 @@ class _OrbitSpectrum:
     """What the generators do to a state, in the eigenvectors of its Gram matrices."""
 
     def __init__(self, problem: UnconstrainedFeatures, state: LastLayer, on_sphere: bool):
+        state = widened(state)
         self.rigid = on_sphere or not problem.weight_decay.absent
         of_features = matmul(state.features.T, state.features)
         of_classifier = matmul(state.classifier.T, state.classifier)
@@ -83,7 +96,7 @@ class _OrbitSpectrum:
             of_features = of_classifier = of_features + of_classifier
         left, self.left = jnp.linalg.eigh(of_features)
         right, self.right = jnp.linalg.eigh(of_classifier)
-        self.stretch = left[:, None] + right
+        self.stretch = left[:, None] + right[None]
         largest = jnp.maximum(left[-1], right[-1])
         # Gram matrices know squares to eps only, which in float32 is the coarser of the two.
         share = max(_RANK**2, 10 * len(left) * float(jnp.finfo(left.dtype).eps))
@@ -96,15 +109,6 @@ class _OrbitSpectrum:
         return matmul(matmul(self.left, solved), self.right.T)
 
 
-def check_unconstrained(problem: AbstractProblem) -> None:
-    """Refuse what is no `UnconstrainedFeatures`."""
-    if not isinstance(problem, UnconstrainedFeatures):
-        raise ValueError(
-            f"problem is of type {type(problem).__name__}: give an UnconstrainedFeatures, such as "
-            "nc_jax.ulpm(...), mixon(...) or zhu(...)."
-        )
-
-
 def bias_is_free(problem: UnconstrainedFeatures) -> bool:
     """Whether there is a bias, known not to be penalised."""
     decay = problem.weight_decay.bias
@@ -113,4 +117,4 @@ def bias_is_free(problem: UnconstrainedFeatures) -> bool:
 
 def _bias_shifts(problem: UnconstrainedFeatures) -> bool:
     """Whether adding a constant to the bias changes nothing."""
-    return bias_is_free(problem) and isinstance(problem.loss, CrossEntropy)
+    return bias_is_free(problem) and has_formulas_of(problem.loss, CrossEntropy)

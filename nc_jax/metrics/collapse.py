@@ -7,9 +7,9 @@ own mean, w̃_c = w_c − mean_c w_c, E = (I − 11ᵀ/K)/√(K−1).
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Integer
+from jaxtyping import Array, ArrayLike, Float, Integer, Real
 
-from ..checks import is_traced
+from ..checks import check_matrix, is_traced
 from ..geometry import (
     center,
     common_class_size,
@@ -17,15 +17,16 @@ from ..geometry import (
     simplex_gram,
     squared_distances,
 )
-from ..precision import matmul
-from ..state import LastLayer
+from ..labels import check_labels
+from ..precision import matmul, widened
+from ..state import LastLayer, check_last_layer
 from .streaming import ClassMoments, Spread, class_means, class_moments, spread
 
 
 def collapse_metrics(
     state: LastLayer, labels: Integer[ArrayLike, " N"]
 ) -> dict[str, Float[Array, ""]]:
-    """Every collapse metric of a state, as scalars in its dtype.
+    """Every collapse metric of a state, as scalars in its dtype, or float32 for half precision.
 
     | key | definition |
     |---|---|
@@ -53,30 +54,39 @@ def collapse_metrics(
 
     Args: `labels` (N,) integers in 0..K−1, in any order.
 
-    Raises: ValueError for concrete labels with an empty class; traced ones give NaN there.
+    Raises: ValueError for concrete labels that are not so, or of which a class is missing; of traced
+    ones shape and dtype are checked, and a missing class gives NaN.
 
     Example: `collapse_metrics(state, problem.labels)["zhu_nc1"]`; over a batch of states,
     `jax.vmap(lambda s: collapse_metrics(s, problem.labels))(states)`.
     """
-    moments = class_moments(state.features, labels, state.classifier.shape[0])
+    check_last_layer(state)
+    state, num_classes = widened(state), state.classifier.shape[0]
+    if num_classes < 2:
+        raise ValueError(
+            "state: the classifier has 1 row, for 1 class: collapse needs 2 or more classes; a "
+            "single output z stands for the logits (-z/2, z/2)."
+        )
+    labels = check_labels(labels, num_classes, len(state.features), every_class=True)
+    moments = class_moments(state.features, labels, num_classes)
     sums = spread(state.features, labels, moments, state.classifier, state.bias)
     # Decided by concrete labels: which keys there are cannot depend on a traced value.
-    balanced = not is_traced(labels) and (
-        common_class_size(labels, state.classifier.shape[0]) is not None
-    )
+    balanced = not is_traced(labels) and common_class_size(labels, num_classes) is not None
     return collapse_from_statistics(moments, sums, state.classifier, state.bias, balanced)
 
 
 def collapse_from_statistics(
     moments: ClassMoments,
     sums: Spread,
-    classifier: Float[Array, "K d"],
-    bias: Float[Array, " K"] | None = None,
+    classifier: Real[Array, "K d"],
+    bias: Real[Array, " K"] | None = None,
     balanced: bool = False,
 ) -> dict[str, Float[Array, ""]]:
     """The metrics of `collapse_metrics` from streamed statistics: see `metrics.streaming`.
 
     `balanced` says that all classes have one size, which adds the `mixon_*` keys.
+
+    Raises: ValueError for `balanced` with concrete counts that differ.
 
     Example, over batches of a data set that does not fit memory:
 
@@ -84,6 +94,14 @@ def collapse_from_statistics(
         sums = functools.reduce(merge_spreads, (spread(h, y, moments, W, b) for h, y in batches))
         collapse_from_statistics(moments, sums, W, b)
     """
+    check_matrix("classifier", classifier, "(K, d)")
+    moments, sums, classifier, bias = widened((moments, sums, classifier, bias))
+    if balanced and not is_traced(moments.counts):
+        counts = np.asarray(moments.counts)
+        if np.any(counts != counts[0]):
+            raise ValueError(
+                f"balanced = True: classes have {counts.astype(int).tolist()} samples; leave it out."
+            )
     means = class_means(moments)
     centered = center(means)
     # What is measured of each of three sets of vectors is computed of all three at once.
@@ -110,7 +128,7 @@ def _variability(
     """What is measured of the features around their class means."""
     nc1 = sums.whitened / sums.count
     variances = moments.scatter / moments.counts
-    pairs = (variances[:, None] + variances) / (2 * squared_distances(means))
+    pairs = (variances[:, None] + variances[None]) / (2 * squared_distances(means))
     return {
         "ji_within_class_variation": sums.within / sums.around_global,
         "zhu_nc1": nc1 / means.shape[0],

@@ -4,8 +4,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 
-from ..precision import matmul
-from ..state import LastLayer
+from ..precision import matmul, widened
+from ..state import LastLayer, check_last_layer
 
 
 class Invariant(eqx.Module):
@@ -26,6 +26,8 @@ def balance(state: LastLayer, rate: Float[ArrayLike, ""] = 0.0) -> Invariant:
 
     With decay λ on both factors it falls as e^(−2λt); implicit in Ji (C.9), not printed in Mixon.
     """
+    check_last_layer(state)
+    state = widened(state)
     classifier, features = state.classifier, state.features
     return Invariant(
         value=matmul(classifier.T, classifier) - matmul(features.T, features),
@@ -39,9 +41,11 @@ def classifier_sum(state: LastLayer, rate: Float[ArrayLike, ""] = 0.0) -> Invari
 
     With decay λ on the classifier it falls as e^(−λt).
     """
+    check_last_layer(state)
+    classifier = widened(state.classifier)
     return Invariant(
-        value=jnp.sum(state.classifier, axis=0),
-        scale=jnp.linalg.norm(state.classifier),
+        value=jnp.sum(classifier, axis=0),
+        scale=jnp.linalg.norm(classifier),
         rate=rate,
     )
 

@@ -6,17 +6,20 @@ batch (`class_moments`, `merge_moments`), the second, knowing the means, sums wh
 scatter in the K−1 directions of the class means only, where a full covariance would lose it to
 rounding as soon as the spread elsewhere is larger.
 
-A row whose label is outside 0..K−1 is left out, so a last batch may be padded with label −1.
+A row with the label `ignore_index`, −1 by default, is left out, so that a last batch may be padded.
+Other labels outside 0..K−1 are refused where they are concrete; traced ones are left out too.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Integer
+from jaxtyping import Array, ArrayLike, Float, Integer, Real
 
+from ..checks import check_integer, check_matrix
 from ..geometry import above_rounding, membership
-from ..precision import matmul
+from ..labels import check_labels
+from ..precision import matmul, widened
 from ..state import LastLayer
 
 # Rotations take less time than LAPACK up to 10 classes and up to three times as much at 32, which
@@ -29,7 +32,8 @@ _MOST_SWEEPS = 50
 class ClassMoments(eqx.Module):
     """Count, mean and summed squared deviation ‖h − μ_c‖² of each class.
 
-    Shapes: `counts` (K,), `means` (K, d), `scatter` (K,), all in the features' dtype.
+    Shapes: `counts` (K,), `means` (K, d), `scatter` (K,), all in the features' dtype, or in float32
+    for half precision.
     """
 
     counts: Float[Array, " K"]
@@ -52,9 +56,26 @@ class Spread(eqx.Module):
 
 
 def class_moments(
-    features: Float[Array, "B d"], labels: Integer[ArrayLike, " B"], num_classes: int
+    features: Real[Array, "B d"],
+    labels: Integer[ArrayLike, " B"],
+    num_classes: int,
+    *,
+    ignore_index: int | None = -1,
 ) -> ClassMoments:
-    """Moments of one batch; centred before they are squared."""
+    """Moments of one batch; centred before they are squared.
+
+    Args:
+        labels: (B,) integers in 0..K−1, in any order; not every class has to be there.
+        ignore_index: label of the rows to be left out, such as PyTorch's −100; None for none.
+
+    Raises: ValueError for labels that are not so; under tracing for their shape and dtype.
+
+    Example: `class_moments(features, labels, 10)`.
+    """
+    check_matrix("features", features, "(B, d)")
+    num_classes = check_integer("num_classes", num_classes)
+    features = widened(features)
+    labels = check_labels(labels, num_classes, len(features), ignore_index=ignore_index)
     members = membership(labels, num_classes).astype(features.dtype)
     # Sums over samples are products here and below: for a CPU XLA makes a call of a product, of a
     # sum of more than 32 terms three kernels to compile.
@@ -82,20 +103,29 @@ def class_means(moments: ClassMoments) -> Float[Array, "K d"]:
 
 
 def spread(
-    features: Float[Array, "B d"],
+    features: Real[Array, "B d"],
     labels: Integer[ArrayLike, " B"],
     moments: ClassMoments,
-    classifier: Float[Array, "K d"],
-    bias: Float[Array, " K"] | None = None,
+    classifier: Real[Array, "K d"],
+    bias: Real[Array, " K"] | None = None,
+    *,
+    ignore_index: int | None = -1,
 ) -> Spread:
-    """Second-pass sums of one batch around the final class means."""
+    """Second-pass sums of one batch around the final class means.
+
+    Labels and errors: as for `class_moments`.
+    """
+    check_matrix("features", features, "(B, d)")
+    check_matrix("classifier", classifier, "(K, d)")
+    features, moments, classifier, bias = widened((features, moments, classifier, bias))
     num_classes = moments.means.shape[0]
+    labels = check_labels(labels, num_classes, len(features), ignore_index=ignore_index)
     members = membership(labels, num_classes).astype(features.dtype)
     counted = jnp.sum(members, axis=1)
     # A class without samples has no sample that deviates from its mean, here zero.
     deviations = features - matmul(members, moments.means)
     means = class_means(moments)
-    global_mean = jnp.mean(means, axis=0)
+    global_mean = jnp.mean(means, axis=0, keepdims=True)
     centered_means, from_global = means - global_mean, features - global_mean
 
     per_sample = [
@@ -123,7 +153,7 @@ def _mismatches(
 ) -> Float[Array, " B"]:
     """1 where the nearest class mean is not the largest logit, else 0; NaN where either is."""
     # ½‖h‖² − ½‖h − μ_c‖², both from the global mean, so that far-off means cancel nothing.
-    nearness = matmul(from_global, centered_means.T) - jnp.sum(centered_means**2, axis=1) / 2
+    nearness = matmul(from_global, centered_means.T) - jnp.sum(centered_means**2, axis=1)[None] / 2
     scores = jnp.stack([nearness, logits])
     nearest, predicted = jnp.argmax(scores, axis=2)
     # NaN has no nearest mean; two argmaxes of NaN would agree.
@@ -158,7 +188,8 @@ def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
         singular = jnp.linalg.norm(rows, axis=1)
     kept = above_rounding(singular, centered_means.shape)
     inverse = jnp.where(kept, 1 / jnp.where(kept, singular, 1) ** 2, 0)
-    return rows.T * (inverse * jnp.sqrt(jnp.asarray(num_classes, scale.dtype)) / scale)
+    lengths = inverse * jnp.sqrt(jnp.asarray(num_classes, scale.dtype)) / scale
+    return rows.T * lengths[None]
 
 
 @_whitening.defjvp
@@ -187,7 +218,7 @@ def _contrasts(centered_means: Float[Array, "K d"]) -> Float[Array, "r d"]:
     """
     root = jnp.sqrt(jnp.asarray(centered_means.shape[0], centered_means.dtype))
     along = jnp.sum(centered_means, axis=0) + root * centered_means[0]
-    return centered_means[1:] - along / (root**2 + root)
+    return centered_means[1:] - along[None] / (root**2 + root)
 
 
 @jax.jit  # Once for a shape: a loop outside jit would compile anew at every call.
@@ -212,14 +243,14 @@ def _orthogonal_rows(matrix: Float[Array, "r d"]) -> Float[Array, "r d"]:
     def play(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         """Turn row i of the first half against row i of the second until they are orthogonal."""
         rows, at_rest, rounds = state
-        (a, c), (_, b) = jnp.sum(rows[:, None] * rows, axis=3)
+        (a, c), (_, b) = jnp.sum(rows[:, None] * rows[None], axis=3)
         turned = jnp.any(c**2 > floor**2 * jnp.maximum(a, floor**2) * jnp.maximum(b, floor**2))
         # tan θ of the smaller angle, from tan 2θ = 2c/(b − a).
         gap = b - a
         below = jnp.abs(gap) + jnp.sqrt(gap**2 + 4 * c**2)
         tan = jnp.where(gap < 0, -2 * c, 2 * c) / jnp.where(below == 0, 1, below)
         cos = 1 / jnp.sqrt(1 + tan**2)
-        rows = cos[:, None] * (rows + jnp.stack([-tan, tan])[..., None] * rows[::-1])
+        rows = cos[None, :, None] * (rows + jnp.stack([-tan, tan])[..., None] * rows[::-1])
         rows = rows.reshape(-1, dim)[seats].reshape(rows.shape)
         return rows, jnp.where(turned, 0, at_rest + 1), rounds + 1
 

@@ -1,7 +1,6 @@
 """What dynamics asks of a problem."""
 
 import abc
-import difflib
 import functools
 import math
 from collections.abc import Sequence
@@ -11,12 +10,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.tree_util import keystr, tree_leaves_with_path
+from jax.tree_util import KeyPath, keystr, tree_leaves_with_path
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
-from ..checks import check_dtype, check_key, check_number
+from ..capabilities import inherited_beside
+from ..checks import check_arrays, check_key, check_number, check_process, close_to
 from ..lanes import formed
 from ..metrics import EQUATIONS, Invariant
+from ..precision import check_dtype
 
 # Most numbers of each of several directions that one loop draws. Larger ones take longer to draw
 # than to compile, and a small one would cost as much as the largest.
@@ -31,6 +32,16 @@ class AbstractProblem(eqx.Module):
     To add a model, write these seven methods in one file; dynamics, observables, storage and
     plotting then work unchanged.
     """
+
+    def __check_init__(self):
+        """Refuse a subclass that would descend along the gradient of its parent's objective."""
+        inherited = inherited_beside(type(self), "objective", ("gradient", "scaled_descent"))
+        if inherited:
+            kind = type(self).__name__
+            raise ValueError(
+                f"problem: {kind} replaces the objective of its parent but not "
+                f"{' and '.join(inherited)}; define these in {kind} too."
+            )
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""]) -> PyTree:
@@ -76,7 +87,7 @@ class AbstractProblem(eqx.Module):
 
         Example: `ulpm(5, 20, 10).observables()["margin_min"]`.
         """
-        state = jax.eval_shape(self.init, jax.random.key(0))
+        state = jax.eval_shape(lambda: self.init(jax.random.key(0)))
         invariants = jax.eval_shape(self.invariants, state)
         names = [*jax.eval_shape(self.observe, state), *(f"{name}_drift" for name in invariants)]
         return {name: EQUATIONS.get(name, "") for name in names}
@@ -93,11 +104,9 @@ class AbstractProblem(eqx.Module):
         observed = self.observe(state)
         for name in names:
             if name not in observed:
-                close = difflib.get_close_matches(name, observed)
-                hint = f" Close to it: {', '.join(close)}." if close else ""
                 raise ValueError(
-                    f"{name!r} is no observable of this problem.{hint} `problem.observables()` "
-                    "lists all; drifts of invariants come with a run."
+                    f"{name!r} is no observable of this problem.{close_to(name, observed)} "
+                    "`problem.observables()` lists all; drifts of invariants come with a run."
                 )
         return {name: observed[name] for name in names}
 
@@ -142,7 +151,7 @@ def start_norm(
 ) -> Float[Array, ""]:
     """The norm of a random start in its dtype, once all that `init` is given is checked."""
     check_key(key)
-    check_number("norm", norm, above_zero)
+    check_number("norm", norm, above_zero, scalar=True)
     check_dtype(dtype)
     return jnp.asarray(norm, dtype)
 
@@ -161,8 +170,8 @@ def random_directions(
     """Gaussian directions of these Frobenius norms, with the same bits in any program.
 
     A compiler is free to contract products with sums, to sum in another order and to merge factors,
-    as it does when it fuses a start with the operations that read it. So each operation is kept
-    apart, and the sum of squares is one of pairs.
+    as it does when it fuses a start with the operations that read it. So each operation stays
+    separate, and the sum of squares is one of pairs.
 
     Small ones are drawn by one loop over arrays of the largest size, where each shape would be a
     program to compile: JAX's default random numbers are the same at the start of a longer array.
@@ -221,18 +230,62 @@ def _sum_of_pairs(values: Float[Array, " N"], halves: Int[Array, " L"]) -> Float
     return jax.lax.scan(add_second_half, values, halves)[0][0]
 
 
+def weakly_typed(problem: AbstractProblem) -> AbstractProblem:
+    """The problem with its numbers above zero as arrays: arguments of a program, not part of it.
+
+    Weakly typed, as Python's numbers are: they do not promote a float32 state. A zero stays what it
+    is, since it leaves a term out; so do integers and static fields.
+    """
+
+    def convert(leaf: object) -> object:
+        return jnp.asarray(float(leaf)) if isinstance(leaf, float) and leaf != 0 else leaf
+
+    return jax.tree.map(convert, problem)
+
+
+def check_problem(problem: object) -> None:
+    """Raise ValueError for what is no problem."""
+    if not isinstance(problem, AbstractProblem):
+        raise ValueError(
+            f"problem is of type {type(problem).__name__}: give a problem, such as "
+            "nc_jax.ulpm(num_classes, feature_dim, samples_per_class)."
+        )
+
+
 def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:
     """Refuse a state that is not of the problem's shape; called while tracing, where it is free."""
-    expected = jax.eval_shape(problem.init, jax.random.key(0))
-    if jax.tree.structure(state) != jax.tree.structure(expected):
+    check_process()
+    check_problem(problem)
+    expected = jax.eval_shape(lambda: problem.init(jax.random.key(0)))
+    check_like(expected, state, name, "the problem", "pass a state like problem.init(key).")
+
+
+def check_like(expected: PyTree, given: PyTree, name: str, owner: str, advice: str) -> None:
+    """Refuse a tree of arrays of another structure or of other shapes than the owner's."""
+    if _type_name(given) != _type_name(expected):
         raise ValueError(
-            f"{name}: {jax.tree.structure(state)} where the problem has "
-            f"{jax.tree.structure(expected)}; pass a state like problem.init(key)."
+            f"{name} is of type {_type_name(given)} where {owner} has {_type_name(expected)}; "
+            f"{advice}"
         )
-    wanted = jax.tree.leaves(expected)
-    for (path, leaf), like in zip(tree_leaves_with_path(state), wanted, strict=True):
-        if np.shape(leaf) != like.shape:
+    check_arrays(name, given)
+    found, wanted = (dict(tree_leaves_with_path(tree)) for tree in (given, expected))
+    for path in wanted.keys() ^ found.keys():
+        lack, other = ("", "has none") if path in found else ("no ", "has one")
+        raise ValueError(f"{name} has {lack}{_place(path)} where {owner} {other}; {advice}")
+    for path, leaf in found.items():
+        if np.shape(leaf) != wanted[path].shape:
             raise ValueError(
-                f"{name}: {keystr(path).lstrip('.')} has shape {np.shape(leaf)} where the problem "
-                f"has {like.shape}; pass a state like problem.init(key)."
+                f"{name}: {_place(path)} has shape {np.shape(leaf)} where {owner} has "
+                f"{wanted[path].shape}; {advice}"
             )
+
+
+def _type_name(tree: PyTree) -> str:
+    if isinstance(tree, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
+        return "array"
+    return type(tree).__name__
+
+
+def _place(path: KeyPath) -> str:
+    """A leaf's name within its tree."""
+    return keystr(path).lstrip(".") or "it"

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 from numpy import ndarray
 
+from ..checks import check_integer
 from ..metrics import Invariant
 from ..state import LastLayer
 from .base import AbstractProblem
@@ -34,6 +35,8 @@ class LinearizedMixon(AbstractProblem):
     full: UnconstrainedFeatures
 
     def __init__(self, num_classes: int, feature_dim: int, samples_per_class: int):
+        # Theorem 2 is of classes of one size.
+        check_integer("samples_per_class", samples_per_class)
         self.full = mixon(num_classes, feature_dim, samples_per_class)
 
     @property
@@ -71,6 +74,7 @@ class LinearizedMixon(AbstractProblem):
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """(WᵀÃ, ÃHᵀ, Ã1), which is ∇R without the part of the residual that is WH."""
+        self.full.check_state(state)
         assert state.bias is not None
         logits = jnp.broadcast_to(state.bias, (self.full.num_samples, self.num_classes))
         return state.pull_back(self.full.loss.gradient(logits, self.labels))

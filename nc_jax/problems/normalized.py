@@ -2,8 +2,7 @@
 
 import itertools
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal, get_args
 
 import equinox as eqx
@@ -12,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_number, is_traced
+from ..checks import check_arrays, check_integer, check_kind, check_number, is_traced, shown
 from ..geometry import membership, split_at_label
-from ..losses import Exponential, SquaredDistance
+from ..losses import Exponential, SquaredDistance, has_formulas_of
 from ..metrics import Invariant, collapse_metrics, logit_margins
-from ..precision import matmul, weak_scalar
+from ..precision import matmul, weak_scalar, widened
 from ..state import LastLayer
 from .base import AbstractProblem, random_directions, start_norm
 
@@ -105,8 +104,9 @@ class NormalizedReLUNet(AbstractProblem):
             `SmoothReLU()`). A function defined once compiles once.
         test_inputs, test_targets: samples for `test_error`, of the same kind.
 
-    Raises: ValueError for shapes that do not agree, inputs beyond norm 1, targets that are not ±1
-    or name fewer than 2 classes, a width < 1, or an option that is none of those above.
+    Raises: ValueError for shapes that do not agree, inputs beyond norm 1, targets that are not ±1,
+    have no single largest entry or name fewer than 2 classes, a width < 1, or an option that is
+    none of those above.
 
     Example:
 
@@ -147,13 +147,16 @@ class NormalizedReLUNet(AbstractProblem):
             self.test_inputs, self.test_targets = _samples("test_", test_inputs, test_targets)
         elif test_inputs is not None or test_targets is not None:
             raise ValueError("test_inputs without test_targets, or the reverse: give both.")
-        check_number("weight_decay", weight_decay)
-        if np.shape(weight_decay) != ():
+        check_number("weight_decay", weight_decay, scalar=True)
+        if not callable(activation):
             raise ValueError(
-                f"weight_decay has shape {np.shape(weight_decay)}: give one number, and sweep "
-                "under jax.vmap."
+                f"activation = {shown(activation)}: give a function, such as jax.nn.relu."
             )
-        self.widths = tuple(operator.index(width) for width in widths)
+        if isinstance(widths, str) or not isinstance(widths, Iterable):
+            raise ValueError(
+                f"widths = {shown(widths)}: give those of the hidden layers, as (16,)."
+            )
+        self.widths = tuple(check_integer(f"widths[{i}]", w) for i, w in enumerate(widths))
         self.normalization = normalization
         self.loss = loss
         self.reduction = reduction
@@ -169,15 +172,13 @@ class NormalizedReLUNet(AbstractProblem):
         ):
             if value not in kinds:
                 raise ValueError(f"{name} = {value!r}: give one of {', '.join(map(repr, kinds))}.")
-        if not isinstance(self.loss, SquaredDistance | Exponential):
+        if not any(has_formulas_of(self.loss, kind) for kind in (SquaredDistance, Exponential)):
             raise ValueError(f"loss = {self.loss!r}: give SquaredDistance() or Exponential().")
         if isinstance(self.loss, Exponential) and not self.binary:
             raise ValueError(
                 f"loss = Exponential() with {self.num_outputs} outputs: give targets of shape "
                 "(N,), or SquaredDistance()."
             )
-        if min(self.widths, default=1) < 1:
-            raise ValueError(f"widths = {self.widths}: every hidden layer needs 1 or more units.")
         if self.test_inputs is None or self.test_targets is None:
             return
         mine = self.inputs.shape[1], self.num_outputs
@@ -248,12 +249,14 @@ class NormalizedReLUNet(AbstractProblem):
 
     def features(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N p"]:
         """What the last layer reads, σ(W_{L−1} … σ(W_1 x)), at any inputs."""
+        state, inputs = widened((self._checked(state), inputs))
         for weight in state.weights()[:-1]:
             inputs = self.activation(matmul(inputs, weight.T))
         return inputs
 
     def outputs(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N C"]:
         """ρ f_V(x) = f_W(x) at any inputs."""
+        state = self._checked(state)
         return matmul(self.features(state, inputs), state.weights()[-1].T)
 
     def last_layer(self, state: Layers) -> LastLayer:
@@ -261,6 +264,7 @@ class NormalizedReLUNet(AbstractProblem):
 
         A single output z stands for the logits (−z/2, z/2), whose margin is y z.
         """
+        state = self._checked(state)
         classifier = state.weights()[-1]
         if self.binary:
             classifier = jnp.concatenate([-classifier, classifier]) / 2
@@ -268,12 +272,14 @@ class NormalizedReLUNet(AbstractProblem):
 
     def objective(self, state: Layers) -> Float[Array, ""]:
         """L, scalar."""
+        state = self._checked(state)
         outputs, targets = self._outputs_and_targets(state)
         data = self.loss_scale * jnp.sum(self.loss.value(outputs, targets))
         return data + self._penalty(state)
 
     def log_objective(self, state: Layers) -> Float[Array, ""]:
         """log L, finite long after an exponential loss has underflowed; −inf where L is 0."""
+        state = self._checked(state)
         outputs, targets = self._outputs_and_targets(state)
         data = jax.nn.logsumexp(self.loss.log_value(outputs, targets))
         data += math.log(self.loss_scale)
@@ -319,6 +325,7 @@ class NormalizedReLUNet(AbstractProblem):
         the decay on ρ); none of the others. For the mean square loss (1/N) Σ ρf̄(1 − ρf̄) without the
         decay. Each is computed on its own: that they are equal is a property of the flow.
         """
+        state = self._checked(state)
         if self.normalization not in ("lagrange", "practice"):
             return jnp.zeros(0, state.matrices[0].dtype)
         matrices, weights = state.matrices, state.weights()
@@ -352,6 +359,7 @@ class NormalizedReLUNet(AbstractProblem):
         ⟨y_n, f_n⟩, and M is the mean of ‖f_n‖². The sum has Nμ, NM in the place of μ, M in ρ_eq and
         lemma 9.
         """
+        state = self._checked(state)
         outputs, targets = self._outputs_and_targets(state)
         layer_norms = jnp.sqrt(jnp.stack(self._squared_norms(state)))
         norm = jnp.prod(layer_norms)
@@ -392,6 +400,7 @@ class NormalizedReLUNet(AbstractProblem):
         and "polar": the same of each hidden unit's incoming and outgoing weights, where the decay
         is not on ρ.
         """
+        state = self._checked(state)
         kept, one = {}, jnp.ones((), state.matrices[0].dtype)
         on_spheres = zip(state.matrices, self._on_sphere, strict=True)
         directions = [_inner(v, v) for v, on_sphere in on_spheres if on_sphere]
@@ -441,6 +450,17 @@ class NormalizedReLUNet(AbstractProblem):
         outputs = self.outputs(state, self._typed(self.inputs, state))
         return outputs, self._typed(self.targets, state)
 
+    def _checked(self, state: Layers) -> Layers:
+        """The state in a dtype to compute in; ValueError for another kind or number of layers."""
+        check_kind("state", state, Layers, "problem.init(key)")
+        check_arrays("state", state)
+        if len(state.matrices) != self.num_layers:
+            raise ValueError(
+                f"state has {len(state.matrices)} layers where the problem has {self.num_layers}; "
+                "pass a state like problem.init(key)."
+            )
+        return widened(state)
+
     def _squared_norms(self, state: Layers) -> list[Float[Array, ""]]:
         """ρ_k², of the polar variables as they stand."""
         if state.norms is not None:
@@ -479,6 +499,7 @@ class NormalizedReLUNet(AbstractProblem):
 
     def _gradient(self, state: Layers, log_scale: Float[ArrayLike, ""]) -> Layers:
         """e^log_scale times minus the velocity of the state's variables: the table of the class."""
+        state = self._checked(state)
         slopes, rates = self._slopes(state, log_scale), self._decay_rates(state, log_scale)
         norms, radii = state.norms, state.radii()
         if norms is None:
@@ -536,6 +557,8 @@ def _samples(
     prefix: str, inputs: ArrayLike, targets: ArrayLike
 ) -> tuple[Float[Array, "N d"], Float[Array, "N C"]]:
     """Checked inputs (N, d) and targets (N, C)."""
+    for name, values in (("inputs", inputs), ("targets", targets)):
+        check_number(prefix + name, values, signed=True)
     shapes = np.shape(inputs), np.shape(targets)
     if len(shapes[0]) != 2 or len(shapes[1]) not in (1, 2) or shapes[0][0] != shapes[1][0]:
         raise ValueError(
@@ -551,7 +574,7 @@ def _samples(
             )
     if not is_traced(targets):
         _check_targets(prefix, np.asarray(targets))
-    x, y = _floating(inputs), _floating(targets)
+    x, y = widened(inputs), widened(targets)
     return x, y[:, None] if y.ndim == 1 else y
 
 
@@ -562,17 +585,21 @@ def _check_targets(prefix: str, targets: np.ndarray) -> None:
             f"{prefix}targets hold {targets[np.abs(targets) != 1][0]:g}: give ±1, or (N, C) with "
             "one column for each of 2 or more classes."
         )
+    if not signs:
+        # NaN equals nothing, so that its row has no largest target either.
+        largest = np.sum(targets == np.max(targets, axis=1, keepdims=True), axis=1)
+        if np.any(largest != 1):
+            row = int(np.argmax(largest != 1))
+            raise ValueError(
+                f"{prefix}targets: row {row} = {targets[row].tolist()} has no single largest "
+                "entry, which names the class; give one-hot rows."
+            )
     present = np.unique(targets if signs else np.argmax(targets, axis=1)).size
     wanted = 2 if signs else targets.shape[1]
     if not prefix and present < wanted:
         raise ValueError(
             f"targets name {present} of {wanted} classes: every class needs 1 or more samples."
         )
-
-
-def _floating(values: ArrayLike) -> Float[Array, "..."]:
-    array = jnp.asarray(values)
-    return array if jnp.issubdtype(array.dtype, jnp.floating) else array.astype(float)
 
 
 def _labels(targets: Float[Array, "N C"]) -> Int[Array, " N"]:

@@ -11,7 +11,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
 from ..checks import check_number
 from ..metrics import Invariant
 from ..precision import weak_scalar
-from .base import AbstractProblem
+from .base import AbstractProblem, check_problem
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
 
@@ -53,7 +53,8 @@ class GradientDescentODE(AbstractProblem, Generic[Problem]):
     rate: float | Float[Array, ""]
 
     def __init__(self, problem: Problem, rate: float | Float[Array, ""]):
-        check_number("rate", rate, above_zero=True)
+        check_problem(problem)
+        check_number("rate", rate, above_zero=True, scalar=True)
         self.problem = problem
         self.rate = weak_scalar(rate)
 

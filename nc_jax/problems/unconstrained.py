@@ -1,18 +1,26 @@
 """Unconstrained-features models: last-layer features move as freely as the classifier."""
 
-import operator
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Integer, Key
 
-from ..checks import check_number, is_traced
+from ..capabilities import is_unchanged
+from ..checks import check_integer, check_kind, check_number, is_traced, shown
+from ..labels import check_labels, class_sizes
 from ..lanes import formed, is_small, product
-from ..losses import CrossEntropy, Loss, SquaredError
+from ..losses import (
+    CrossEntropy,
+    Loss,
+    SquaredError,
+    check_derivatives,
+    check_loss,
+    has_formulas_of,
+)
 from ..metrics import (
     Invariant,
     balance,
@@ -22,12 +30,16 @@ from ..metrics import (
     margin_metrics,
     max_margin,
 )
-from ..precision import weak_scalar
-from ..state import LastLayer
+from ..precision import weak_scalar, widened
+from ..state import LastLayer, check_last_layer
 from .base import AbstractProblem, random_directions, start_norm
 
 # Entries of the logits held at a time: a few megabytes, which a processor's cache can hold.
 _LOGITS_AT_ONCE = 1 << 20
+
+
+# Samples of every class: one number for all, or one for each.
+ClassSizes = int | np.integer | Sequence[int] | Int[np.ndarray, " K"]
 
 
 class WeightDecay(eqx.Module):
@@ -54,7 +66,7 @@ class WeightDecay(eqx.Module):
         bias: float | Float[Array, ""] = 0.0,
     ):
         for name, value in (("classifier", classifier), ("features", features), ("bias", bias)):
-            check_number(f"weight decay {name}", value)
+            check_number(f"weight decay {name}", value, scalar=True)
         self.classifier = weak_scalar(classifier)
         self.features = weak_scalar(features)
         self.bias = weak_scalar(bias)
@@ -73,18 +85,20 @@ class UnconstrainedFeatures(AbstractProblem):
     """Loss of WH + b 1ᵀ over free features H, classifier W and bias b (Ji 2.3; Mixon 2; Zhu 3).
 
     L(W, H, b) = s Σ_i ℓ(z_i, y_i) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖² with s = 1/N for
-    reduction "mean" and 1 for "sum". Samples are in class-major order.
+    reduction "mean" and 1 for "sum". Samples are in class-major order: `problem_for` sorts a state,
+    such as the features of a network, and gives its problem.
 
     Args:
         class_sizes: samples of each class; unequal sizes are allowed.
         feature_dim: d.
-        loss: `CrossEntropy()` or `SquaredError()`.
+        loss: `CrossEntropy()`, `SquaredError()`, or any `losses.Loss`, which a subclass of
+            `losses.AbstractLoss` is that has a `value`.
         reduction: "mean" or "sum". k descent steps at rate η on the mean are time ηk/N of the sum.
         bias: whether the state has one.
         weight_decay: λ's of the penalty.
 
-    Raises: ValueError for fewer than 2 classes, an empty class, feature_dim < 1, an unknown
-    reduction, or a loss or weight decay of another kind; TypeError for sizes that are no integers.
+    Raises: ValueError for fewer than 2 classes, an empty class, feature_dim < 1, sizes that are no
+    integers, an unknown reduction, or a loss or weight decay of another kind.
 
     Example:
 
@@ -109,29 +123,21 @@ class UnconstrainedFeatures(AbstractProblem):
         bias: bool = False,
         weight_decay: WeightDecay = WeightDecay(),
     ):
-        # `index` refuses 2.7, which `int` would cut to 2.
-        self.class_sizes = tuple(operator.index(size) for size in class_sizes)
-        self.feature_dim = operator.index(feature_dim)
+        self.class_sizes = _sizes("class_sizes", class_sizes)
+        self.feature_dim = check_integer("feature_dim", feature_dim)
         self.loss = loss
         self.reduction = reduction
         self.bias = bias
         self.weight_decay = weight_decay
 
     def __check_init__(self):
-        _check_num_classes(self.num_classes)
-        if min(self.class_sizes) < 1:
-            raise ValueError(
-                f"class_sizes = {self.class_sizes}: every class needs 1 or more samples."
-            )
-        if self.feature_dim < 1:
-            raise ValueError(f"feature_dim = {self.feature_dim}: give an integer >= 1.")
-        if isinstance(self.loss, type) or not isinstance(self.loss, Loss):
-            raise ValueError(f"loss = {self.loss!r}: give an instance, such as CrossEntropy().")
-        if not isinstance(self.weight_decay, WeightDecay):
-            raise ValueError(
-                f"weight_decay = {self.weight_decay!r}: give a WeightDecay, such as "
-                "WeightDecay(classifier=5e-4, features=5e-4)."
-            )
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes = {self.num_classes}: collapse needs 2 or more classes.")
+        check_loss(self.loss, self.num_samples, self.num_classes)
+        check_derivatives(self.loss)
+        check_kind("bias", self.bias, (bool, np.bool_), "True")
+        decay = "WeightDecay(classifier=5e-4, features=5e-4)"
+        check_kind("weight_decay", self.weight_decay, WeightDecay, decay)
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
 
@@ -185,11 +191,13 @@ class UnconstrainedFeatures(AbstractProblem):
 
     def objective(self, state: LastLayer) -> Float[Array, ""]:
         """L(W, H, b), scalar."""
+        self.check_state(state)
         data = self.loss_scale * jnp.sum(self.loss.value(state.logits(), self.labels))
         return data if self.weight_decay.absent else data + self._penalty(state)
 
     def log_summed_loss(self, state: LastLayer) -> Float[Array, ""]:
         """log Σ_i ℓ_i, finite long after the loss has underflowed; no 1/N, no penalty."""
+        self.check_state(state)
         return jax.nn.logsumexp(self.loss.log_value(state.logits(), self.labels))
 
     def log_objective(self, state: LastLayer) -> Float[Array, ""]:
@@ -198,6 +206,7 @@ class UnconstrainedFeatures(AbstractProblem):
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, K)."""
+        self.check_state(state)
 
         def residual(logits, labels):
             return self.loss_scale * self.loss.gradient(logits, labels)
@@ -206,6 +215,7 @@ class UnconstrainedFeatures(AbstractProblem):
 
     def scaled_descent(self, state: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
         """e^log_scale · (−∇L), formed in log space: of order 1 however small ∇L is."""
+        self.check_state(state)
         total_scale = log_scale + np.log(self.loss_scale).item()
 
         def residual(logits, labels):
@@ -217,15 +227,19 @@ class UnconstrainedFeatures(AbstractProblem):
     def scaled_descent_lanes(self, states: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
         """`scaled_descent` of states beside each other, (N, d, S), (K, d, S) and (K, S).
 
-        Products that are small are written out as sums over lanes.
+        Products that are small are written out as sums over lanes; of a subclass with another field
+        the default.
         """
-        if not is_small(self.num_samples, self.num_classes * self.feature_dim):
+        small = is_small(self.num_samples, self.num_classes * self.feature_dim)
+        if not (small and is_unconstrained(self)):
             return super().scaled_descent_lanes(states, log_scale)
         features, classifier = states.features, states.classifier
         logits = product(features, classifier.swapaxes(0, 1))
-        logits = formed(logits if states.bias is None else logits + states.bias, features)
+        logits = formed(logits if states.bias is None else logits + states.bias[None], features)
         total_scale = log_scale + np.log(self.loss_scale).item()
-        written_for_lanes = isinstance(self.loss, (CrossEntropy, SquaredError))
+        written_for_lanes = any(
+            has_formulas_of(self.loss, kind) for kind in (CrossEntropy, SquaredError)
+        )
         scaled_gradient = self.loss.scaled_gradient
         if not written_for_lanes:
             scaled_gradient = jax.vmap(scaled_gradient, (-1, None, None), -1)
@@ -253,7 +267,8 @@ class UnconstrainedFeatures(AbstractProblem):
         }
         for name, invariant in self.invariants(state).items():
             observed[f"{name}_norm"] = jnp.linalg.norm(invariant.value)
-        if isinstance(self.loss, CrossEntropy) and not self.bias:
+        of_cross_entropy = is_unconstrained(self) and has_formulas_of(self.loss, CrossEntropy)
+        if of_cross_entropy and not self.bias:
             squared_norm = observed["squared_norm"]
             observed["gamma_tilde"] = gamma_tilde(log_summed_loss, squared_norm)
             if self.samples_per_class is not None:
@@ -265,9 +280,11 @@ class UnconstrainedFeatures(AbstractProblem):
         """What the flow keeps: `balance` if λ_W = λ_H, `classifier_sum` for cross-entropy."""
         decay = self.weight_decay
         kept = {}
+        if not is_unconstrained(self):
+            return kept
         if decay.balanced:
             kept["balance"] = balance(state, 2 * decay.classifier)
-        if isinstance(self.loss, CrossEntropy):
+        if has_formulas_of(self.loss, CrossEntropy):
             kept["classifier_sum"] = classifier_sum(state, decay.classifier)
         return kept
 
@@ -282,6 +299,23 @@ class UnconstrainedFeatures(AbstractProblem):
             return np.inf
         return np.log(np.finfo(dtype).max).item()
 
+    def check_state(self, state: LastLayer) -> None:
+        """Raise ValueError for what is no state of this problem; costs a compiled call nothing."""
+        check_last_layer(state)
+        wanted = (self.num_samples, self.feature_dim), (self.num_classes, self.feature_dim)
+        if (state.features.shape, state.classifier.shape) != wanted:
+            raise ValueError(
+                f"state: features and classifier have shapes {state.features.shape} and "
+                f"{state.classifier.shape} where the problem has {wanted[0]} and {wanted[1]}; pass "
+                "a state like problem.init(key)."
+            )
+        if (state.bias is not None) != self.bias:
+            lack, other = ("no", "has one") if self.bias else ("a", "has none")
+            raise ValueError(
+                f"state has {lack} bias where the problem {other}; pass a state like "
+                "problem.init(key)."
+            )
+
     def _log_objective(
         self, log_summed_loss: Float[Array, ""], state: LastLayer
     ) -> Float[Array, ""]:
@@ -291,7 +325,7 @@ class UnconstrainedFeatures(AbstractProblem):
         return jnp.logaddexp(data, jnp.log(self._penalty(state)))
 
     def _penalty(self, state: LastLayer) -> Float[Array, ""]:
-        decay = self.weight_decay
+        decay, state = self.weight_decay, widened(state)
         penalty = decay.classifier * jnp.sum(state.classifier**2)
         penalty += decay.features * jnp.sum(state.features**2)
         if state.bias is not None:
@@ -312,10 +346,26 @@ class UnconstrainedFeatures(AbstractProblem):
         decay = self.weight_decay
         if decay.absent:
             return gradient
-        leaves, structure = jax.tree.flatten(state)
+        leaves, structure = jax.tree.flatten(widened(state))
         rates = [decay.features, decay.classifier, decay.bias][: len(leaves)]
         decays = [scale * rate * leaf for rate, leaf in zip(rates, leaves, strict=True)]
         return jax.tree.map(jnp.add, gradient, jax.tree.unflatten(structure, decays))
+
+
+def is_unconstrained(problem: object) -> TypeGuard[UnconstrainedFeatures]:
+    """Whether what is known of `UnconstrainedFeatures` holds for a problem.
+
+    True for its instances, and for a subclass only if that replaces none of what defines the model;
+    it may observe more.
+    """
+    return is_unchanged(problem, UnconstrainedFeatures, _MODEL)
+
+
+# What the objective of `UnconstrainedFeatures` and its derivatives consist of.
+_MODEL = (
+    "labels", "loss_scale", "objective", "gradient", "scaled_descent",
+    "_penalty", "_add_decay", "_scaled_descent_of",
+)  # fmt: skip
 
 
 def _pull_back(
@@ -353,52 +403,129 @@ def _pull_back(
     return LastLayer(features, classifier, bias)
 
 
+def problem_for(
+    state: LastLayer,
+    labels: Integer[ArrayLike, " N"],
+    *,
+    loss: Loss = CrossEntropy(),
+    reduction: Literal["mean", "sum"] = "mean",
+    weight_decay: WeightDecay = WeightDecay(),
+) -> tuple[UnconstrainedFeatures, LastLayer]:
+    """The model that a state with samples in any order is of, and the state in the model's order.
+
+    Features of a network come in the order of its data set, while rows of a state are class by
+    class in an `UnconstrainedFeatures`, its flows and `nc_jax.landscape`. A state does not say
+    which order it has: another one gives another objective without an error. Here the rows are
+    sorted by class, and those of a class stay in their order: row i is `features[order[i]]` with
+    `order = np.argsort(labels, kind="stable")`.
+
+    Args:
+        state: features (N, d), classifier (K, d) and bias (K,) or None, of any real dtype; half
+            precision and integers are converted as by `precision.widened`.
+        labels: (N,) concrete integers in 0..K−1, in any order, at least one of each class.
+        loss, reduction, weight_decay: of the model, as for `UnconstrainedFeatures`.
+
+    Returns: the problem, with a bias if the state has one, and the sorted state.
+
+    Raises: ValueError for what is no `LastLayer` of one state, labels that are traced or do not
+    name a class of 0..K−1 for each feature, or a class without samples.
+
+    Example:
+
+        layer = run.network()(data.images, train=False)
+        problem, state = problem_for(layer, data.labels, weight_decay=WeightDecay(5e-4, 5e-4))
+        landscape.classify(problem, state).kind
+    """
+    check_last_layer(state)
+    num_classes = state.classifier.shape[0]
+    labels = check_labels(labels, num_classes, len(state.features), every_class=True)
+    if is_traced(labels):
+        raise ValueError("labels are traced: their class sizes are unknown; close over the labels.")
+    state, order = widened(state), np.argsort(np.asarray(labels), kind="stable")
+    problem = UnconstrainedFeatures(
+        class_sizes(labels, num_classes), state.features.shape[1], loss, reduction,
+        state.bias is not None, weight_decay,
+    )  # fmt: skip
+    return problem, LastLayer(state.features[order], state.classifier, state.bias)
+
+
 def ulpm(
     num_classes: int,
     feature_dim: int,
-    samples_per_class: int,
+    samples_per_class: ClassSizes,
     reduction: Literal["mean", "sum"] = "sum",
 ) -> UnconstrainedFeatures:
     """The unconstrained layer-peeled model of Ji (eq. 2.3): cross-entropy, no bias, no decay.
 
+    Args: `samples_per_class` one size for all classes, or one of each: `[20] * 3 + [5] * 2`.
+
+    Raises: as `UnconstrainedFeatures`, and for another number of sizes than of classes.
+
     Example: `ulpm(5, 20, 10)` is the model of the paper's figure 2.
     """
-    sizes = _equal_sizes(num_classes, samples_per_class)
+    sizes = _sizes_of(num_classes, samples_per_class)
     return UnconstrainedFeatures(sizes, feature_dim, CrossEntropy(), reduction)
 
 
-def mixon(num_classes: int, feature_dim: int, samples_per_class: int) -> UnconstrainedFeatures:
+def mixon(
+    num_classes: int, feature_dim: int, samples_per_class: ClassSizes
+) -> UnconstrainedFeatures:
     """Mixon's model (section 2): R(H, W, b) = ½‖WH + b1ᵀ − I⊗1ᵀ‖_F², summed, with bias.
+
+    Args and errors: as for `ulpm`. The `mixon_*` metrics and the closed forms need equal classes.
 
     Example: `mixon(3, 15, 3)` is the model of the paper's figures.
     """
-    sizes = _equal_sizes(num_classes, samples_per_class)
+    sizes = _sizes_of(num_classes, samples_per_class)
     return UnconstrainedFeatures(sizes, feature_dim, SquaredError(), "sum", bias=True)
 
 
 def zhu(
     num_classes: int,
     feature_dim: int,
-    samples_per_class: int,
+    samples_per_class: ClassSizes,
     weight_decay: WeightDecay | float | Float[Array, ""],
 ) -> UnconstrainedFeatures:
     """Zhu's regularised model (eq. 3): mean cross-entropy, bias, weight decay.
 
     A number is taken as one λ for classifier, features and bias.
 
+    Args and errors: as for `ulpm`.
+
     Example: `zhu(10, 64, 100, WeightDecay(classifier=5e-4, features=5e-4, bias=0.0))`.
     """
     if not isinstance(weight_decay, WeightDecay):
+        check_number("weight_decay", weight_decay, scalar=True)
         weight_decay = WeightDecay(weight_decay, weight_decay, weight_decay)
-    sizes = _equal_sizes(num_classes, samples_per_class)
+    sizes = _sizes_of(num_classes, samples_per_class)
     return UnconstrainedFeatures(sizes, feature_dim, CrossEntropy(), "mean", True, weight_decay)
 
 
-def _equal_sizes(num_classes: int, samples_per_class: int) -> tuple[int, ...]:
-    _check_num_classes(num_classes)  # before a negative number gives an empty tuple
-    return (samples_per_class,) * num_classes
+def _sizes_of(num_classes: int, samples_per_class: ClassSizes) -> tuple[int, ...]:
+    """Samples of each class."""
+    count = check_integer("num_classes", num_classes)
+    if not np.ndim(samples_per_class):  # pyright: ignore[reportArgumentType]
+        return (check_integer("samples_per_class", samples_per_class),) * count
+    sizes = _sizes("samples_per_class", samples_per_class)
+    if len(sizes) != count:
+        raise ValueError(
+            f"samples_per_class has {len(sizes)} sizes and num_classes = {count}: give one size "
+            "for each class, or one integer for all."
+        )
+    return sizes
 
 
-def _check_num_classes(num_classes: int) -> None:
-    if num_classes < 2:
-        raise ValueError(f"num_classes = {num_classes}: collapse needs 2 or more classes.")
+def _sizes(name: str, sizes: object) -> tuple[int, ...]:
+    """Integers >= 1."""
+    if isinstance(sizes, str) or not isinstance(sizes, Iterable) or np.ndim(sizes) != 1:  # pyright: ignore[reportArgumentType]
+        raise ValueError(f"{name} = {shown(sizes)}: give the samples of each class, as (10, 10).")
+    return tuple(check_integer(f"{name}[{i}]", size) for i, size in enumerate(sizes))
+
+
+def check_unconstrained(problem: object) -> None:
+    """Raise ValueError for what is no `UnconstrainedFeatures`, or a subclass of another model."""
+    if not is_unconstrained(problem):
+        raise ValueError(
+            f"problem is of type {type(problem).__name__}: give an UnconstrainedFeatures, such as "
+            "nc_jax.ulpm(...), mixon(...) or zhu(...)."
+        )

@@ -196,7 +196,7 @@ def test_a_change_of_state_does_not_compile_anew():
         (lambda s: landscape.extreme_eigenpairs(ZHU, s, 5, basis_size=5), "basis_size = 5: .* 7"),
         (
             lambda s: landscape.spectral_density(ZHU, s, jax.random.key(0), num_probes=1),
-            "num_probes = 1: error bars need 2",
+            "num_probes = 1: give an integer >= 2",
         ),
         (
             lambda s: landscape.spectral_density(ZHU, s, jax.random.key(0), num_steps=0),
@@ -230,6 +230,31 @@ def test_a_copy_inside_a_tight_cluster_is_not_missed(seed):
     found = of_diagonal(jnp.asarray(values), jax.random.key(seed))
     assert found.converged
     np.testing.assert_allclose(found.values, 0, atol=1e-8)
+
+
+@pytest.mark.parametrize(("dtype", "size"), [("float64", 1e-200), ("float32", 1e-30)])
+def test_spectra_of_tiny_hessians_are_those_of_their_multiples(dtype, size):
+    """e^s L has e^s times the eigenvalues: squares of 1e-200 and 1e-30 are no floats."""
+    problem = nc.zhu(3, 4, 2, DECAY)
+    state = jax.tree.map(lambda leaf: leaf.astype(dtype), random_state(problem, 2))
+    key, width = jax.random.key(1), 0.01
+    plain, tiny = (
+        landscape.spectral_density(
+            problem, state, key, 4, 20, width=width * factor, log_scale=np.log(factor)
+        )
+        for factor in (1.0, size)
+    )
+    tolerance = rounding(dtype, operations=1000)
+    for name in ("density", "standard_error"):
+        scaled, expected = size * np.asarray(getattr(tiny, name), float), getattr(plain, name)
+        np.testing.assert_allclose(scaled, expected, atol=tolerance * np.max(plain.density))
+    np.testing.assert_allclose(np.asarray(tiny.grid, float) / size, plain.grid, atol=tolerance)
+
+    exact = np.linalg.eigvalsh(np.asarray(landscape.dense_hessian(problem, state), float))
+    found = landscape.extreme_eigenpairs(problem, state, 2, log_scale=np.log(size))
+    assert found.converged
+    np.testing.assert_allclose(np.asarray(found.values, float) / size, exact[:2], atol=tolerance)
+    assert np.all(np.asarray(found.residuals, float) > 0)
 
 
 def test_a_hessian_of_zeros_has_a_density_at_zero():

@@ -113,7 +113,7 @@ def test_rows_with_label_minus_one_are_padding():
     features, labels = random_samples(2, BALANCED)
     classifier, bias = jnp.asarray(random_samples(3)[0][:NUM_CLASSES]), jnp.arange(3.0)
     padded = jnp.concatenate([jnp.asarray(features), jnp.full((4, DIM), 1e3)])
-    padded_labels = np.concatenate([labels, [-1, -1, NUM_CLASSES, -1]])
+    padded_labels = np.concatenate([labels, np.full(4, -1)])
     moments = class_moments(padded, padded_labels, NUM_CLASSES)
     assert_moments_are_those_of(moments, features, labels, rounding())
     sums = spread(padded, padded_labels, moments, classifier, bias)

@@ -98,7 +98,11 @@ def test_its_attributes_are_those_of_the_full_model():
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((1, 4, 2), "num_classes = 1"), ((3, 0, 2), "feature_dim = 0"), ((3, 4, 0), "every class")],
+    [
+        ((1, 4, 2), "num_classes = 1"),
+        ((3, 0, 2), "feature_dim = 0"),
+        ((3, 4, 0), "samples_per_class = 0"),
+    ],
 )
 def test_bad_shapes_are_refused(shape, message):
     with pytest.raises(ValueError, match=message):

@@ -470,7 +470,7 @@ def test_samples_may_be_swept_under_vmap():
         ({"targets": np.ones(6)}, "targets name 1 of 2 classes"),
         ({"targets": ONE_HOT[[0, 1, 0, 1, 0, 1]]}, "targets name 2 of 3 classes"),
         ({"targets": 7 * SIGNS[:, None]}, "targets hold 7: give ±1"),
-        ({"widths": (4, 0)}, r"widths = \(4, 0\): every hidden layer"),
+        ({"widths": (4, 0)}, r"widths\[1\] = 0: give an integer >= 1"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
         ({"targets": ONE_HOT, "loss": nc.Exponential()}, "Exponential.. with 3 outputs"),
         ({"test_inputs": INPUTS}, "test_inputs without test_targets"),
