@@ -5,7 +5,6 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import equinox as eqx
 import jax
@@ -13,7 +12,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from .. import storage
-from ..configuration import check_same, described_call, digest, short
+from ..configuration import check_same, described_call, digest, digest_of_programs, short
+from ..paths import local_path
 from ..trajectory import Trajectory
 from .pieces import Computed, integrate_here
 from .program import Run
@@ -26,8 +26,8 @@ _SECONDS, _SHARE = 5.0, 0.05
 class Checkpoints:
     """The checkpoint of a run at a path, each written whole in the place of the one before."""
 
-    def __init__(self, path: Path, attributes: Mapping[str, str]):
-        self.path, self._attributes = path, attributes
+    def __init__(self, path: Path, attributes: Mapping[str, str], finished: bool):
+        self.path, self.finished, self._attributes = path, finished, attributes
         self._last, self._cost = time.monotonic(), 0.0
 
     def load(self, like: Computed) -> Computed:
@@ -61,17 +61,28 @@ def checkpoints_at(
 ) -> Iterator[Checkpoints]:
     """Checkpoints at a path that no other process writes to at the same time.
 
+    Nothing is written to a store that has a finished run, which may thus be read-only.
+
     Raises: ValueError if the path holds another run; FileExistsError if it is no Zarr store;
-    RuntimeError if another process writes there.
+    RuntimeError if another process writes there; OSError if nothing can be written there.
     """
-    where = Path(path).expanduser()
-    storage.check_replaceable(where)
-    with storage.writing(where):
-        if where.exists():
-            mine = {**configuration, **storage.provenance()}
-            advice = "Give another path, or remove the store."
-            check_same(where, _KIND, storage.attributes(where), mine, advice)
-        yield Checkpoints(where, configuration)
+    where = local_path(path)
+    with contextlib.ExitStack() as stack:
+        if not _is_finished(where, configuration):
+            stack.enter_context(storage.writing(where))
+        # Another process may have written until now.
+        yield Checkpoints(where, configuration, _is_finished(where, configuration))
+
+
+def _is_finished(path: Path, configuration: Mapping[str, str]) -> bool:
+    """Whether this run is there to its end; refuses another."""
+    storage.check_replaceable(path)
+    if not path.exists():
+        return False
+    mine = {**configuration, **storage.provenance()}
+    advice = "Give another path, or remove the store."
+    check_same(path, _KIND, storage.attributes(path), mine, advice)
+    return int(storage.open_lazily(path)["result"]) != storage.NOT_RUN
 
 
 def configuration(
@@ -86,9 +97,16 @@ def configuration(
         described |= described_call(name, value, set()) if call else {name: short(value)}
     arrays = {"problem_arrays": run.problem, "start": start, "data": data}
     digests = {name: _digest_of_arrays(tree) for name, tree in arrays.items()}
-    jit: Any = integrate_here
-    program = jit.lower(run, start, data).as_text()
-    return {"kind": _KIND, **described, **digests, "program": digest(program.encode())}
+    return {"kind": _KIND, **described, **digests, "program": _digest_of_program(run, start, data)}
+
+
+def _digest_of_program(run: Run, start: PyTree, data: PyTree) -> str:
+    arrays, rest = eqx.partition((run, start, data), eqx.is_array)
+
+    def program(arrays: PyTree) -> PyTree:
+        return eqx.filter(integrate_here(*eqx.combine(arrays, rest)), eqx.is_array)
+
+    return digest_of_programs([jax.jit(program).trace(arrays)])
 
 
 def _digest_of_arrays(tree: PyTree) -> str:

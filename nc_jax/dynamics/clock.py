@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from ..checks import check_integer, check_number
+
 
 class AbstractClock(eqx.Module):
     """A monotone map from a coordinate u to time t, with u = 0 at t = 0.
@@ -74,12 +76,9 @@ def log_times(stop_log10: float, num: int, start_log10: float = -2.0) -> Float[n
 
     Example: `log_times(1000, 201)` runs from t = 0.01 to t = 10^1000.
     """
-    if num < 1:
-        raise ValueError(f"num = {num}: give an integer >= 1.")
-    if not (math.isfinite(stop_log10) and math.isfinite(start_log10)):
-        raise ValueError(
-            f"start_log10 = {start_log10}, stop_log10 = {stop_log10}: give finite numbers."
-        )
+    num = check_integer("num", num)
+    for name, value in (("start_log10", start_log10), ("stop_log10", stop_log10)):
+        check_number(name, value, scalar=True, signed=True)
     if stop_log10 <= start_log10:
         raise ValueError(
             f"stop_log10 = {stop_log10} does not exceed start_log10 = {start_log10}: "

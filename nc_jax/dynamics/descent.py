@@ -1,6 +1,6 @@
 """Gradient descent by Optax, as one scan."""
 
-import operator
+from collections.abc import Sequence
 
 import equinox as eqx
 import jax
@@ -9,9 +9,15 @@ import numpy as np
 import optax
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
-from ..checks import check_key
+from ..checks import check_integer, check_key, check_kind
 from ..metrics import Invariant
-from ..problems import AbstractProblem, SampledProblem, check_shapes
+from ..problems import (
+    AbstractProblem,
+    SampledProblem,
+    check_problem,
+    check_shapes,
+    weakly_typed,
+)
 from ..trajectory import (
     Observe,
     Trajectory,
@@ -21,13 +27,18 @@ from ..trajectory import (
     is_nonfinite,
     mark_nonfinite,
 )
-from .program import weakly_typed
+from .arguments import check_observe, check_observer
+from .program import observed_by
 
 _UNROLL = 4
 
 
 def log_steps(num_steps: int, num: int = 101) -> Int[np.ndarray, " T"]:
-    """Up to `num` steps from 0 to num_steps, evenly spaced in log(1 + step), without repeats."""
+    """Up to `num` steps from 0 to num_steps, evenly spaced in log(1 + step), without repeats.
+
+    Raises: ValueError for numbers that are no integers >= 1.
+    """
+    num_steps, num = check_integer("num_steps", num_steps), check_integer("num", num)
     spaced = np.expm1(np.linspace(0, np.log1p(num_steps), num))
     return np.unique(np.rint(spaced).astype(np.int64))
 
@@ -38,7 +49,7 @@ def gradient_descent(
     optimizer: optax.GradientTransformation,
     num_steps: int,
     save_steps: Int[ArrayLike, " T"] | None = None,
-    observe: Observe | None = None,
+    observe: Observe | Sequence[str] | None = None,
     save_states: bool = False,
     throw: bool = True,
     batch_size: int | None = None,
@@ -70,16 +81,19 @@ def gradient_descent(
 
     Example: `gradient_descent(ulpm(5, 20, 10, "mean"), start, optax.sgd(5.0), 100_000)`.
     """
+    check_problem(problem)
     check_start(state)
-    num_steps = operator.index(num_steps)
-    if num_steps < 1:
-        raise ValueError(f"num_steps = {num_steps}: give an integer >= 1.")
+    check_observe(observe, problem)
+    check_observer(observe, state, None)
+    check_kind("optimizer", optimizer, optax.GradientTransformation, "optax.sgd(0.1)")
+    num_steps = check_integer("num_steps", num_steps)
     steps = log_steps(num_steps) if save_steps is None else np.asarray(save_steps)
     _check_save_steps(steps, num_steps)
     _check_batches(problem, batch_size, key)
     trajectory = _descend(
         weakly_typed(problem), state, optimizer, jnp.asarray(steps), jnp.asarray(num_steps),
-        problem.observe if observe is None else observe, save_states, batch_size, key,
+        observe if observe is None or callable(observe) else tuple(observe), save_states,
+        batch_size, key,
     )  # fmt: skip
     return finish(trajectory, throw)
 
@@ -91,7 +105,7 @@ def _descend(
     optimizer: optax.GradientTransformation,
     save_steps: Int[Array, " T"],
     num_steps: Int[Array, ""],
-    observe: Observe,
+    observe: Observe | tuple[str, ...] | None,
     save_states: bool,
     batch_size: int | None,
     key: Key[Array, ""] | None,
@@ -136,8 +150,9 @@ def _descend(
         carry = advance(carry, length)
         state = carry[0]
         kept = drifts(conserved_at_start, _conserved(problem, state), log_time)
-        seen = {k: jnp.asarray(v, log_time.dtype) for k, v in observe(state).items()}
-        return carry, ({**seen, **kept}, state if save_states else None)
+        recorded = observed_by(observe, problem, state, kept)
+        recorded = {name: jnp.asarray(x, log_time.dtype) for name, x in recorded.items()}
+        return carry, (recorded, state if save_states else None)
 
     lengths = jnp.diff(stops, prepend=0)
     order = jnp.arange(problem.num_samples) if isinstance(problem, SampledProblem) else None
@@ -194,10 +209,7 @@ def _check_batches(
             f"batch_size = {batch_size}: {type(problem).__name__} has no samples to draw; descend "
             "it whole, or give a NormalizedReLUNet."
         )
-    if not 1 <= operator.index(batch_size) <= problem.num_samples:
-        raise ValueError(
-            f"batch_size = {batch_size}: give an integer in 1..{problem.num_samples}, the samples."
-        )
+    check_integer("batch_size", batch_size, most=problem.num_samples)
     if key is None:
         raise ValueError("key = None: give the batches a key, jax.random.key(seed).")
     check_key(key)

@@ -1,6 +1,5 @@
 """Exact gradient flow in any clock, as a value: all of a run but its start."""
 
-import operator
 import os
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,20 +10,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
-from ..checks import check_number
-from ..problems import AbstractProblem
+from ..checks import check_integer, check_kind, check_number, shown
+from ..problems import AbstractProblem, check_problem, check_shapes, weakly_typed
 from ..trajectory import Trajectory, check_start, finish
 from .arguments import (
     DEFAULT_TOLERANCES,
     advice,
     check_common_steps,
-    check_kind,
+    check_observe,
+    check_observer,
+    check_rtol,
     check_save_at,
-    check_tolerances,
+    check_starts,
+    check_times,
 )
 from .clock import AbstractClock, LogTime
 from .pieces import integrate_here, integrate_in_pieces, is_staged
-from .program import Run, weakly_typed
+from .program import Run
 
 # A function of a state, or of a state and the run's data; or names of `problem.observe`.
 Observe = Callable[..., dict[str, Float[Array, "..."]]] | tuple[str, ...]
@@ -80,9 +82,10 @@ class Flow(eqx.Module):
             nothing. `batch` does the same several times faster for small models. For explicit
             Runge-Kutta solvers and `RKC()`, without an event.
 
-    Raises: ValueError for what is no solver, clock or event, a name in the place of a tuple of
-    names, a step limit below 1, a minimal step that is negative, or shared steps with a solver or
-    an event that cannot have them; TypeError for a step limit that is no integer.
+    Raises: ValueError for what is no problem, adaptive solver, clock or event, save times that do
+    not increase, a tolerance that is no number above 0, names that the problem does not observe, a
+    step limit that is no integer above 0, a minimal step that is negative, or shared steps with a
+    solver or an event that cannot have them.
 
     Example:
 
@@ -120,20 +123,26 @@ class Flow(eqx.Module):
         min_step: float = 0.0,
         shared_steps: bool = False,
     ):
+        check_problem(problem)
+        check_times(save_at)
         check_kind("solver", solver, diffrax.AbstractSolver, "diffrax.Tsit5()")
+        if not isinstance(solver, diffrax.AbstractAdaptiveSolver):
+            raise ValueError(
+                f"solver = {shown(solver)} estimates no error: give one that does, such as "
+                "diffrax.Tsit5()."
+            )
         check_kind("clock", clock, AbstractClock, "nc_jax.LogTime()")
         if event is not None:
             steady = "diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-6))"
             check_kind("event", event, diffrax.Event, steady)
         if shared_steps:
             check_common_steps(solver, event, "shared_steps = True", "shared_steps=False")
-        check_number("min_step", min_step)
-        if max_steps < 1:
-            raise ValueError(f"max_steps = {max_steps}: give an integer >= 1.")
-        if isinstance(observe, str):
-            raise ValueError(
-                f"observe = {observe!r}: give a tuple of names, ({observe!r},), or a function."
-            )
+        for name, value in (("rtol", rtol), ("atol", atol)):
+            if value is not None:
+                check_number(name, value, above_zero=name == "rtol", scalar=True)
+        check_number("min_step", min_step, scalar=True)
+        check_kind("save_states", save_states, (bool, np.bool_), "True")
+        check_observe(observe, problem)
         self.problem = problem
         self.save_at = save_at
         self.clock = clock
@@ -143,7 +152,7 @@ class Flow(eqx.Module):
         self.observe = observe if observe is None or callable(observe) else tuple(observe)
         self.save_states = save_states
         self.event = event
-        self.max_steps = operator.index(max_steps)
+        self.max_steps = check_integer("max_steps", max_steps)
         self.min_step = min_step
         self.shared_steps = shared_steps
 
@@ -171,7 +180,8 @@ class Flow(eqx.Module):
                 alone.
             throw: raise if the run stops early. Inside jit or vmap nothing is raised: the outcome
                 is in `result`.
-            progress: show a bar on a terminal once a run outside of jit takes a second.
+            progress: show a bar once a run outside of jit takes a second on a terminal or in a
+                notebook, a minute elsewhere.
             path: of a Zarr store for the result, for a run outside of jit. A checkpoint is written
                 every five seconds; a run that is killed resumes from the last, to the same bytes,
                 and one that is finished is read. `storage.load(path)` gives the labelled data set.
@@ -211,7 +221,18 @@ class Flow(eqx.Module):
         """
         instead = "the starts to jax.vmap(flow), or in a sweep return flow(start)"
         check_common_steps(self.solver, self.event, "batch", instead)
+        check_starts(starts, data)
         return self._run(starts, data, True, throw, progress, None)
+
+    def check(self, start: PyTree, data: PyTree = None) -> None:
+        """Raise what a call with this start and data would raise before it computes anything.
+
+        Raises: as `flow(start, data)`.
+
+        Example: `flow.check(problem.init(key))`.
+        """
+        self._checked_run(start, data, False)
+        check_shapes(self.problem, start)
 
     def _run(
         self,
@@ -222,7 +243,7 @@ class Flow(eqx.Module):
         progress: bool,
         path: str | os.PathLike[str] | None,
     ) -> Trajectory:
-        run = self._run_in(check_start(start), lanes)
+        run = self._checked_run(start, data, lanes)
         if is_staged((run, start, data)):
             if path is not None:
                 raise ValueError(
@@ -232,14 +253,21 @@ class Flow(eqx.Module):
             trajectory = integrate_here(run, start, data)
         else:
             trajectory = integrate_in_pieces(run, start, data, progress, path, vars(self))
-        return finish(trajectory, throw, advice(self.problem, self.clock, self.solver))
+        hint = advice(self.problem, self.clock, self.solver, self.save_at)
+        return finish(trajectory, throw, hint, timed=True)
+
+    def _checked_run(self, start: PyTree, data: PyTree, lanes: bool) -> Run:
+        """The run in the dtype of its start, once both and the data are checked."""
+        run = self._run_in(check_start(start), lanes)
+        check_observer(self.observe, start, data)
+        return run
 
     def _run_in(self, dtype: np.dtype, lanes: bool) -> Run:
         """The run in this dtype, with every number that may change as an array."""
         default_rtol, default_atol = DEFAULT_TOLERANCES[dtype.name]
         rtol = default_rtol if self.rtol is None else self.rtol
         atol = default_atol if self.atol is None else self.atol
-        check_tolerances(rtol, atol, dtype)
+        check_rtol(rtol, dtype)
         check_save_at(self.problem, self.save_at, self.clock, dtype)
         return Run(
             problem=weakly_typed(self.problem),
@@ -251,7 +279,7 @@ class Flow(eqx.Module):
             observe=self.observe,
             save_states=self.save_states,
             event=self.event,
-            max_steps=jnp.asarray(self.max_steps),
+            max_steps=jnp.asarray(min(self.max_steps, jnp.iinfo(jnp.result_type(int)).max)),
             # Without a smallest step, a finite state whose field is NaN shrinks its steps for ever.
             min_step=jnp.asarray(max(self.min_step, np.finfo(dtype).tiny), dtype),
             force_min_step=self.min_step > 0,

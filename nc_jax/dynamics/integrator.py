@@ -211,10 +211,17 @@ def _step(system: System, progress: Progress) -> Progress:
     )
     values = _event_values(system, time, state)
     occurred = _occurred(system.event, progress.event_values, values)
+    next_time = _clipped(time, next_time, system.stop, accept)
+    # Below the spacing of floats a step has no length, or after a rejection the same as before: it
+    # would be tried for ever.
+    same = (next_time <= time) | (~jnp.asarray(accept) & (next_time >= progress.next_time))
+    stuck = same & (time < system.stop) & (result == diffrax.RESULTS.successful)
+    too_short = diffrax.RESULTS.dt_min_reached
+    result = diffrax.RESULTS.where(stuck, too_short, result)  # pyright: ignore[reportArgumentType]
     return Progress(
         state=state,
         time=time,
-        next_time=_clipped(time, next_time, system.stop, accept),
+        next_time=next_time,
         solver_state=accepted(solver_state, progress.solver_state),
         controller_state=controller_state,
         step=Step(progress.time, progress.next_time, dense),

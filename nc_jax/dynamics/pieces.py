@@ -19,18 +19,21 @@ from jaxtyping import PyTree
 
 from ..checks import is_traced
 from ..compilation import cpu_options
+from ..progress import Bar
 from ..trajectory import Trajectory
 from .integrator import Progress
 from .program import Ending, Record, Run, advance, begin, trajectory_of
 
 if TYPE_CHECKING:
+    import xarray as xr
+
     from .checkpoints import Checkpoints
 
 # Save times that one call of the program takes. The number is fixed, so that runs with other
 # numbers of saves compile nothing.
 _SAVES = 64
-# Seconds of a piece; seconds after which a bar appears.
-_PIECE_SECONDS, _QUIET_SECONDS = 0.1, 1.0
+# Seconds of a piece.
+_PIECE_SECONDS = 0.1
 # Steps of the first piece; numbers that its steps may compute together, so that large states take
 # fewer; and how many times the steps of the last piece the next may have. The speed of a slow model
 # is known before a piece can block Ctrl-C for long.
@@ -40,16 +43,28 @@ _SMALL_NUMBERS = 100_000
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a run outside of jit.
+    """Ctrl-C during a flow outside of jit, a sweep or a training; the message says what is saved.
 
     Attributes:
-        trajectory: what was computed, NaN at later save times, with the `result` of a run that met
-            its step limit.
+        trajectory: of a flow what was computed, NaN at later save times, with the `result` of a run
+            that met its step limit; None before the first piece.
+        data: of a sweep or a training without a path what was computed, NaN and `result` −1 where
+            nothing was; None before the first results, and with a path, where they are saved.
     """
 
-    def __init__(self, message: str, trajectory: Trajectory):
+    def __init__(
+        self,
+        message: str,
+        trajectory: Trajectory | None = None,
+        data: "xr.Dataset | None" = None,
+    ):
         super().__init__(message)
-        self.trajectory = trajectory
+        self.trajectory, self.data = trajectory, data
+
+
+def nothing_computed() -> Interrupted:
+    """What Ctrl-C raises before there is a first result."""
+    return Interrupted("interrupted before the first result; what was saved before stays as it is")
 
 
 class Computed(NamedTuple):
@@ -82,6 +97,7 @@ def integrate_here(run: Run, start: PyTree, data: PyTree) -> Trajectory:
     return trajectory_of(run, records, ending)
 
 
+@jax.debug_nans(False)  # What is not reached is NaN.
 def integrate_in_pieces(
     run: Run,
     start: PyTree,
@@ -96,13 +112,19 @@ def integrate_in_pieces(
 
     Raises: Interrupted on Ctrl-C; ValueError for a store of another run at the path.
     """
-    if path is None:
-        return _integrate(_Pieces(run, start, data), show_progress, None)
-    # Here, since it brings xarray and Zarr.
-    from .checkpoints import checkpoints_at, configuration
+    try:
+        if path is None:
+            return _integrate(_Pieces(run, start, data), show_progress, None)
+        # Here, since it brings xarray and Zarr.
+        from .checkpoints import checkpoints_at, configuration
 
-    with checkpoints_at(path, configuration(described, run, start, data)) as checkpoints:
-        return _integrate(_Pieces(run, start, data), show_progress, checkpoints)
+        with checkpoints_at(path, configuration(described, run, start, data)) as checkpoints:
+            return _integrate(_Pieces(run, start, data), show_progress, checkpoints)
+    except Interrupted:
+        raise
+    except KeyboardInterrupt:
+        # Without the traceback of JAX, which is hundreds of lines.
+        raise nothing_computed() from None
 
 
 class _Programs(NamedTuple):
@@ -192,12 +214,14 @@ def _integrate(
     pieces: _Pieces, show_progress: bool, checkpoints: "Checkpoints | None"
 ) -> Trajectory:
     """Pieces until the run is over, or Ctrl-C."""
-    # A checkpoint is read into the structure of a run; its first piece has no steps.
-    num_steps = pieces.first_steps()
-    computed = pieces.first(num_steps if checkpoints is None else 0)
-    if checkpoints is not None:
-        computed = checkpoints.load(computed)
-    with _Bar(show_progress) as bar:
+    form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
+    with Bar(1.0, "flow", show_progress, bar_format=form) as bar:
+        # A checkpoint is read into the structure of a run; its first piece has no steps.
+        num_steps = pieces.first_steps()
+        with bar.doing("compiling"):
+            computed = pieces.first(num_steps if checkpoints is None else 0)
+        if checkpoints is not None:
+            computed = checkpoints.load(computed)
         try:
             while not pieces.is_complete(computed):
                 began, taken = time.perf_counter(), int(computed.ending.num_steps)
@@ -212,7 +236,7 @@ def _integrate(
         except KeyboardInterrupt:
             raise _interrupted(pieces, computed, checkpoints) from None
     trajectory = pieces.trajectory(computed)
-    if checkpoints is not None:
+    if checkpoints is not None and not checkpoints.finished:
         checkpoints.save(computed, trajectory, finished=True)
     return trajectory
 
@@ -229,33 +253,6 @@ def _interrupted(
         )
     checkpoints.save(computed, trajectory, finished=False)
     return Interrupted(f"{where}; the same call resumes from {checkpoints.path}", trajectory)
-
-
-class _Bar:
-    """A progress bar on a terminal, once a run has taken a second."""
-
-    def __init__(self, wanted: bool):
-        self._wanted, self._began, self._bar = wanted, time.monotonic(), None
-
-    def __enter__(self) -> "_Bar":
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        if self._bar is not None:
-            self._bar.close()
-
-    def show(self, fraction: float) -> None:
-        """Draw this share of the whole."""
-        if self._bar is None and self._wanted and time.monotonic() - self._began > _QUIET_SECONDS:
-            # Here, since most runs are over before they need it.
-            from tqdm import tqdm
-
-            form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-            self._bar = tqdm(
-                total=1.0, initial=fraction, desc="flow", bar_format=form, disable=None
-            )
-        if self._bar is not None:
-            self._bar.update(fraction - self._bar.n)
 
 
 def _padded(values: np.ndarray, count: int, fill: float) -> np.ndarray:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from ..metrics import Invariant
 from ..problems import AbstractProblem, check_shapes
-from ..trajectory import Trajectory, drifts, is_nonfinite
+from ..trajectory import Trajectory, check_observed, drifts, is_nonfinite
 from . import integrator
 from .clock import AbstractClock
 from .fused import in_lanes, worst_lane
@@ -73,16 +73,29 @@ class Run(eqx.Module):
     ) -> "Record":
         """What is recorded of a state."""
         drift = drifts(reference, self.problem.invariants(state), self.clock.log_time(u))
-        if isinstance(self.observe, tuple):
-            names = tuple(name for name in self.observe if name not in drift)
-            observed = {
-                **(self.problem.observe_only(state, names) if names else {}),
-                **{name: drift[name] for name in self.observe if name in drift},
-            }
-        else:
-            observe: Callable[..., dict[str, Array]] = self.observe or self.problem.observe
-            observed = {**(observe(state) if data is None else observe(state, data)), **drift}
+        observed = observed_by(self.observe, self.problem, state, drift, data)
         return Record.of(observed, state if self.save_states else None, self.save_at.dtype)
+
+
+def observed_by(
+    observe: Callable[..., dict[str, Array]] | tuple[str, ...] | None,
+    problem: AbstractProblem,
+    state: PyTree,
+    drift: dict[str, Array],
+    data: PyTree = None,
+) -> dict[str, Array]:
+    """What a run records of a state: what `observe` asks for, and the drift of invariants.
+
+    With names, drift only where it is named.
+    """
+    if isinstance(observe, tuple):
+        names = tuple(name for name in observe if name not in drift)
+        return {
+            **(problem.observe_only(state, names) if names else {}),
+            **{name: drift[name] for name in observe if name in drift},
+        }
+    call: Callable[..., dict[str, Array]] = observe or problem.observe
+    return {**check_observed(call(state) if data is None else call(state, data)), **drift}
 
 
 # On the host the same classes hold arrays of NumPy.
@@ -216,19 +229,6 @@ def trajectory_of(
 
 def _until(saved: Saved, reached: Bool[Array, " T"]) -> Array:
     return jnp.where(reached.reshape(-1, *[1] * (saved.ndim - 1)), saved, jnp.nan)
-
-
-def weakly_typed(problem: AbstractProblem) -> AbstractProblem:
-    """The problem with its numbers above zero as arrays: arguments of a program, not part of it.
-
-    Weakly typed, as Python's numbers are: they do not promote a float32 state. A zero stays what it
-    is, since it leaves a term out; so do integers and static fields.
-    """
-
-    def convert(leaf: object) -> object:
-        return jnp.asarray(float(leaf)) if isinstance(leaf, float) and leaf != 0 else leaf
-
-    return jax.tree.map(convert, problem)
 
 
 def _completed(

@@ -247,3 +247,14 @@ def test_adam_interpolates_without_strong_collapse():
     # Its steps have one size however small the start: nothing is left to vanish with it.
     powers = powers_of_the_start(optax.adam(0.01), 3000)
     assert max(abs(power) for power in powers.values()) < 0.1
+
+
+def test_names_choose_what_descent_records():
+    problem = nc.ulpm(3, 4, 2)
+    start = problem.init(jax.random.key(0))
+    whole = nc.gradient_descent(problem, start, SGD, 5)
+    names = ("margin_min", "balance_drift")
+    some = nc.gradient_descent(problem, start, SGD, 5, observe=names)
+    assert set(some.observables) == set(names)
+    for name in names:
+        np.testing.assert_array_equal(some.observables[name], whole.observables[name])

@@ -382,7 +382,7 @@ def test_states_are_kept_when_asked_for():
         ({"save_at": np.array([-1.0, 1.0])}, "runs from -1"),
         ({"save_at": np.array([0.0])}, "end after 0"),
         ({"save_at": np.array([])}, r"shape \(0,\)"),
-        ({"save_at": np.array([1.0, np.nan])}, "NaN"),
+        ({"save_at": np.array([1.0, np.nan])}, "save_at = nan"),
         ({"rtol": 1e-17}, "rtol = 1e-17"),
         ({"rtol": math.nan}, "rtol = nan"),
         ({"atol": -1.0}, "atol = -1"),
@@ -573,3 +573,78 @@ def test_an_event_may_be_found_exactly():
         event=event,
     )  # fmt: skip
     np.testing.assert_allclose(problem.objective(traj.final), 0.25, rtol=1e-6)
+
+
+class Power(nc.problems.AbstractProblem):
+    """x' = x^p: from 1 it leaves every bound at t = 1/(p − 1)."""
+
+    power: float
+
+    def init(self, key):
+        return jnp.ones(1)
+
+    def objective(self, state):
+        return -jnp.sum(state ** (self.power + 1)) / (self.power + 1)
+
+    def gradient(self, state):
+        return -(state**self.power)
+
+    def scaled_descent(self, state, log_scale):
+        return jnp.exp(log_scale) * state**self.power
+
+    def observe(self, state):
+        return {"x": state[0]}
+
+    def invariants(self, state):
+        return {}
+
+    def largest_log_scale(self, dtype):
+        return math.log(np.finfo(dtype).max)
+
+
+@pytest.mark.parametrize(("power", "dtype"), [(2.0, "float64"), (3.0, "float64"), (2.0, "float32")])
+def test_a_solution_that_leaves_every_bound_ends_the_run_at_its_time(power, dtype):
+    flow = nc.Flow(Power(power), np.array([0.25, 2.0]), nc.RealTime())
+    traj = flow(jnp.ones(1, dtype), throw=False)
+    assert traj.result == diffrax.RESULTS.dt_min_reached
+    assert traj.num_steps < 3000
+    rtol = 1e-8 if dtype == "float64" else 1e-5
+    np.testing.assert_allclose(
+        np.expm1(traj.final_log_time), 1 / (power - 1), rtol=integration(rtol)
+    )
+    # x^(1−p) = 1 − (p − 1)t.
+    exact = (1 - (power - 1) * 0.25) ** (1 / (1 - power))
+    np.testing.assert_allclose(traj.observables["x"][0], exact, rtol=integration(rtol))
+    assert np.isnan(traj.observables["x"][1])
+
+
+def test_the_error_names_the_time_at_which_a_solution_leaves_every_bound():
+    with pytest.raises(RuntimeError, match="failed at t = 1 after") as error:
+        nc.Flow(Power(2.0), np.array([0.25, 2.0]), nc.RealTime())(jnp.ones(1))
+    assert "the step fell below the spacing of float64" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("save_at", "end"), [([500.0, 1000.0], "t = 10^434.294"), ([1.0, 3.0], "t = 19.0855")]
+)
+def test_a_run_given_up_in_log_time_says_where_its_save_times_end(save_at, end):
+    problem = CASES["sum"]
+    flow = nc.Flow(problem, np.array(save_at), observe=("log_objective",), max_steps=4)
+    with pytest.raises(RuntimeError, match=r"numpy\.log1p") as error:
+        flow(start_of(problem))
+    assert f"The save times end at {end}; if that is not meant" in str(error.value)
+
+
+def test_names_of_observables_are_those_of_the_run_whatever_the_problem():
+    """Checked when a flow is built, in a jit and a vmap too, where the decay is unknown."""
+
+    def run(decay):
+        problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay))
+        flow = nc.Flow(
+            problem, np.array([0.5]), nc.RealTime(), observe=("balance_drift", "mixon_snc1")
+        )
+        return flow(start_of(problem)).observables
+
+    observed = jax.eval_shape(jax.vmap(run), jnp.array([0.1, 0.2]))
+    assert list(observed) == ["balance_drift", "mixon_snc1"]

@@ -233,7 +233,7 @@ def test_stochastic_descent_is_the_textbook_loop():
 @pytest.mark.parametrize(
     ("problem", "options", "message"),
     [
-        (net(), {"batch_size": 9, "key": jax.random.key(0)}, "batch_size = 9: give an integer in"),
+        (net(), {"batch_size": 9, "key": jax.random.key(0)}, "batch_size = 9: give an integer"),
         (net(), {"batch_size": 2}, "key = None: give the batches a key"),
         (net(), {"key": jax.random.key(0)}, "key without batch_size: give both"),
         (nc.ulpm(3, 4, 2), {"batch_size": 2}, "UnconstrainedFeatures has no samples"),
