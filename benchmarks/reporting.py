@@ -12,6 +12,8 @@ from typing import NoReturn, TypeVar
 
 import jax
 
+from nc_jax.paths import local_path
+
 BUSY = 0.5  # load average before the run above which a table warns
 PACKAGES = (
     "nc_jax", "jax", "diffrax", "optax", "numpy", "scipy", "torch", "torchdiffeq", "torchode",
@@ -101,7 +103,7 @@ def add_json(parser: Parser, default: str) -> None:
     """The flag that says where the numbers go."""
     parser.add_argument(
         "--json",
-        type=Path,
+        type=local_path,
         default=Path(default),
         metavar="PATH",
         help="where the numbers go (default %(default)s; folders are made)",

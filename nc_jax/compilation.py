@@ -14,12 +14,13 @@ from typing import Any
 
 import jax
 
+from .paths import local_path
+
 # Largest size of a folder of programs: some thousand of them.
 _MAX_BYTES = 512 * 2**20
 # A file that changed more recently than this may still be in the hands of its writer.
 _SETTLED_SECONDS = 60.0
 _CHECKED = ".checked"
-_SWITCHES = ("enable_compilation_cache", "compilation_cache_max_size")
 _SMALL_PROGRAMS = {
     "jax_persistent_cache_min_compile_time_secs": 0.0,
     "jax_persistent_cache_min_entry_size_bytes": -1,
@@ -62,6 +63,9 @@ def cache_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
     cannot be written, or `JAX_ENABLE_COMPILATION_CACHE=0` or `JAX_COMPILATION_CACHE_MAX_SIZE=0` is
     set.
 
+    Raises: ValueError for a `folder` that is no path or a URL; `JAX_COMPILATION_CACHE_DIR` may be
+    one, which JAX opens.
+
     Example:
 
         import nc_jax as nc
@@ -77,7 +81,7 @@ def cache_programs(folder: str | os.PathLike[str] | None = None) -> Path | None:
     warnings.filterwarnings("ignore", "Error (read|writ)ing persistent compilation cache entry")
     configured = _configured("compilation_cache_dir")
     if folder is not None:
-        path = Path(os.path.expanduser(folder)).absolute() / _processor()
+        path = local_path(folder, "folder").absolute() / _processor()
     else:
         path = Path(configured) if configured else _default_folder()
     # Folders of other file systems, gs://..., are JAX's to open.

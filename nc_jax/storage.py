@@ -1,14 +1,17 @@
 """Labelled results on disk: xarray data sets in Zarr stores, written whole or not at all."""
 
 import contextlib
+import errno
 import os
 import platform
+import re
 import shutil
 import tempfile
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import diffrax
 import filelock
@@ -18,12 +21,18 @@ import xarray as xr
 import zarr
 from jaxtyping import PyTree
 
-from .trajectory import Trajectory
+from .paths import local_path
+from .trajectory import Trajectory, recorded, state_names
 
 # `result` of a run that has yet to be made, in a store that is being filled.
 NOT_RUN = -1
 # Group of a store for arrays that are no variables of its data set.
 _ARRAYS = "arrays"
+# Files beside a store `name`: `.name.nc_jax-lock`, and a folder `.name.nc_jax-` with eight random
+# characters, none of them a dot. What precedes the last dot is thus the name of the one store that
+# a file belongs to, and a store with such a name is refused.
+_MARK = ".nc_jax-"
+_RESERVED = re.compile(r"\..*\.nc_jax-[a-z0-9_]+", re.DOTALL)
 _PACKAGES = ("nc_jax", "jax", "jaxlib", "equinox", "diffrax", "optax", "numpy")
 
 
@@ -35,31 +44,34 @@ def provenance() -> dict[str, str]:
 
 def to_dataset(
     trajectory: Trajectory,
-    attributes: Mapping[str, str | int | float] | None = None,
+    attributes: Mapping[str, object] | None = None,
     runs: Sequence[str] = ("seed",),
     dims: Mapping[str, Sequence[str]] | None = None,
 ) -> xr.Dataset:
-    """Observables of a run as an `xarray.Dataset` with dims (time), or (*runs, time) of a batch.
+    """What a run recorded as an `xarray.Dataset` with dims (time), or (*runs, time) of a batch.
 
-    `log_time` = log(1 + t) is a coordinate. `result` is 0 for a run that reached its end, and each
-    code that occurs has its message among the attributes of `result`. `attributes` (the
-    configuration, say) and `provenance()` become attributes.
+    Observables are variables, and saved states (`save_states=True`) by array, as `state_features`,
+    which `states` puts together again. `log_time` = log(1 + t) is a coordinate. `result` is 0 for a
+    run that reached its end, and each code that occurs has its message among the attributes of
+    `result`. `attributes` (the configuration, say: texts, numbers and lists of them) and
+    `provenance()` become attributes.
 
     Args: `runs` names the axes of the batch, outermost vmap first; `dims` those of an observable
     that is an array, after time, as {"margins": ["sample"]}: `margins_dim_0` where it does not.
 
-    Raises: ValueError for a batch or an observable with another number of axes, or a batch whose
-    runs have times of their own.
+    Raises: ValueError for a batch or an observable with another number of axes, a batch whose runs
+    have different times, or an attribute that a store cannot hold.
 
     Example: `to_dataset(traj, {"K": 5, "d": 20})["ji_self_duality"].plot()`.
     """
+    _check_attributes(attributes or {})
     batch = trajectory.log_time.shape[:-1]
     runs = tuple(runs) if batch else ()
     if len(batch) != len(runs):
         raise ValueError(
             f"runs = {runs}: the trajectory has batch shape {batch}; give one name for each axis."
         )
-    observed = {k: np.asarray(v) for k, v in trajectory.observables.items()}
+    observed = {k: np.asarray(v) for k, v in recorded(trajectory).items()}
     for name in dims or {}:
         if name not in observed:
             raise ValueError(f"dims[{name!r}]: no such observable; there are {sorted(observed)}.")
@@ -75,32 +87,60 @@ def to_dataset(
     )
 
 
+def states(dataset: xr.Dataset, like: PyTree) -> PyTree:
+    """The states in a data set of a run with `save_states=True`, with the structure of `like`.
+
+    Arrays are those of NumPy, with the axes of the runs and of time in front.
+
+    Raises: ValueError where the data set has no such states.
+
+    Example: `states(load("flow.zarr"), problem.init(key)).features[-1]`.
+    """
+    names, structure = state_names(like), jax.tree.structure(like)
+    missing = [name for name in names if name not in dataset]
+    if missing:
+        raise ValueError(
+            f"dataset: has no {', '.join(missing)}; run with save_states=True, and give a state of "
+            "the same structure."
+        )
+    return jax.tree.unflatten(structure, [dataset[name].values for name in names])
+
+
 def save(
-    dataset: xr.Dataset,
+    dataset: xr.Dataset | Trajectory,
     path: str | os.PathLike[str],
     arrays: Mapping[str, np.ndarray] | None = None,
 ) -> None:
     """Write a Zarr store at `path`, whole or not at all, replacing an earlier store there.
 
-    Args: `arrays` are stored beside the data set, for the function `arrays`; `load` ignores them.
+    Args: a `dataset` that is a `Trajectory` is saved as `to_dataset(trajectory)`. `arrays` are
+    stored beside the data set, for the function `arrays`; `load` ignores them.
 
-    Raises: FileExistsError if `path` holds something that is not a Zarr store; OSError if it
-    cannot be written.
+    Raises: ValueError for what is no data set, a URL or a name that the package uses for temporary
+    files; FileExistsError if `path` holds something that is not a Zarr store; OSError if it cannot
+    be written.
 
     Example: `save(to_dataset(traj), "results/flow.zarr")`.
     """
-    with _replacing(Path(path)) as fresh:
+    if isinstance(dataset, Trajectory):
+        dataset = to_dataset(dataset)
+    if not isinstance(dataset, xr.Dataset):
+        raise ValueError(
+            f"dataset: is a {type(dataset).__name__}; give an xarray.Dataset or a Trajectory."
+        )
+    _check_attributes(dataset.attrs)
+    with _replacing(local_path(path)) as fresh:
         dataset.to_zarr(fresh, mode="w-", consolidated=False)
         if arrays:
-            group = zarr.open_group(fresh, mode="r+").create_group(_ARRAYS)
+            group = _open(fresh, "r+").create_group(_ARRAYS)
             for name, values in arrays.items():
                 group.create_array(name, data=values)
+        _consolidate(fresh)
 
 
 def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """The arrays that were stored beside a data set; none if there are none."""
-    root = zarr.open_group(path, mode="r")
-    group = root.get(_ARRAYS)
+    group = _open(local_path(path), "r").get(_ARRAYS)
     if not isinstance(group, zarr.Group):
         return {}
     return {name: np.asarray(array[...]) for name, array in group.arrays()}
@@ -108,37 +148,124 @@ def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
 
 def attributes(path: str | os.PathLike[str]) -> Mapping[str, object]:
     """Attributes of the data set in a store."""
-    return zarr.open_group(path, mode="r").attrs.asdict()
+    return _open(local_path(path), "r").attrs.asdict()
+
+
+def _open(path: Path, mode: Literal["r", "r+"]) -> zarr.Group:
+    """A store by the metadata of its parts, which are newer than the copy of all for readers."""
+    return zarr.open_group(path, mode=mode, use_consolidated=False)
+
+
+def _consolidate(path: Path) -> None:
+    """Copy the metadata of all parts into one file, where `xarray.open_zarr` expects them."""
+    # No part of Zarr's format 3 yet, says Zarr; readers that do not know it ignore it. The filter
+    # stays, since one that is removed again would be removed for other threads too.
+    warnings.filterwarnings("ignore", "Consolidated metadata")
+    zarr.consolidate_metadata(path)
 
 
 @contextlib.contextmanager
 def _replacing(path: Path) -> Iterator[Path]:
     """A path to write a store at, which takes the place of that at `path` once it is whole."""
     check_replaceable(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # A store is a folder, and only a rename is atomic: write beside it, then move into place.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as scratch:
-        fresh, stale = Path(scratch) / "fresh", Path(scratch) / "stale"
-        yield fresh
-        if path.exists():
-            path.rename(stale)
+    target = _target(path)
+    with _naming(path):
+        _make_folder(target.parent)
+        _remove_abandoned(target)
+        # A store is a folder, and only a rename is atomic: write beside it, then move into place.
+        prefix = f".{target.name}{_MARK}"
+        scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix))
+        # Held until the folder is gone: it says to other processes that the writer lives.
+        with filelock.FileLock(scratch / "lock"):
+            try:
+                yield scratch / "fresh"
+                _put_in_place(scratch, target)
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _put_in_place(scratch: Path, target: Path) -> None:
+    """Move `fresh` to where it belongs, what is there to `stale`; or leave what is there."""
+    fresh, stale = scratch / "fresh", scratch / "stale"
+    while True:
+        if target.exists():
+            with contextlib.suppress(FileNotFoundError):  # another process has moved it
+                target.rename(stale)
         try:
-            fresh.rename(path)
-        except OSError:
+            fresh.rename(target)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                # Another process has put a store there in between: that is replaced too.
+                shutil.rmtree(stale, ignore_errors=True)
+                continue
             if stale.exists():
-                stale.rename(path)
+                stale.rename(target)
             raise
+        return
+
+
+def _remove_abandoned(target: Path) -> None:
+    """Remove what killed processes left beside a store, once the store is where it belongs."""
+    for scratch in target.parent.iterdir():
+        belongs = scratch.name.rpartition(".")[0] == f".{target.name}"
+        if not (belongs and _RESERVED.fullmatch(scratch.name) and scratch.is_dir()):
+            continue
+        # A writer that ends removes its folder itself.
+        with contextlib.suppress(FileNotFoundError, filelock.Timeout):
+            if not any(scratch.iterdir()):
+                continue  # its writer has yet to lock it
+            with filelock.FileLock(scratch / "lock", blocking=False):
+                # Between the two renames of a replacement there is no store at its path.
+                if not target.exists() and (scratch / "stale").exists():
+                    (scratch / "fresh").rename(target)
+                shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _target(path: Path) -> Path:
+    """Where a store lies: links are followed, so that it has one name for all who write it."""
+    target = Path(os.path.realpath(path))
+    if _RESERVED.fullmatch(target.name):
+        raise ValueError(f"path = {path}: names with '{_MARK}' are temporary; give another name.")
+    return target
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as error:
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR)) from error
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Raise errors of the system for the path that was given, instead of a file beside it."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None:
+            raise
+        raise OSError(
+            error.errno,
+            f"cannot write there ({os.strerror(error.errno)}); give a path that can be written",
+            str(path),
+        ) from None
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuse to write in the place of what is no store."""
+    """Refuse to write in the place of what is no store, and within a store."""
+    for parent in path.absolute().parents:
+        if is_store(parent):
+            raise FileExistsError(
+                f"{path} lies within the Zarr store {parent}, which is replaced as a whole: give a "
+                "path outside of it."
+            )
     if path.exists() and not is_store(path):
         raise FileExistsError(f"{path} exists and is not a Zarr store: give another path.")
 
 
 def is_store(path: str | os.PathLike[str]) -> bool:
     """Whether there is a Zarr store at this path."""
-    return (Path(path) / "zarr.json").is_file()
+    return (local_path(path) / "zarr.json").is_file()
 
 
 class Empty(NamedTuple):
@@ -150,21 +277,28 @@ class Empty(NamedTuple):
     dtype: np.dtype
 
 
+def fill_value(dtype: np.dtype) -> float | int | bool:
+    """What stands for a result that is not there."""
+    return {"f": np.nan, "i": NOT_RUN, "b": False}[dtype.kind]
+
+
 class BatchStore:
     """A Zarr store that is filled a batch of runs at a time, each written whole or not at all.
 
-    A batch covers whole chunks. Its `result` is written last and says that it is there: where that
-    is -1, what other variables may hold is not read and is written anew. What is empty reads as
-    NaN, -1 or False.
+    The `result` of runs is written last and says that they are there: where that is -1, what other
+    variables may hold is not read and is written anew. A chunk is a file, so that of the runs that
+    are written at a time those of a chunk are there or none. What is empty reads as NaN, -1 or
+    False.
     """
 
     def __init__(self, path: Path):
-        self._path, self._group = path, zarr.open_group(path, mode="r+")
+        self._path, self._group = path, _open(path, "r+")
 
-    def remove_strays(self) -> None:
+    def remove_partial(self) -> None:
         """Remove what a killed process was about to write; nobody else does while it is locked."""
-        for stray in self._path.rglob("*.partial"):
-            stray.unlink()
+        for partial in self._path.rglob("*.partial"):
+            if partial.is_file():  # and no variable of such a name
+                partial.unlink()
 
     @staticmethod
     def create(
@@ -177,16 +311,46 @@ class BatchStore:
         with _replacing(path) as fresh:
             index = " ".join(name for name, (dims, _) in coords.items() if dims != (name,))
             group = zarr.create_group(fresh, attributes={**attributes, "coordinates": index})
-            for name, (dims, values) in coords.items():
-                labels, values = _labels(values)
-                group.create_array(name, data=values, dimension_names=dims, attributes=labels)
+            _create_coordinates(group, coords)
             for name, (dims, shape, chunks, dtype) in variables.items():
-                fill = {"f": np.nan, "i": -1, "b": False}[dtype.kind]
                 group.create_array(
-                    name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill,
+                    name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill_value(dtype),
                     dimension_names=dims,
                 )  # fmt: skip
+            _consolidate(fresh)
         return BatchStore(path)
+
+    def extended(
+        self,
+        coords: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
+        attributes: Mapping[str, str | int | float],
+    ) -> "BatchStore":
+        """The store with longer axes, whole or not at all; what is there stays at their beginning.
+
+        Chunks stay as they are, so that a data set which was opened before still reads its runs.
+
+        Args: `coords` of the axes that are longer; all `attributes`.
+        """
+        with _replacing(self._path) as fresh:
+            shutil.copytree(self._path, fresh)
+            group = _open(fresh, "r+")
+            sizes = {dim: len(values) for (dim,), values in coords.values()}
+            for name in coords:
+                del group[name]
+            for _, array in group.arrays():
+                metadata: Any = array.metadata  # of format 3
+                axes = zip(metadata.dimension_names, array.shape, strict=True)
+                array.resize(tuple(sizes.get(dim, size) for dim, size in axes))
+            _create_coordinates(group, coords)
+            group.attrs.update(attributes)
+            _consolidate(fresh)
+        return BatchStore(self._path)
+
+    def labels(self, name: str) -> list:
+        """Values of a coordinate, numbers or texts."""
+        array = self._array(name)
+        texts = array.attrs.get("labels")
+        return np.asarray(array[:] if texts is None else texts).tolist()
 
     @property
     def attributes(self) -> dict[str, object]:
@@ -204,16 +368,17 @@ class BatchStore:
     def write(
         self,
         part: Mapping[str, np.ndarray],
-        region: tuple[slice, ...],
+        region: tuple[slice | np.ndarray, ...],
     ) -> None:
-        """Write the runs of a region of whole chunks."""
+        """Write some runs, by their places along each axis of `result`."""
         for name, values in part.items():
             if name != "result":
-                self._array(name)[region] = values
+                self._array(name).oindex[region] = values
         result, told = self._array("result"), meanings(part["result"])
         if not told.keys() <= result.attrs.keys():
             result.attrs.update(told)
-        result[region] = part["result"]
+            _consolidate(self._path)
+        result.oindex[region] = part["result"]
 
     def _array(self, name: str) -> zarr.Array:
         array = self._group[name]
@@ -224,10 +389,12 @@ class BatchStore:
 class Checkpoints:
     """The last state of a run in a folder, by Orbax: each whole or not there, the one before gone.
 
+    With `read_only` nothing is saved or removed.
+
     Raises: ModuleNotFoundError without Orbax.
     """
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, read_only: bool = False):
         # Here, since it takes a second and brings TensorStore.
         try:
             from orbax import checkpoint
@@ -236,8 +403,9 @@ class Checkpoints:
         self._args = checkpoint.args
         # In this thread: a run ends with its last state on disk.
         options = checkpoint.CheckpointManagerOptions(
-            max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=True
-        )
+            max_to_keep=1, enable_async_checkpointing=False, cleanup_tmp_directories=not read_only,
+            create=not read_only, read_only=read_only,
+        )  # fmt: skip
         self._manager = checkpoint.CheckpointManager(path.absolute(), options=options)
 
     def latest(self) -> int | None:
@@ -257,25 +425,23 @@ class Checkpoints:
 def writing(path: Path) -> Iterator[None]:
     """Hold the right to write at `path`; the system takes it back from a process that is killed.
 
-    Raises: RuntimeError if another process holds it.
+    Raises: RuntimeError if another process holds it; OSError if nothing can be written there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.parent / f".{path.name}.lock", blocking=False)
-    try:
-        lock.acquire()
-    except filelock.Timeout:
-        raise RuntimeError(
-            f"{path}: another process is writing there; wait for it or give another path."
-        ) from None
-    try:
-        for scratch in path.parent.glob(f".{path.name}.*/"):  # of a process that was killed
-            # Between the two renames of a replacement there is no store at the path.
-            if not path.exists() and (scratch / "stale").exists():
-                (scratch / "fresh").rename(path)
-            shutil.rmtree(scratch)
+    target = _target(path)
+    lock = target.parent / f".{target.name}{_MARK}lock"
+    with contextlib.ExitStack() as stack:
+        with _naming(path):
+            _make_folder(target.parent)
+            # The lock itself takes some errors of the system for the lock of another process.
+            lock.open("ab").close()
+            try:
+                stack.enter_context(filelock.FileLock(lock, blocking=False))
+            except filelock.Timeout:
+                raise RuntimeError(
+                    f"{path}: another process is writing there; wait for it or give another path."
+                ) from None
+            _remove_abandoned(target)
         yield
-    finally:
-        lock.release()
 
 
 def open_lazily(path: str | os.PathLike[str]) -> xr.Dataset:
@@ -283,9 +449,10 @@ def open_lazily(path: str | os.PathLike[str]) -> xr.Dataset:
 
     Raises: FileNotFoundError if there is none.
     """
-    if not is_store(path):
-        raise FileNotFoundError(f"{path}: no Zarr store there; give the path passed to save().")
-    dataset = xr.open_zarr(path, chunks=None, consolidated=False)
+    where = local_path(path)
+    if not is_store(where):
+        raise FileNotFoundError(f"{where}: no Zarr store there; give the path passed to save().")
+    dataset = xr.open_zarr(where, chunks=None, consolidated=False)
     named = {
         name: np.array(coord.attrs["labels"])[coord.values]
         for name, coord in dataset.coords.items()
@@ -304,6 +471,26 @@ def load(path: str | os.PathLike[str]) -> xr.Dataset:
     return open_lazily(path).load()
 
 
+def _check_attributes(attributes: Mapping) -> None:
+    """Refuse attributes that a store cannot hold."""
+    for name, value in attributes.items():
+        plain = value.tolist() if isinstance(value, (np.ndarray, np.generic)) else value
+        if not isinstance(name, str) or not _is_json(plain):
+            raise ValueError(
+                f"attributes: {name!r} = {value!r} is a {type(value).__name__}; give texts, "
+                "numbers or lists of them, such as str(value), by names that are texts."
+            )
+
+
+def _is_json(value: object) -> bool:
+    """Whether a value is a text, a number, None, or a list or dict of such."""
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_json, value))
+    if isinstance(value, dict):
+        return all(isinstance(key, str) for key in value) and all(map(_is_json, value.values()))
+    return value is None or isinstance(value, (str, int, float))
+
+
 def _dims(
     name: str, values: np.ndarray, leading: tuple[str, ...], dims: Mapping[str, Sequence[str]]
 ) -> tuple[str, ...]:
@@ -320,6 +507,14 @@ def _dims(
 def own_dims(name: str, further: int) -> tuple[str, ...]:
     """Dims of an observable's own axes, which come after time."""
     return tuple(f"{name}_dim_{i}" for i in range(further))
+
+
+def _create_coordinates(
+    group: zarr.Group, coords: Mapping[str, tuple[tuple[str, ...], np.ndarray]]
+) -> None:
+    for name, (dims, values) in coords.items():
+        labels, values = _labels(values)
+        group.create_array(name, data=values, dimension_names=dims, attributes=labels)
 
 
 def _labels(values: np.ndarray) -> tuple[dict, np.ndarray]:

@@ -161,8 +161,11 @@ def test_a_folder_that_cannot_be_written_is_harmless(tmp_path):
 def test_nothing_is_configured_where_nothing_can_be_stored(tmp_path):
     file = tmp_path / "file"
     file.write_text("")
-    for folder in (file, file / "below", "/proc/programs", "\0"):
+    for folder in (file, file / "below", "/proc/programs"):
         assert cache_programs(folder) is None
+    for folder in ("\0", "s3://bucket/programs"):
+        with pytest.raises(ValueError, match="folder = "):
+            cache_programs(folder)
     assert configured("compilation_cache_dir") is None
 
 

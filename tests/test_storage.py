@@ -1,12 +1,20 @@
 import os
+import warnings
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+import xarray as xr
+from jaxtyping import TypeCheckError
+from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax import storage
+from nc_jax.trajectory import state_names
 
 PROBLEM = nc.ulpm(3, 4, 2)
 TIMES = np.array([0.0, 1.0, 2.0])
@@ -122,3 +130,98 @@ def test_an_observable_that_is_an_array_has_dimensions_of_its_own():
         storage.to_dataset(single, dims={"norm": ["a"]})
     with pytest.raises(ValueError, match=r"dims\['norms'\] = \['a', 'b'\]: norms has 1 axes"):
         storage.to_dataset(single, dims={"norms": ["a", "b"]})
+
+
+def test_a_trajectory_is_saved_as_its_data_set(tmp_path):
+    traj = run()
+    storage.save(traj, tmp_path / "flow.zarr")
+    assert storage.load(tmp_path / "flow.zarr").identical(storage.to_dataset(traj))
+
+
+@pytest.mark.parametrize("value", [3.0, {"a": 1}, xr.DataArray(np.zeros(2)), PROBLEM])
+def test_what_is_no_data_set_is_refused(tmp_path, value):
+    save: Any = storage.save
+    with pytest.raises((ValueError, TypeCheckError), match=r"dataset|type-checking"):
+        save(value, tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "attributes", [{"p": Path("a")}, {"p": {1, 2}}, {"p": [1, Path("a")]}, {"p": jax.numpy.ones(2)}]
+)
+def test_attributes_that_a_store_cannot_hold_are_refused(tmp_path, attributes):
+    traj = run()
+    with pytest.raises(ValueError, match=r"attributes: 'p' = .*; give texts, numbers") as caught:
+        storage.to_dataset(traj, attributes)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(ValueError, match="attributes: 'p'"):
+        storage.save(storage.to_dataset(traj).assign_attrs(attributes), tmp_path / "a")
+
+
+def test_attributes_that_a_store_can_hold_come_back(tmp_path):
+    given = {"a": 1, "b": 0.5, "c": "text", "d": [1, 2], "e": True}
+    numpy = {"f": np.float32(0.5), "g": np.int64(3), "h": np.arange(2)}
+    storage.save(storage.to_dataset(run(), {**given, **numpy}), tmp_path / "a")
+    found = storage.load(tmp_path / "a").attrs
+    assert found.items() >= {**given, "f": 0.5, "g": 3, "h": [0, 1]}.items()
+
+
+def test_xarray_opens_a_store_without_a_warning(tmp_path):
+    storage.save(storage.to_dataset(run(max_steps=2)), tmp_path / "a")
+    storage.save(storage.to_dataset(run()), tmp_path / "b", {"beside": np.arange(3)})
+    for name in ("a", "b"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            found = xr.open_zarr(tmp_path / name).load()
+        assert found.identical(storage.load(tmp_path / name))
+
+
+@pytest.mark.parametrize("problem", [PROBLEM, nc.mixon(3, 4, 2)], ids=["ulpm", "bias"])
+def test_saved_states_are_variables_and_come_back(tmp_path, problem):
+    start = problem.init(jax.random.key(0))
+    traj = nc.gradient_descent(
+        problem,
+        start,
+        optax.sgd(0.1),
+        3,
+        save_steps=np.array([0, 1, 3]),
+        observe=observe,
+        save_states=True,
+    )
+    storage.save(storage.to_dataset(traj), tmp_path / "a")
+    loaded = storage.load(tmp_path / "a")
+    assert loaded["state_features"].dims == (
+        "time", "state_features_dim_0", "state_features_dim_1",
+    )  # fmt: skip
+    assert ("state_bias" in loaded) == (start.bias is not None)
+    found = storage.states(loaded, start)
+    assert jax.tree.structure(found) == jax.tree.structure(start)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(traj.states), strict=True):
+        np.testing.assert_array_equal(one, other)
+    np.testing.assert_array_equal(found.features[-1], traj.final.features)
+    np.testing.assert_allclose(
+        np.sum(found.features**2, (1, 2)) + np.sum(found.classifier**2, (1, 2)),
+        loaded["squared_norm"], rtol=rounding(operations=100),
+    )  # fmt: skip
+
+
+def test_a_data_set_without_states_says_so():
+    with pytest.raises(ValueError, match="has no state_features, state_classifier; run with save_"):
+        storage.states(storage.to_dataset(run()), PROBLEM.init(jax.random.key(0)))
+
+
+def test_states_of_any_structure_have_names():
+    state = {"a": (np.zeros(2), np.zeros(3)), "b": [np.zeros(1)]}
+    assert state_names(state) == ["state_a_0", "state_a_1", "state_b_0"]
+    assert state_names(np.zeros(2)) == ["state"]
+    assert state_names(None) == []
+
+
+def test_an_observable_with_the_name_of_a_state_is_refused():
+    def named(state):
+        return {"state_features": state.squared_norm()}
+
+    traj = nc.gradient_descent(
+        PROBLEM, PROBLEM.init(jax.random.key(0)), optax.sgd(0.1), 1, observe=named, save_states=True
+    )
+    with pytest.raises(ValueError, match="the name 'state_features' is that of a saved state"):
+        storage.to_dataset(traj)

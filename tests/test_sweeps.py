@@ -5,12 +5,14 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from store_files import files_of
 from tolerances import integration, rounding
 
 import nc_jax as nc
 from nc_jax import storage
+from nc_jax.checks import is_traced
 
 RTOL = 1e-7
 TIMES = np.concatenate([[0.0], nc.log_times(3, 3)])
@@ -102,7 +104,7 @@ def test_floats_of_a_grid_share_one_compilation():
     traced = []
 
     def counted(key, norm, samples):
-        traced.append((norm, samples))
+        traced.append(is_traced(norm))
         problem = nc.ulpm(3, 4, samples)
         return nc.gradient_flow(
             problem, problem.init(key, norm), TIMES, rtol=RTOL, observe=margin_only
@@ -110,8 +112,8 @@ def test_floats_of_a_grid_share_one_compilation():
 
     grid = {"norm": [0.5, 1, 2.0], "samples": [2, 3]}
     dataset = sweep(counted, 3, grid=grid)
-    # Once for the shapes, then once for each number of samples.
-    assert len(traced) == 3
+    # Once for the shapes, then once for each number of samples; the checks have the floats.
+    assert sum(traced) == 3
     assert dataset["margin"].dims == ("norm", "samples", "seed", "time")
     np.testing.assert_array_equal(dataset["norm"], [0.5, 1, 2])
     single = counted(jax.random.fold_in(jax.random.key(0), 2), 2.0, 3)
@@ -191,10 +193,10 @@ def test_a_store_of_another_sweep_is_refused_with_the_keys_that_differ(tmp_path)
     path = tmp_path / "a"
     sweep(own_steps, 3, path=path, grid={"norm": [1.0]})
     before = files_of(path)
-    with pytest.raises(
-        ValueError, match=r"grid.norm = \[1.0\] there, \[2.0\] here; seeds = 0 to 2"
-    ):
-        sweep(own_steps, 4, path=path, grid={"norm": [2.0]}, batch_size=3)
+    with pytest.raises(ValueError, match=r"grid.norm = \[1.0\] there, \[1\] here"):
+        sweep(own_steps, 3, path=path, grid={"norm": [1]})
+    with pytest.raises(ValueError, match=r"dims = norm, seed there, seed here; grid.norm"):
+        sweep(own_steps, 3, path=path)
     with pytest.raises(ValueError, match=r"run\.max_steps = 1000 there, 7 here"):
         sweep(functools.partial(own_steps, max_steps=7), 3, path=path, grid={"norm": [1.0]})
     with pytest.raises(
@@ -205,6 +207,7 @@ def test_a_store_of_another_sweep_is_refused_with_the_keys_that_differ(tmp_path)
     fresh = sweep(own_steps, 3, path=path, grid={"norm": [2.0]}, resume=False)
     assert fresh.sizes["seed"] == 3
     assert fresh.attrs["grid.norm"] == "[2.0]"
+    assert storage.load(path)["norm"].values.tolist() == [2.0]
 
 
 def bend(state):
@@ -247,7 +250,7 @@ def test_a_change_in_any_setting_is_noticed_and_so_is_another_order(tmp_path, mo
     with pytest.raises(ValueError, match="dims = mode, norm, seed there, norm, mode, seed here"):
         sweep(with_mode, 2, path=tmp_path / "a", grid=turned)
     monkeypatch.setitem(globals(), "bend", lambda state: state)
-    with pytest.raises(ValueError, match="holds another sweep: program = "):
+    with pytest.raises(ValueError, match=r"holds another sweep: program of \{'mode': 'bent'"):
         sweep(with_mode, 2, path=tmp_path / "a", grid=grid)
 
 
@@ -275,9 +278,9 @@ def test_names_that_a_data_set_cannot_hold_are_refused(name):
 
 
 def test_what_a_killed_process_left_beside_a_store_is_removed(tmp_path):
-    (tmp_path / ".a.killed" / "fresh").mkdir(parents=True)
+    (tmp_path / ".a.nc_jax-killed00" / "fresh").mkdir(parents=True)
     sweep(own_steps, 2, path=tmp_path / "a")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.lock", "a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".a.nc_jax-lock", "a"]
 
 
 def test_two_processes_do_not_write_one_store(tmp_path):
@@ -322,3 +325,76 @@ def test_settings_that_are_no_numbers_are_labels(tmp_path):
 def test_arguments_that_make_no_sweep_are_refused(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
         sweep(own_steps, **arguments)
+
+
+def as_trajectory(key, decay=0.1, norm=1.0):
+    problem = nc.zhu(3, 4, 2, decay)
+    return nc.gradient_flow(problem, problem.init(key, norm), TIMES, nc.RealTime())
+
+
+def as_flow_and_start(key, decay=0.1, norm=1.0):
+    problem = nc.zhu(3, 4, 2, decay)
+    return nc.Flow(problem, TIMES, nc.RealTime()), problem.init(key, norm)
+
+
+def as_flow_start_and_data(key, decay=0.1, norm=1.0):
+    flow, start = as_flow_and_start(key, decay, norm)
+    return nc.Flow(flow.problem, TIMES, nc.RealTime(), observe=lambda s, d: {"d": d}), start, 1.0
+
+
+def as_flow(key, decay=0.1, rtol=1e-6):
+    return nc.Flow(nc.zhu(3, 4, 2, decay), TIMES, nc.RealTime(), rtol=rtol)
+
+
+def as_descent(key, decay=0.1, norm=1.0):
+    problem = nc.zhu(3, 4, 2, decay)
+    return nc.gradient_descent(problem, problem.init(key, norm), optax.sgd(0.1), 2)
+
+
+@pytest.mark.parametrize(
+    ("run", "grid"),
+    [
+        (run, {name: values})
+        for run in (as_trajectory, as_flow_and_start, as_flow_start_and_data, as_descent)
+        for name in ("decay", "norm")
+        for values in ([0.1, -0.1], [1.0, np.inf], [0.1, np.nan], [-0.1])
+    ]
+    + [
+        (as_flow, {"decay": [0.1, -0.1]}),
+        (as_flow, {"rtol": [1e-6, 1e-20]}),
+        (as_flow, {"rtol": [1e-6, 0.0]}),
+        (as_flow_and_start, {"decay": [0.0, 0.1], "norm": [1.0, -1.0]}),
+        (as_flow_and_start, {"decay": np.array([0.1, -0.1])}),
+        (as_flow_and_start, {"decay": [jnp.array(0.1), np.array(-0.1)]}),
+        (as_flow_and_start, {"norm": [np.float32(1.0), np.float32(np.nan)]}),
+    ],
+)
+def test_a_grid_is_checked_as_a_single_run_is(tmp_path, run, grid):
+    with pytest.raises(ValueError, match=r"grid|give a finite number >= 0|rtol") as caught:
+        sweep(run, 2, grid=grid, path=tmp_path / "a")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_check_of_two_settings_together_is_made_for_every_pair():
+    def ordered(key, low, high):
+        if not is_traced(low) and low > high:
+            raise ValueError(f"low = {low}: give a number below high = {high}.")
+        return as_flow_and_start(key, low)
+
+    with pytest.raises(
+        ValueError, match=r"grid: run refuses \{'low': 0.3, 'high': 0.2\}: low = 0.3"
+    ):
+        sweep(ordered, 2, grid={"low": [0.1, 0.3], "high": [0.2, 0.4]})
+
+
+def with_plain_norm(key, norm, single):
+    return single(key, norm=float(norm))
+
+
+def test_a_run_that_needs_plain_numbers_is_told_so():
+    for run in (as_trajectory, as_flow_and_start):
+        with pytest.raises(
+            ValueError, match=r"grid: floats are traced, and run fails with \['norm'\]"
+        ):
+            sweep(functools.partial(with_plain_norm, single=run), 2, grid={"norm": [1.0]})

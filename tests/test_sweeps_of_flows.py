@@ -5,9 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compilation_counts import lines_of
-from tolerances import integration
+from tolerances import integration, rounding
 
 import nc_jax as nc
+from nc_jax import storage
 from nc_jax.sweeps.plan import block_of_runs, make_plan
 
 RTOL = 1e-7
@@ -88,6 +89,18 @@ def test_a_failed_run_among_common_steps_is_computed_again_alone():
     assert np.all(np.isfinite(data["margin_min"][fine]))
     assert np.all(np.isnan(data["margin_min"][3]))
     assert np.all(data["result"][fine] == 0)
+
+
+def test_saved_states_of_a_block_are_variables(tmp_path):
+    flow = nc.Flow(PROBLEM, FLOW.save_at, rtol=RTOL, observe=("margin_min",), save_states=True)
+    data = sweep(flow, path=tmp_path / "a")
+    found = storage.states(data, start_of(0))
+    assert found.features.shape == (SEEDS, 3, 6, 4)
+    margins = jax.vmap(jax.vmap(lambda state: nc.metrics.sample_margins(state, PROBLEM.labels)))
+    np.testing.assert_allclose(
+        data["margin_min"], np.min(margins(jax.tree.map(jnp.asarray, found)), axis=-1),
+        rtol=rounding(operations=100),
+    )  # fmt: skip
 
 
 def test_a_finished_store_is_read_and_another_flow_refused(tmp_path):

@@ -7,7 +7,6 @@ and move the running ones.
 
 import abc
 import itertools
-import operator
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
 
@@ -16,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, ArrayLike, DTypeLike, Float
 
-from ..checks import check_number
+from ..checks import check_integer, check_number
 from ..state import LastLayer
 from .convolution import halve
 from .layers import Conv, Head, norm, of_norm
@@ -280,5 +279,4 @@ def _numbered(name: str, values: tuple[int, ...]) -> dict[str, int]:
 
 def _check_counts(**counts: int) -> None:
     for name, count in counts.items():
-        if operator.index(count) < 1:
-            raise ValueError(f"{name} = {count}: give an integer >= 1.")
+        check_integer(name, count)

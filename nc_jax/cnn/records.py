@@ -14,6 +14,7 @@ from jaxtyping import Int
 
 from .. import storage
 from ..configuration import check_same
+from ..dynamics import Interrupted
 from .training import TrainState
 
 Row = dict[str, np.ndarray]
@@ -40,6 +41,10 @@ class Records(Protocol):
         """Keep a state to go on from."""
         ...
 
+    def interrupted(self) -> Interrupted:
+        """What Ctrl-C raises."""
+        ...
+
     def dataset(self) -> xr.Dataset:
         """All rows."""
         ...
@@ -54,7 +59,7 @@ class InMemory:
         self._epochs, self._attributes = epochs, attributes
         self._arrays = {
             name: np.full(
-                (like.shape[0], len(epochs), *like.shape[1:]), _fill(like.dtype), like.dtype
+                _with_epochs(like, len(epochs)), storage.fill_value(like.dtype), like.dtype
             )
             for name, like in example.items()
         }
@@ -70,6 +75,11 @@ class InMemory:
 
     def checkpoint(self, state: TrainState) -> None:
         """Nothing to do."""
+
+    def interrupted(self) -> Interrupted:
+        """What Ctrl-C raises, with all rows so far."""
+        message = "interrupted: the exception's `data` is what was computed; path= saves it"
+        return Interrupted(message, data=self.dataset())
 
     def dataset(self) -> xr.Dataset:
         """All rows."""
@@ -94,12 +104,11 @@ class OnDisk:
         epochs: Int[np.ndarray, " T"],
         attributes: Mapping[str, Any],
     ):
-        self._results = path / RESULTS
+        self._path, self._results = path, path / RESULTS
         storage.check_replaceable(self._results)
         if resume and self._results.exists():
-            self._store = storage.BatchStore(self._results)
-            check_same(path, "training", self._store.attributes, attributes)
-            self._store.remove_strays()
+            self._store = _same_store(path, attributes)
+            self._store.remove_partial()
         else:
             # States first: a store with those of another run beside it would be gone on with.
             if (path / STATES).exists():
@@ -122,6 +131,38 @@ class OnDisk:
         """Keep a state, after the rows that led to it."""
         self._checkpoints.save(int(state.epoch.max()), state)
 
+    def interrupted(self) -> Interrupted:
+        """What Ctrl-C raises."""
+        epoch = self._checkpoints.latest()
+        saved = "no epoch" if epoch is None else f"the state after epoch {epoch}"
+        return Interrupted(f"interrupted: {saved} is saved; the same call resumes in {self._path}")
+
+    def dataset(self) -> xr.Dataset:
+        """All rows, read where they are asked for."""
+        return storage.open_lazily(self._results)
+
+
+class Finished:
+    """Results of a training that is over, on a disk that may be read-only."""
+
+    def __init__(self, path: Path):
+        self._results = path / RESULTS
+        self._checkpoints = storage.Checkpoints(path / STATES, read_only=True)
+
+    def resumed(self, start: TrainState) -> TrainState:
+        """The last state."""
+        return self._checkpoints.restore(start)
+
+    def write(self, place: int, row: Row) -> None:
+        """Never called."""
+
+    def checkpoint(self, state: TrainState) -> None:
+        """Never called."""
+
+    def interrupted(self) -> Interrupted:
+        """What Ctrl-C raises."""
+        return Interrupted("interrupted: the training is finished and saved")
+
     def dataset(self) -> xr.Dataset:
         """All rows, read where they are asked for."""
         return storage.open_lazily(self._results)
@@ -139,8 +180,27 @@ def records(
     if path is None:
         yield InMemory(example, epochs, attributes)
         return
+    if resume and _is_finished(path, attributes):
+        yield Finished(path)
+        return
     with storage.writing(path / RESULTS):
         yield OnDisk(path, resume, example, epochs, attributes)
+
+
+def _same_store(path: Path, attributes: Mapping[str, Any]) -> storage.BatchStore:
+    """The store in a folder, which must be of this training."""
+    store = storage.BatchStore(path / RESULTS)
+    check_same(path, "training", store.attributes, attributes)
+    return store
+
+
+def _is_finished(path: Path, attributes: Mapping[str, Any]) -> bool:
+    """Whether this training is there with its last state; refuses another."""
+    if not storage.is_store(path / RESULTS) or not (path / STATES).is_dir():
+        return False
+    written = _same_store(path, attributes).written()
+    latest = storage.Checkpoints(path / STATES, read_only=True).latest()
+    return bool(np.all(written)) and latest == attributes["num_epochs"]
 
 
 def with_result(row: Row) -> Row:
@@ -153,10 +213,6 @@ def with_result(row: Row) -> Row:
 def _code(result: Any) -> int:
     [leaf] = jax.tree.leaves(result)
     return int(leaf)
-
-
-def _fill(dtype: np.dtype) -> float | int:
-    return np.nan if dtype.kind == "f" else storage.NOT_RUN
 
 
 def _dims(name: str, count: int) -> tuple[str, ...]:

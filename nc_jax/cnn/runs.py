@@ -1,31 +1,33 @@
 """The training of a network, or of many seeds of it: programs, progress, results."""
 
+import contextlib
 import functools
-import operator
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import tqdm
 import xarray as xr
 from flax import nnx
 from jaxtyping import Array, Int, Key, PyTree
 
 from .. import storage
-from ..checks import check_key, check_number
+from ..checks import check_integer, check_key, check_kind, check_number
 from ..compilation import cpu_options
-from ..configuration import described_call, digest, short
+from ..configuration import described_call, digest_of_programs, short
 from ..dynamics import log_steps
+from ..dynamics.pieces import nothing_computed
 from ..geometry import common_class_size
 from ..images import ImageSet
+from ..labels import check_labels
 from ..losses import CrossEntropy, Loss
+from ..paths import local_path
 from ..problems import WeightDecay
+from ..progress import Bar
 from .evaluation import observe
 from .networks import Network
 from .records import Records, Row, records, with_result
@@ -53,6 +55,15 @@ class Run(NamedTuple):
     data: xr.Dataset
     setting: Setting
     state: TrainState
+
+    def __repr__(self) -> str:
+        seeds = self.state.epoch.size
+        weights = sum(leaf.size for leaf in jax.tree.leaves(self.state.params)) // seeds
+        variables = ", ".join(map(str, self.data.data_vars))
+        return (
+            f"Run({seeds} seeds of {weights} weights, {int(self.state.epoch.max())} epochs; "
+            f"data: {dict(self.data.sizes)} of {variables})"
+        )
 
     def network(self, seed: int = 0) -> Network:
         """The trained network of a seed."""
@@ -91,7 +102,7 @@ def train(
 
     Args:
         network: from `nnx.Rngs` to a `Network`, such as `lambda rngs: ConvNet(1, 10, rngs=rngs)`.
-        training: images (N, H, W, C), of every class one at least.
+        training: images (N, H, W, C), of every class one at least, with labels in 0..K−1.
         optimizer: an Optax transformation, used as it is. Its steps are batches,
             `N // batch_size` an epoch, so that a schedule of Zhu et al. is
             `optax.exponential_decay(0.05, 40 * steps, 0.1, staircase=True)`. Those with a line
@@ -109,14 +120,14 @@ def train(
         save_epochs: increasing epochs in 0..num_epochs; None for about 30, evenly in log.
         path: of a folder for the results and the state.
         resume: go on with what is at `path`; False starts anew in its place.
-        progress: show a bar with loss, accuracy and NC1.
+        progress: show a bar with loss, accuracy and NC1, in a log file once a minute.
         attributes: of the data set; what they say must agree when a run is gone on with.
 
     Returns: a `Run`.
 
     Raises: ValueError for arguments that make no training, or a path that holds another, with the
     keys that differ; RuntimeError if no seed's loss is a number any more, or another process
-    writes at `path`.
+    writes at `path`; `Interrupted`, a KeyboardInterrupt, on Ctrl-C.
 
     Example:
 
@@ -126,36 +137,45 @@ def train(
     """
     key = jax.random.key(0) if key is None else key
     check_key(key)
+    check_kind("optimizer", optimizer, optax.GradientTransformation, "optax.sgd(0.1)")
+    check_kind("training", training, ImageSet, "images.load('digits')")
+    if test is not None:
+        check_kind("test", test, ImageSet, "images.load('digits', 'test')")
     graph = nnx.graphdef(nnx.eval_shape(lambda: network(nnx.Rngs(0))))
     setting = Setting(
         graph, optax.with_extra_args_support(optimizer), loss, weight_decay, batch_size, augment,
-        len(training.labels),
+        len(training.images),
     )  # fmt: skip
     _check(setting, training, test)
     _check_classes(network, training, test)
-    for name, count in (("num_epochs", num_epochs), ("num_seeds", num_seeds)):
-        if operator.index(count) < 1:
-            raise ValueError(f"{name} = {count}: give an integer >= 1.")
+    _check_labels(training, test)
+    num_epochs = check_integer("num_epochs", num_epochs)
+    num_seeds = check_integer("num_seeds", num_seeds)
     epochs = log_steps(num_epochs, 30) if save_epochs is None else np.asarray(save_epochs)
     _check_epochs(epochs, num_epochs)
     programs = Programs(setting, network, training, test, num_seeds, key)
     own = {
         **described_call("network", network, set()), **_described_setting(setting),
-        "num_epochs": operator.index(num_epochs), "num_seeds": operator.index(num_seeds),
+        "num_epochs": num_epochs, "num_seeds": num_seeds,
         "save_epochs": short(epochs.tolist()),
         "training": _described(training), "test": "none" if test is None else _described(test),
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
         "platform": jax.default_backend(), **storage.provenance(),
     }  # fmt: skip
     told = {**own, **_attributes(attributes or {}, [*own, "program"])}
-    folder = None if path is None else Path(path).expanduser()
-    if folder is not None:
-        if folder.is_file():
-            raise ValueError(f"path = {folder}: is a file; give a folder.")
-        told["program"] = programs.digest()
-    with records(folder, resume, programs.example(), epochs, told) as results:
-        state = _fill(programs, results, epochs, num_epochs, progress)
-        return Run(results.dataset(), setting, state)
+    folder = None if path is None else local_path(path)
+    if folder is not None and folder.is_file():
+        raise ValueError(f"path = {folder}: is a file; give a folder.")
+    results = None
+    try:
+        if folder is not None:
+            told["program"] = programs.digest()
+        with records(folder, resume, programs.example(), epochs, told) as results:
+            state = _fill(programs, results, epochs, num_epochs, progress)
+            return Run(results.dataset(), setting, state)
+    except KeyboardInterrupt:
+        # Without the traceback of JAX, which is hundreds of lines.
+        raise (nothing_computed() if results is None else results.interrupted()) from None
 
 
 class Programs:
@@ -216,12 +236,13 @@ class Programs:
     def digest(self) -> str:
         """Of the compiler's input: whatever code or constant is changed."""
         state = jax.eval_shape(self._begin, self._keys)
-        lowered = (
-            self._begin.lower(self._keys),
-            self._epoch.lower(state, self._keys, self._data),
-            self._look.lower(state, self._data, self._test),
+        return digest_of_programs(
+            (
+                self._begin.trace(self._keys),
+                self._epoch.trace(state, self._keys, self._data),
+                self._look.trace(state, self._data, self._test),
+            )
         )
-        return digest("".join(program.as_text() for program in lowered).encode())
 
 
 def _each(function: Callable[..., T]) -> Callable[..., T]:
@@ -253,10 +274,12 @@ def _fill(
     done, kept, nc1 = int(np.asarray(state.epoch)[0]), time.monotonic(), np.nan
     if done == 0 and 0 in places:
         results.write(places[0], programs.look(state))
-    bar = tqdm.tqdm(total=num_epochs, initial=done, unit="epoch", disable=not progress)
-    with bar:
+    seen = None
+    with Bar(num_epochs, "training", progress, done, unit="epoch") as bar:
         while done < num_epochs:
-            state, seen = programs.epoch(state)
+            # Compiled at its first call.
+            with bar.doing("compiling") if seen is None else contextlib.nullcontext():
+                state, seen = programs.epoch(state)
             done += 1
             if not np.any(np.isfinite(seen["loss"])):
                 raise RuntimeError(
@@ -273,8 +296,7 @@ def _fill(
             shown = {name: f"{np.nanmedian(value):.3g}" for name, value in seen.items()}
             # Not known before the first look.
             known = {} if np.isnan(nc1) else {"NC1": f"{nc1:.2g}"}
-            bar.set_postfix({**shown, **known}, refresh=False)
-            bar.update()
+            bar.show(done, **shown, **known)
     return state
 
 
@@ -312,13 +334,13 @@ def _check(setting: Setting, training: ImageSet, test: ImageSet | None) -> None:
             f"{training.images.shape[1:]}; give both alike."
         )
     size = setting.batch_size
-    if size is not None and not 1 <= operator.index(size) <= setting.num_samples:
+    if size is not None and check_integer("batch_size", size) > setting.num_samples:
         raise ValueError(
-            f"batch_size = {size}: give an integer in 1..{setting.num_samples}, the samples, or "
-            "None for all."
+            f"batch_size = {size}: give an integer from 1 to {setting.num_samples}, the samples, "
+            "or None for all."
         )
     if not isinstance(setting.weight_decay, WeightDecay):
-        check_number("weight_decay", setting.weight_decay)
+        check_number("weight_decay", setting.weight_decay, scalar=True)
 
 
 def _check_classes(
@@ -339,6 +361,16 @@ def _check_classes(
             f"{len(training.classes)}: {short(training.classes)}; build it with num_classes = "
             f"{len(training.classes)}."
         )
+
+
+def _check_labels(training: ImageSet, test: ImageSet | None) -> None:
+    """Refuse labels that are not classes of the images, and training images without some class."""
+    for name, data in (("training", training), ("test", test)):
+        if data is not None:
+            check_labels(
+                data.labels, len(data.classes), len(data.images),
+                every_class=name == "training", name=f"{name}: labels",
+            )  # fmt: skip
 
 
 def _attributes(

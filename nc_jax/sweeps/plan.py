@@ -5,7 +5,7 @@ import inspect
 import math
 import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -14,15 +14,17 @@ import numpy as np
 from jax.sharding import AxisType, Mesh
 from jaxtyping import Array, Int, Integer, Key, PyTree
 
+from ..checks import shown
 from ..configuration import described
 from ..dynamics import Flow
-from ..trajectory import Trajectory
+from ..trajectory import Trajectory, recorded
 
 # A run: a trajectory, or a flow with a start, or with a start and the data of its observer.
 Outcome = Trajectory | Flow | tuple[Flow, PyTree] | tuple[Flow, PyTree, PyTree]
 Run = Flow | Callable[..., Outcome]
 Prepared = Trajectory | tuple[Flow, PyTree, PyTree]
 Setting = dict[str, object]
+Grid = Mapping[str, Sequence | np.ndarray | Array]
 Floats = Mapping[str, float | Array]
 T = TypeVar("T")
 
@@ -70,9 +72,7 @@ class Plan:
 
     def batches(self) -> Iterator[tuple[Setting, tuple[slice, ...]]]:
         """Setting and region of every batch."""
-        for place in np.ndindex(*self.shape[:-1]):
-            values = zip(self.grid.items(), place, strict=True)
-            setting = {name: among[at] for (name, among), at in values}
+        for place, setting in _places(self.grid):
             for first in range(0, self.seeds.size, self.batch_size):
                 seeds = slice(first, min(first + self.batch_size, self.seeds.size))
                 yield setting, (*(slice(at, at + 1) for at in place), seeds)
@@ -86,7 +86,7 @@ def make_plan(
     run: Run,
     num_seeds: int | None,
     seeds: Sequence[int] | Integer[np.ndarray, " S"] | None,
-    grid: Mapping[str, Sequence],
+    grid: Grid,
     key: Key[Array, ""],
     batch_size: int | None,
     mesh: Mesh | None,
@@ -101,6 +101,7 @@ def make_plan(
     first = {name: values[0] for name, values in settings.items()}
     example, is_flow = _example(run, key, first, numbers[0])
     _check_names(example, settings)
+    _check_values(run, key, settings, numbers[0])
     if mesh is None and jax.device_count() > 1:
         mesh = Mesh(np.array(jax.devices()), ("seeds",), axis_types=(AxisType.Auto,))
     devices = 1 if mesh is None else mesh.size
@@ -110,6 +111,13 @@ def make_plan(
         portions = -(-numbers.size // max(_BATCH_RUNS, lanes * devices))
         batch_size = min(-(-numbers.size // (portions * lanes)) * lanes, numbers.size)
     return Plan(run, key, numbers, settings, batch_size, lanes, mesh, example, is_flow)
+
+
+def _places(grid: dict[str, list]) -> Iterator[tuple[tuple[int, ...], Setting]]:
+    """Each setting of a grid with its place along the axes."""
+    for place in np.ndindex(*map(len, grid.values())):
+        values = zip(grid.items(), place, strict=True)
+        yield place, {name: among[at] for (name, among), at in values}
 
 
 def prepared(run: Run, key: Key[Array, ""], setting: Setting) -> Callable[..., Prepared]:
@@ -198,7 +206,7 @@ def outputs_of(trajectory: Trajectory) -> dict[str, Array]:
         trajectory.log_time,
         trajectory.succeeded,
     )
-    return {**trajectory.observables, **dict(zip(_OWN, own, strict=True))}
+    return {**recorded(trajectory), **dict(zip(_OWN, own, strict=True))}
 
 
 def kept_of(outputs: Mapping[str, T]) -> dict[str, T]:
@@ -236,23 +244,36 @@ def _count(name: str, value: object) -> int:
     return count
 
 
+def _plain(value: object) -> object:
+    """A number of NumPy or JAX as a number of Python."""
+    is_array = isinstance(value, (np.generic, np.ndarray, jax.Array))
+    return value.item() if is_array and value.ndim == 0 else value
+
+
 def are_numbers(values: Sequence) -> bool:
     """Whether all are numbers, as opposed to labels."""
     return all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in values)
 
 
-def _settings(grid: Mapping[str, Sequence]) -> dict[str, list]:
+def _settings(grid: Grid) -> dict[str, list]:
     """Values of each setting; numbers of which one is a float are floats all."""
+    if not isinstance(grid, Mapping):
+        raise ValueError(
+            f"grid = {shown(grid)}: give a dict of lists by the names of settings, such as "
+            "{'decay': [1e-3, 1e-2]}."
+        )
     settings = {}
     for name, values in grid.items():
         if name in ("seed", "time", "key", *_OWN):
             raise ValueError(f"grid[{name!r}]: a sweep has its own {name}; rename the setting.")
         if isinstance(values, (str, set)) or not hasattr(values, "__iter__"):
             raise ValueError(f"grid[{name!r}] = {values!r}: give a list of values.")
-        listed = values.tolist() if isinstance(values, (np.ndarray, jax.Array)) else list(values)
-        listed = [v.item() if isinstance(v, np.generic) else v for v in listed]
+        several = values.tolist() if isinstance(values, (np.ndarray, jax.Array)) else values
+        listed: list[Any] = [_plain(value) for value in several]
         if are_numbers(listed) and any(isinstance(value, float) for value in listed):
             listed = [float(value) for value in listed]
+        if any(isinstance(value, float) and math.isnan(value) for value in listed):
+            raise ValueError(f"grid[{name!r}] = {listed}: give numbers in the place of NaN.")
         if not listed or len(set(map(described, listed))) < len(listed):
             raise ValueError(
                 f"grid[{name!r}] = {listed}: give one or more different values; of those that read "
@@ -264,12 +285,34 @@ def _settings(grid: Mapping[str, Sequence]) -> dict[str, list]:
 
 def _check_names(example: Trajectory, settings: dict[str, list]) -> None:
     """Refuse observables whose names a data set or a store cannot hold."""
-    for name in example.observables:
+    for name in recorded(example):
         if name in ("seed", "time", *_OWN, *settings) or "/" in name:
             raise ValueError(
                 f"observe: the name {name!r} is taken by the sweep, or no name of a variable; "
                 "give another."
             )
+
+
+def _check_values(run: Run, key: Key[Array, ""], grid: dict[str, list], seed: np.int64) -> None:
+    """Refuse settings that `run` refuses, before one of them is computed.
+
+    A program has the floats of the grid as arguments, and a check of a traced value passes. So
+    `run` is traced once for each setting with the floats as they are: no number is computed, which
+    takes milliseconds.
+    """
+    for _, setting in _places(grid):
+        prepare = prepared(run, key, setting)
+
+        def check(seed: Int[Array, ""], floats: Floats, prepare: Callable = prepare) -> None:
+            outcome = prepare(seed, floats)
+            if isinstance(outcome, tuple):
+                flow, start, data = outcome
+                flow.check(start, data)
+
+        try:
+            eqx.filter_eval_shape(check, seed, floats_of(setting))
+        except ValueError as error:
+            raise ValueError(f"grid: run refuses {setting}: {error}") from error
 
 
 def _example(
@@ -279,9 +322,8 @@ def _example(
     _check_signature(run, key, setting)
     try:
         outcome = eqx.filter_eval_shape(prepared(run, key, setting), seed, floats_of(setting))
-        is_flow = isinstance(outcome, tuple)
-        one = one_run(run, key, setting)
-        example = jax.eval_shape(one, seed, floats_of(setting)) if is_flow else outcome
+        # With traced floats, as in a program.
+        example = jax.eval_shape(one_run(run, key, setting), seed, floats_of(setting))
     except TypeError as error:  # as all of JAX's errors about tracers
         if not floats_of(setting):
             raise
@@ -295,7 +337,7 @@ def _example(
             f"run returns a Trajectory of batch shape {example.log_time.shape[:-1]}: return one "
             "run."
         )
-    return example, is_flow
+    return example, isinstance(outcome, tuple)
 
 
 def _check_signature(run: Run, key: Key[Array, ""], setting: Setting) -> None:
@@ -307,6 +349,8 @@ def _check_signature(run: Run, key: Key[Array, ""], setting: Setting) -> None:
                 "function run(key, **setting) that returns a Flow."
             )
         return
+    if not callable(run):
+        raise ValueError(f"run = {shown(run)}: give a function run(key, **setting), or a Flow.")
     try:
         inspect.signature(run).bind(key, **setting)
     except TypeError as error:

@@ -46,15 +46,20 @@ class Programs:
         return self
 
     def __exit__(self, *error) -> None:
+        # Waits for the parts in progress: a next sweep beside them could wait for them for ever.
         self._pool.shutdown(cancel_futures=True)
+
+    def prepare(self, setting: Setting) -> None:
+        """Compile what a batch of this setting needs, unless that is done."""
+        name = program_name(setting)
+        if name not in self._batches:
+            self._batches[name] = self._compile(setting)
 
     def compute(self, setting: Setting, seeds: Int[np.ndarray, " S"]) -> dict[str, np.ndarray]:
         """What the runs of a batch leave, those that failed among common steps made again alone."""
         padded = np.pad(seeds, (0, math.prod(self._shape) - seeds.size), mode="edge")
-        name, floats = program_name(setting), floats_of(setting)
-        if name not in self._batches:
-            self._batches[name] = self._compile(setting)
-        made = self._batches[name](padded.reshape(self._shape), floats)
+        self.prepare(setting)
+        made = self._batches[program_name(setting)](padded.reshape(self._shape), floats_of(setting))
         outputs = {key: np.concatenate([part[key] for part in made]) for key in made[0]}
         outputs = {k: v.reshape(-1, *v.shape[3:])[: seeds.size] for k, v in outputs.items()}
         outputs["shared_steps"] &= self._plan.lanes > 1

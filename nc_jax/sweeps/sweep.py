@@ -3,8 +3,7 @@
 import contextlib
 import os
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -13,7 +12,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Int, Key
 
 from ..checks import check_key
-from .plan import Plan, Run, kept_of, make_plan
+from ..dynamics.pieces import nothing_computed
+from ..paths import local_path
+from ..progress import Bar
+from .plan import Grid, Plan, Run, kept_of, make_plan
 from .programs import Programs
 
 if TYPE_CHECKING:
@@ -26,7 +28,7 @@ def sweep(
     run: Run,
     num_seeds: int | None = None,
     seeds: Sequence[int] | Int[np.ndarray, " S"] | None = None,
-    grid: Mapping[str, Sequence] | None = None,
+    grid: Grid | None = None,
     batch_size: int | None = None,
     mesh: Mesh | None = None,
     path: str | os.PathLike[str] | None = None,
@@ -44,7 +46,9 @@ def sweep(
     steps, all runs of the block are computed again one by one.
 
     With `path`, batches are written as they come, each whole or not at all. Called again, a sweep
-    that was killed goes on from there, to the same bytes.
+    that was killed goes on from there, to the same bytes. A call with more seeds, or other values
+    of the same settings, adds them to the store: what is there stays, what is missing is computed.
+    A call that finds all its runs writes nothing.
 
     Args:
         run: from a typed key, and settings by name, to (flow, start), (flow, start, data), a `Flow`
@@ -53,24 +57,28 @@ def sweep(
         num_seeds: makes runs 0 to num_seeds − 1; or
         seeds: their numbers.
         grid: values of each setting. Floats are traced, so that all share one compilation; all else
-            is compiled for each value.
+            is compiled for each value. Before that every setting is checked, with its floats as
+            they are.
         batch_size: runs computed and written at a time; None for about a thousand.
         mesh: devices to spread a batch over, those of other hosts under `jax.distributed` included;
             None for all. On a single CPU device each core takes a part of a batch.
         path: of a Zarr store for the results, visible to all hosts.
         resume: go on with the store at `path`; False starts anew in its place.
-        progress: show a bar, and how the runs ended.
+        progress: show a bar, in a log file once a minute, and how the runs ended.
         key: from `jax.random.key`; None for `jax.random.key(0)`.
 
     Returns: a data set with dims (*grid, seed, time), in memory, or read from the store where it is
     asked for. Every observable is a variable; others, without time, are `result` (0 where the run
     reached its end, else a code that its attributes explain), `num_steps`, `final_log_time` and
     `shared_steps`, whether a run's steps were those of its block. The configuration, versions and
-    device are attributes. Whole states are kept where `observe` gives them.
+    device are attributes. Whole states are variables, such as `state_features`, where the flow has
+    `save_states=True`; `storage.states` reads them.
 
-    Raises: ValueError for arguments that make no sweep, a flow that depends on the key, or a store
-    of another configuration, with the keys that differ; FileExistsError if `path` is no store;
-    RuntimeError if another process is writing there.
+    Raises: ValueError for arguments that make no sweep, a setting that `run` refuses, a flow that
+    depends on the key, or a store of another configuration, with the keys that differ;
+    FileExistsError if `path` is no store; RuntimeError if another process is writing there; OSError
+    if nothing can be written there; `Interrupted`, a KeyboardInterrupt, on Ctrl-C, with the number
+    of runs that are saved.
 
     Example:
 
@@ -81,20 +89,26 @@ def sweep(
         data = sweep(run, num_seeds=1000, grid={"feature_dim": [4, 5, 6]}, path="dims.zarr")
         data["ji_self_duality"].mean("seed")
     """
-    # Here, since it brings xarray, Zarr and tqdm.
+    # Here, since it brings xarray and Zarr.
     from .results import InMemory, on_disk
 
     key = jax.random.key(0) if key is None else key
     check_key(key)
-    plan = make_plan(run, num_seeds, seeds, grid or {}, key, batch_size, mesh)
-    with contextlib.ExitStack() as stack:
-        if path is None:
-            results = InMemory(plan)
-        else:
-            results = stack.enter_context(on_disk(plan, Path(path).expanduser(), resume))
-        progress = progress and jax.process_index() == 0
-        _fill(plan, results, progress)
-        dataset = results.dataset()
+    progress = progress and jax.process_index() == 0
+    where = None if path is None else local_path(path)
+    results = None
+    try:
+        plan = make_plan(run, num_seeds, seeds, grid or {}, key, batch_size, mesh)
+        with contextlib.ExitStack() as stack:
+            if where is None:
+                results = InMemory(plan)
+            else:
+                results = stack.enter_context(on_disk(plan, where, resume))
+            _fill(plan, results, progress)
+            dataset = results.dataset()
+    except KeyboardInterrupt:
+        # Without the traceback of JAX, which is hundreds of lines.
+        raise (nothing_computed() if results is None else results.interrupted()) from None
     if progress:
         print(_closing_line(dataset), file=sys.stderr)
     return dataset
@@ -102,21 +116,25 @@ def sweep(
 
 def _fill(plan: Plan, results: "Results", progress: bool) -> None:
     """Make the runs that are not there, and say how they ended."""
-    import tqdm
-
     written, failed = results.written(), 0
-    bar = tqdm.tqdm(
-        total=written.size, initial=int(written.sum()), unit="run", disable=not progress
-    )
+    done = int(written.sum())
+    bar = Bar(written.size, "sweep", progress, done, unit="run")
     with bar, Programs(plan) as programs:
         for setting, region in plan.batches():
-            if not np.all(written[region]):
-                outputs = programs.compute(setting, plan.seeds[region[-1]])
+            missing = np.flatnonzero(~written[region])
+            if missing.size:
+                try:
+                    with bar.doing("compiling"):
+                        programs.prepare(setting)
+                    outputs = programs.compute(setting, plan.seeds[region[-1]][missing])
+                except KeyboardInterrupt:
+                    bar.write("interrupted: waits for the batch in progress")
+                    raise
                 _check_alike(plan, outputs)
-                results.write(region, outputs)
+                results.write((*region[:-1], region[-1].start + missing), outputs)
                 failed += int(np.sum(~outputs["succeeded"]))
-                bar.set_postfix({"failed": failed} if failed else {}, refresh=False)
-                bar.update(outputs["succeeded"].size)
+                done += outputs["succeeded"].size
+                bar.show(done, **({"failed": failed} if failed else {}))
 
 
 def _check_alike(plan: Plan, outputs: dict[str, np.ndarray]) -> None:

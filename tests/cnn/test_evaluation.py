@@ -103,6 +103,15 @@ def test_metrics_of_deep_collapse_are_those_of_all_features_at_once():
         np.testing.assert_allclose(found[name], value, rtol=tolerance, err_msg=name)
 
 
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_features_of_half_precision_have_the_statistics_of_their_numbers(dtype):
+    layer = collapsed(0.1, dtype, OFFSET)
+    found = jax.jit(streamed)(layer)
+    for name, value in exact_within(layer).items():
+        assert found[name].dtype == np.float64
+        np.testing.assert_allclose(found[name], value, rtol=rounding(), err_msg=name)
+
+
 def test_without_float64_a_collapse_shows_as_deep_as_the_features_tell_it():
     """A class mean is a float32 number, half an ulp from the true one; its sum would be further.
 

@@ -14,11 +14,13 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
+from jax_settings import closed_over_arrays_as_arguments
 from linear_network import NUM_CLASSES, SIDE, TwoLayers, two_layers
+from store_files import files_of, read_only
 from tolerances import rounding
 
 import nc_jax as nc
-from nc_jax import cnn, images, metrics, storage
+from nc_jax import cnn, images, metrics, progress, storage
 from nc_jax.cnn import evaluation, records, runs, training
 from nc_jax.compilation import cpu_options
 
@@ -171,7 +173,8 @@ def test_saved_epochs_are_even_in_log_by_default(compiled_once):
     np.testing.assert_array_equal(run.data["epoch"], nc.log_steps(NUM_EPOCHS, 30))
 
 
-def test_a_bar_shows_what_matters(compiled_once, capsys):
+def test_a_bar_shows_what_matters(compiled_once, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "_FILE_SECONDS", 0.0)  # in a file a minute
     train(progress=True, save_epochs=[1])
     bar = capsys.readouterr().err
     assert "4/4" in bar
@@ -242,11 +245,25 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop_at(getattr(place, name), count, after))
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(nc.Interrupted, match="is saved; the same call resumes in") as caught:
             train(path)
+    done = NUM_EPOCHS - left
+    assert ("no epoch" if done == 0 else f"the state after epoch {done}") in str(caught.value)
     compiled_once.epochs = 0
     assert_same(train(path), whole)
     assert compiled_once.epochs == left
+
+
+def test_a_training_in_memory_that_is_stopped_gives_its_rows(monkeypatch, compiled_once, whole):
+    monkeypatch.setattr(records.InMemory, "write", stop_at(records.InMemory.write, 3, False))
+    with pytest.raises(
+        nc.Interrupted, match="the exception's `data` is what was computed"
+    ) as caught:
+        train()
+    part = caught.value.data
+    assert part is not None
+    np.testing.assert_array_equal(part["result"] != storage.NOT_RUN, [[True, True, False, False]])
+    np.testing.assert_array_equal(part["zhu_nc1"][:, :2], whole.data["zhu_nc1"][:, :2])
 
 
 def test_a_training_that_was_stopped_twice(monkeypatch, tmp_path, compiled_once, whole):
@@ -270,7 +287,7 @@ def test_a_training_that_was_stopped_twice(monkeypatch, tmp_path, compiled_once,
         ({"num_epochs": 5}, "num_epochs = 4 there, 5 here"),
         ({"save_epochs": [0, 4]}, "save_epochs = [0, 1, 3, 4] there, [0, 4] here"),
         ({"loss": nc.SquaredError()}, "loss = CrossEntropy() there, SquaredError() here"),
-        ({"augment": None}, f"augment = {__name__}.augment there, None here"),
+        ({"augment": None}, "augment = augment there, None here"),
         ({"key": jax.random.key(6)}, "key = threefry2x32 [0, 7] there, threefry2x32 [0, 6] here"),
         ({"training": image_set(3)}, "training = float32[24, 4, 4, 1] "),
         ({"test": None}, "there, none here"),
@@ -298,6 +315,38 @@ def test_a_rate_that_nothing_names_is_told_by_the_program(monkeypatch, tmp_path)
     ) as error:
         train(tmp_path, **QUICK, optimizer=optax.sgd(0.2, 0.9))
     assert "\n" not in str(error.value)
+
+
+def test_an_array_that_a_network_closes_over_is_told_by_the_program(monkeypatch, tmp_path):
+    monkeypatch.setattr(runs, "_fill", lambda *_: None)
+
+    def network(unit):
+        class Scaled(TwoLayers):
+            def features(self, images, train):
+                return super().features(images, train) / unit
+
+        return lambda rngs: Scaled(rngs=rngs)
+
+    quick = {**QUICK, "num_epochs": 1, "save_epochs": [1]}
+    one, other = (network(jnp.full(3, unit)[:1]) for unit in (1.0, 2.0))
+    with closed_over_arrays_as_arguments(True):
+        train(tmp_path, **quick | {"network": one})
+        with pytest.raises(ValueError, match="another training: program = "):
+            train(tmp_path, **quick | {"network": other})
+
+
+def test_a_finished_training_is_read_where_nothing_can_be_written(compiled_once, tmp_path, whole):
+    path = tmp_path / "run"
+    train(path)
+    (path / ".results.zarr.nc_jax-lock").unlink()
+    before = files_of(path)
+    compiled_once.epochs = 0
+    with read_only(tmp_path):
+        assert_same(train(path), whole)
+        with pytest.raises(PermissionError, match="cannot write there"):
+            train(tmp_path / "other")
+    assert compiled_once.epochs == 0
+    assert files_of(path) == before
 
 
 def test_a_training_starts_anew_where_it_is_asked_to(compiled_once, tmp_path, finished, whole):
@@ -335,7 +384,8 @@ def test_a_path_is_one_process_s_at_a_time(compiled_once, finished):
         storage.writing(path / "results.zarr"),
         pytest.raises(RuntimeError, match="another process is writing there") as error,
     ):
-        train(path)
+        # Without `resume` a finished training is not read, but replaced.
+        train(path, resume=False)
     assert "\n" not in str(error.value)
 
 
@@ -421,10 +471,10 @@ def test_no_program_calls_back_to_the_host(monkeypatch, tmp_path):
     class Lowered(Exception):
         pass
 
-    def stop(text):
-        raise Lowered(text.decode())
+    def stop(traced):
+        raise Lowered("".join(program.lower().as_text() for program in traced))
 
-    monkeypatch.setattr(runs, "digest", stop)
+    monkeypatch.setattr(runs, "digest_of_programs", stop)
     monkeypatch.setattr(runs, "observe", evaluation.observe)
     with pytest.raises(Lowered) as lowered:
         train(tmp_path / "run")
@@ -454,8 +504,8 @@ MISSING = DATA._replace(labels=DATA.labels % 2)
 @pytest.mark.parametrize(
     ("changes", "told"),
     [
-        ({"batch_size": 0}, "batch_size = 0: give an integer in 1..24, the samples, or None"),
-        ({"batch_size": 25}, "batch_size = 25: give an integer in 1..24"),
+        ({"batch_size": 0}, "batch_size = 0: give an integer >= 1"),
+        ({"batch_size": 25}, "batch_size = 25: give an integer from 1 to 24, the samples, or None"),
         ({"num_epochs": 0}, "num_epochs = 0: give an integer >= 1"),
         ({"num_seeds": 0}, "num_seeds = 0: give an integer >= 1"),
         ({"save_epochs": [0, 3, 3]}, r"save_epochs = \[0, 3, 3\]: give increasing integers"),
@@ -465,7 +515,27 @@ MISSING = DATA._replace(labels=DATA.labels % 2)
         ({"training": GRAY}, r"training: images of shape \(24, 4, 4\); give \(N, H, W, C\)"),
         ({"test": GRAY}, r"test: images of shape \(24, 4, 4\); give \(N, H, W, C\)"),
         ({"test": LARGER}, r"test: images of \(5, 5, 1\), training images are of \(4, 4, 1\)"),
-        ({"training": MISSING}, "labels: class 2 of 3 has no samples"),
+        ({"training": MISSING}, "training: labels: class 2 of 3 has no samples"),
+        (
+            {"training": DATA._replace(labels=DATA.labels + 1)},
+            r"training: labels hold 3 in row 2: give integers in 0\.\.2, .* subtract 1\.",
+        ),
+        (
+            {"test": TEST._replace(labels=TEST.labels + 1)},
+            r"test: labels hold 3 in row 2: give integers in 0\.\.2, .* subtract 1\.",
+        ),
+        (
+            {"test": TEST._replace(labels=TEST.labels[:, None])},
+            r"test: labels have shape \(9, 1\): .* np\.ravel\(labels\)",
+        ),
+        (
+            {"test": TEST._replace(labels=TEST.labels[:-1])},
+            "test: labels have 8 entries for 9 samples",
+        ),
+        (
+            {"training": DATA._replace(labels=DATA.labels.astype(float))},
+            r"training: labels have dtype float64: .* labels\.astype\(int\)",
+        ),
         (
             {"test": DATA._replace(classes=("c", "b", "a"))},
             r"test: classes \('c', 'b', 'a'\), train",
@@ -479,6 +549,7 @@ MISSING = DATA._replace(labels=DATA.labels % 2)
             "attributes: 'loss' is the training's own; give another",
         ),
         ({"path": __file__}, r"path = .*test_runs.py: is a file; give a folder"),
+        ({"path": "s3://bucket/run"}, "path = 's3://bucket/run': is a URL"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
     ],
 )
