@@ -5,6 +5,7 @@ Files are read in the formats they are published in. Nothing is downloaded unles
 
 from .idx import load_idx as load_idx, read_idx as read_idx
 from .image_set import ImageSet as ImageSet, Split as Split
+from .layouts import NAMES as NAMES, standard_name as standard_name
 from .scaling import (
     normalize as normalize,
     unit_ball as unit_ball,
@@ -17,7 +18,6 @@ from .selection import (
     two_classes as two_classes,
 )
 from .sets import (
-    NAMES as NAMES,
     load as load,
     load_cifar10 as load_cifar10,
     load_digits as load_digits,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import UInt8
 
+from ..paths import local_path
 from .image_set import ImageSet, from_bytes
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -37,7 +38,8 @@ def read_idx(path: str | PathLike[str]) -> UInt8[np.ndarray, "..."]:
 
     Example: `read_idx("t10k-images-idx3-ubyte.gz").shape` is (10000, 28, 28).
     """
-    return parse(Path(path), read(Path(path)))
+    where = local_path(path)
+    return parse(where, read(where))
 
 
 def read(path: Path) -> bytes:
@@ -74,6 +76,12 @@ def parse(path: Path, content: bytes) -> UInt8[np.ndarray, "..."]:
     if 0 in shape:
         raise ValueError(f"{path}: has no values, {described}; give a file that does.")
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def content_of(array: UInt8[np.ndarray, "..."]) -> bytes:
+    """What an IDX file of an array holds."""
+    header = bytes((0, 0, 0x08, array.ndim)) + np.array(array.shape, ">u4").tobytes()
+    return header + array.tobytes()
 
 
 def pair(

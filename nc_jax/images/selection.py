@@ -15,10 +15,15 @@ def choose_classes(
 
     Args: `samples_per_class`; None means all there are.
 
-    Raises: ValueError for a class that is none, one given twice, or more samples than there are.
+    Raises: ValueError for a class that is none, one given twice, more samples than there are, or
+    labels that are not of 0..len(data.classes)−1.
 
     Example: `choose_classes(load_digits(), (3, 8), 30).classes` is ("3", "8").
     """
+    # Here and below, since it brings JAX.
+    from ..labels import check_labels
+
+    check_labels(data.labels, len(data.classes), len(data.images))
     if not 0 < len(classes) == len(set(classes)):
         raise ValueError(f"classes = {list(classes)}: give one or more, each once.")
     rows = np.sort(np.concatenate([_first(data, c, samples_per_class) for c in classes]))
@@ -32,10 +37,14 @@ def random_labels(data: ImageSet, share: float, seed: int) -> ImageSet:
     The rows are drawn without replacement, the classes uniformly from all, so that a drawn class
     may be the old one: at share 1 one in len(classes) keeps it. The draws are NumPy's PCG64.
 
-    Raises: ValueError for a share outside [0, 1], or a seed below 0.
+    Raises: ValueError for a share outside [0, 1], a seed below 0, or labels that are neither of
+    0..len(data.classes)−1 nor −1, for images without a class.
 
     Example: `random_labels(load_digits(), 0.5, seed=0)`.
     """
+    from ..labels import check_labels
+
+    check_labels(data.labels, len(data.classes), len(data.images), ignore_index=-1)
     if not 0 <= share <= 1:
         raise ValueError(f"share = {share}: give the share of labels to draw, from 0 to 1.")
     if seed < 0:

@@ -2,7 +2,7 @@
 
 import contextlib
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import NamedTuple
@@ -10,10 +10,9 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import UInt8
 
-from . import cifar, downloads, idx
+from ..paths import local_path
+from . import cifar, downloads, idx, layouts
 from .image_set import ImageSet, Split, check_split, from_bytes
-
-NAMES = ("digits", "mnist-5000", "mnist", "fashion-mnist", "kmnist", "cifar10")
 
 _DIGITS = tuple("0123456789")
 # Where Debian's package dataset-fashion-mnist puts the files.
@@ -24,10 +23,12 @@ class _IdxFiles(NamedTuple):
     """A set of the shape of MNIST, in four IDX files.
 
     Attributes:
+        name: in `NAMES`.
         sha256: of the files uncompressed, since mirrors compress them anew; empty if not known.
         source: where to have them from, for errors.
     """
 
+    name: str
     title: str
     classes: tuple[str, ...]
     sha256: Mapping[str, str]
@@ -41,6 +42,7 @@ _MNIST_SHA256 = {
     "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
 }
 _MNIST = _IdxFiles(
+    "mnist",
     "MNIST",
     _DIGITS,
     _MNIST_SHA256,
@@ -53,6 +55,7 @@ _FASHION_MNIST_SHA256 = {
     "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
 }
 _FASHION_MNIST = _IdxFiles(
+    "fashion-mnist",
     "Fashion-MNIST",
     (
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag",
@@ -62,6 +65,7 @@ _FASHION_MNIST = _IdxFiles(
     "install Debian's package dataset-fashion-mnist",
 )  # fmt: skip
 _KMNIST = _IdxFiles(
+    "kmnist",
     "KMNIST",
     ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     {},
@@ -92,11 +96,12 @@ def load(
     folder: str | PathLike[str] | None = None,
     download: bool = False,
 ) -> ImageSet:
-    """A set by its name, one of `NAMES`.
+    """A set by its name, one of `NAMES`, in capitals or small letters, with hyphens or without.
 
     Args:
-        folder: holds the published files; None where they come with a package (digits, mnist-5000,
-            fashion-mnist on Debian) or are downloaded.
+        folder: holds the published files, itself or as torchvision, Keras or Kaggle lay them out
+            (see `load_mnist` and `load_cifar10`); None where they come with a package (digits,
+            mnist-5000, fashion-mnist on Debian) or are downloaded.
         download: fetch the files that are not there, or are not the published ones, from their
             publisher, into `folder` or the user's cache. Where all is right nothing is asked for.
 
@@ -106,14 +111,15 @@ def load(
 
     Example: `load("cifar10", "test", folder="data", download=True)`.
     """
-    if name not in NAMES:
-        raise ValueError(f"name = {name!r}: give one of {', '.join(NAMES)}.")
+    given, name = name, layouts.standard_name(name)
+    if name not in layouts.NAMES:
+        raise ValueError(f"name = {given!r}: give one of {', '.join(layouts.NAMES)}.")
     check_split(split)
     if name in _IN_PACKAGES:
         if folder is not None:
             raise ValueError(f"folder = '{folder}': {name} comes in a package; leave folder out.")
         return _IN_PACKAGES[name](split)
-    place = None if folder is None else Path(folder)
+    place = None if folder is None else local_path(folder, "folder")
     installed = name == "fashion-mnist" and place is None and _FASHION_MNIST_FOLDER.is_dir()
     if download and not installed:
         return _load_or_fetch(name, split, place or downloads.cache_folder(name))
@@ -174,29 +180,32 @@ def load_mnist_5000(split: Split = "train") -> ImageSet:
 def load_mnist(split: Split, folder: str | PathLike[str]) -> ImageSet:
     """MNIST, 28 x 28 pixels, 60 000 training or 10 000 test images, from its IDX files.
 
-    Args: `folder` holds them under their published names, compressed or not.
+    Args: `folder` holds them, compressed or not, as train-images-idx3-ubyte or
+    train-images.idx3-ubyte; or a folder with the set's name and that one's `raw` do, as in
+    torchvision's root; or it holds Keras's mnist.npz.
 
     Raises: FileNotFoundError where they are not; ValueError for a file that is not the published
     one, known by its SHA-256 uncompressed, or another split.
 
     Example: `load_mnist("test", "data").labels`.
     """
-    return _load_idx_files(_MNIST, split, Path(folder))
+    return _load_idx_files(_MNIST, split, local_path(folder, "folder"))
 
 
 def load_kmnist(split: Split, folder: str | PathLike[str]) -> ImageSet:
     """KMNIST, handwritten hiragana in the shape of MNIST, as many images of each class.
 
     Its files have no published checksums uncompressed: the number of images, their size and that of
-    each class are checked, and the check that gzip files carry, but not every pixel.
+    each class are checked, the check that gzip files carry, and that they are no files of MNIST or
+    Fashion-MNIST, but not every pixel.
 
-    Args: `folder` holds them under their published names, compressed or not.
+    Args: `folder`, as in `load_mnist`; kmnist-train-imgs.npz and its kin are read too.
 
     Raises: as `load_mnist`.
 
     Example: `load_kmnist("test", "data").labels`.
     """
-    return _load_idx_files(_KMNIST, split, Path(folder))
+    return _load_idx_files(_KMNIST, split, local_path(folder, "folder"))
 
 
 def load_fashion_mnist(
@@ -204,15 +213,15 @@ def load_fashion_mnist(
 ) -> ImageSet:
     """Fashion-MNIST, 28 x 28 pixels, 60 000 training or 10 000 test images, from its IDX files.
 
-    Args: `folder` holds them under their published names, compressed or not; None means where
-    Debian's package dataset-fashion-mnist puts them.
+    Args: `folder`, as in `load_mnist`; None means where Debian's package dataset-fashion-mnist puts
+    them.
 
     Raises: FileNotFoundError where they are not; ValueError for a file that is not the published
     one, or another split.
 
     Example: `load_fashion_mnist("test").labels`.
     """
-    folder = _FASHION_MNIST_FOLDER if folder is None else Path(folder)
+    folder = _FASHION_MNIST_FOLDER if folder is None else local_path(folder, "folder")
     return _load_idx_files(_FASHION_MNIST, split, folder)
 
 
@@ -223,8 +232,8 @@ def load_cifar10(split: Split, folder: str | PathLike[str]) -> ImageSet:
     has no published checksums: its sizes and labels are checked. Pickles are read as data: nothing
     in them is run.
 
-    Args: `folder` holds the unpacked files, or their archive's folder cifar-10-batches-py or
-    cifar-10-batches-bin.
+    Args: `folder` holds the unpacked files, itself or up to two folders deeper, as in
+    cifar-10-batches-py of the archive.
 
     Raises: FileNotFoundError where they are not; ValueError for a file that is not the published
     one, or another split.
@@ -232,7 +241,7 @@ def load_cifar10(split: Split, folder: str | PathLike[str]) -> ImageSet:
     Example: `load_cifar10("test", "data").images` is (10000, 32, 32, 3).
     """
     check_split(split)
-    paths = _cifar10_paths(_CIFAR10_BATCHES[split], Path(folder))
+    paths = _cifar10_paths(_CIFAR10_BATCHES[split], local_path(folder, "folder"))
     batches = [_cifar10_batch(path) for path in paths]
     pixels, labels = (np.concatenate(parts) for parts in zip(*batches, strict=True))
     if paths[0].suffix:
@@ -274,38 +283,40 @@ def _load_idx_files(files: _IdxFiles, split: Split, folder: Path) -> ImageSet:
 
 def _published(files: _IdxFiles, folder: Path, name: str) -> UInt8[np.ndarray, "..."]:
     """The array of one of a set's files, which has to be the published one if that can be told."""
-    path = next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
-    if path is None:
+    located = layouts.find_idx(files.name, folder, name)
+    if located is None:
         raise FileNotFoundError(
-            f"{folder}: no {name} or {name}.gz there; {files.source}, or give the folder that "
-            "holds the four IDX files."
+            f"{folder}: no {name} or {name}.gz there, nor in folders named {files.title}; "
+            f"{files.source}, or give the folder that holds the four IDX files."
         )
-    content = idx.read(path)
+    path, content = located
+    found = hashlib.sha256(content).hexdigest()
+    other = next((s.title for s in (_MNIST, _FASHION_MNIST) if found in s.sha256.values()), None)
     if files.sha256:
-        found, published = hashlib.sha256(content).hexdigest(), files.sha256[name]
+        published = files.sha256[name]
         if found != published:
             raise ValueError(
-                f"{path}: SHA-256 of its content is {found[:12]}… and that of {files.title} "
-                f"{published[:12]}…; give the published file."
+                f"{path}: SHA-256 of its content is {found[:12]}…"
+                f"{f', of {other},' if other else ''} and that of {files.title} {published[:12]}…; "
+                "give the published file."
             )
+    elif other is not None:
+        raise ValueError(f"{path}: is a file of {other}; give the one of {files.title}.")
     return idx.parse(path, content)
 
 
-def _cifar10_paths(batches: Sequence[str], folder: Path) -> list[Path]:
+def _cifar10_paths(batches: tuple[str, ...], folder: Path) -> list[Path]:
     """The files of some batches, in the version of which the first is there."""
-    places = (
-        (folder, ""),
-        (folder / "cifar-10-batches-py", ""),
-        (folder, ".bin"),
-        (folder / "cifar-10-batches-bin", ".bin"),
-    )
-    versions = [[place / f"{batch}{suffix}" for batch in batches] for place, suffix in places]
-    paths = next((paths for paths in versions if paths[0].is_file()), None)
+    paths = layouts.find_cifar10(folder, batches)
     if paths is None:
+        archive = next(folder.glob("cifar-10-*.tar.gz"), None)
+        advice = (
+            "fetch them with load('cifar10', download=True), or give the folder that holds the "
+            "unpacked files."
+        )
         raise FileNotFoundError(
-            f"{folder}: no {batches[0]} or {batches[0]}.bin there, nor in cifar-10-batches-py or "
-            "cifar-10-batches-bin; fetch them with load('cifar10', download=True), or give the "
-            "folder that holds the unpacked files."
+            f"{folder}: no {batches[0]} or {batches[0]}.bin there, nor up to two folders deeper; "
+            + (advice if archive is None else f"unpack {archive.name}.")
         )
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
