@@ -8,8 +8,20 @@ rate, momentum, decay and schedule are the paper's: 0.01, 0.3, none, constant. I
 --dataset mnist or fashion-mnist, --net resnet18 or vgg13.
 """
 
-from image_runs import add_flags, load, model, network, parse, sgd, show, steps_per_epoch, train
-from script import Parser
+from argparse import Namespace
+
+from image_runs import (
+    add_flags,
+    checked_flags,
+    load,
+    model,
+    network,
+    sgd,
+    show,
+    steps_per_epoch,
+    train,
+)
+from script import Parser, output, save_figure
 
 JI = {"rate": 0.01, "momentum": 0.3, "decay": 0.0, "schedule": "constant"}
 COLUMNS = {
@@ -19,14 +31,25 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags, of other images than digits with the paper's settings as defaults."""
+    parser = Parser(__doc__)
     add_flags(parser, "results/cnn_collapse")
     known, _ = parser.parse_known_args(arguments)
     if known.dataset != "digits":
         parser.set_defaults(**JI)
-    flags = parse(parser, arguments)
+    return parser, checked_flags(parser, arguments)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the flags, then run."""
+    parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Train, print, save."""
     data = load(parser, flags)
     steps = steps_per_epoch(flags, data[0])
     print(
@@ -36,22 +59,21 @@ def main(arguments: list[str] | None = None) -> None:
     )
     make = network(flags, data[0])
     optimizer = sgd(flags, data[0])
-    run = train(parser, flags, "run", make, data, optimizer)
-    print(show({flags.net: run.data}, COLUMNS))
+    training = train(parser, flags, "run", make, data, optimizer)
+    print(show({flags.net: training.data}, COLUMNS))
     if not flags.no_plot:
         from nc_jax import plotting
 
-        classifier = run.network().head.classifier
-        predicted = model(run.data, classifier.shape, flags.decay)
+        classifier = training.network().head.classifier
+        predicted = model(training.data, classifier.shape, flags.decay)
         panels = {
             **plotting.JI_PANELS, "NC1 (Zhu)": ("zhu_nc1",), "Training loss": ("train_loss",),
             "Accuracy": ("train_accuracy", "test_accuracy"),
             "NC4 (Papyan)": ("papyan_ncc_mismatch",),
         }  # fmt: skip
         name = f"{flags.net}, {flags.dataset}"
-        figure = plotting.training_figure({name: run.data}, panels, {name: predicted})
-        figure.savefig(flags.out / "cnn_collapse.png", dpi=150)
-        print(f"figure: {flags.out / 'cnn_collapse.png'}")
+        figure = plotting.training_figure({name: training.data}, panels, {name: predicted})
+        print(f"figure: {flags.out / save_figure(flags, figure, 'cnn_collapse')}")
     print(f"results: {flags.out / 'run' / 'results.zarr'}")
 
 

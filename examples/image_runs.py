@@ -2,6 +2,7 @@
 
 import functools
 import math
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -13,12 +14,37 @@ import numpy as np
 import optax
 import xarray as xr
 from flax import nnx
-from script import Parser, check_seeds_and_stores, configure_jax, table, writable_folder
+from script import (
+    Parser,
+    add_dataset_flags,
+    add_output_flags,
+    check_seeds_and_stores,
+    configure_jax,
+    folder_name,
+    refuse_to_run,
+    table,
+    writable_folder,
+)
 
 import nc_jax as nc
 from nc_jax import cnn, images
 
 NETWORKS = ("convnet", "vgg13", "resnet18", "resnet50")
+# What the columns of the tables mean, by variable; accuracies and losses say it themselves.
+MEANINGS = {
+    "zhu_nc1": "spread within classes over that between them, tr(S_W S_B^+)/K",
+    "papyan_nc1": "spread within classes over that between them, tr(S_W S_B^+)",
+    "zhu_nc2": "distance of the classifiers' Gram matrix from a simplex frame's",
+    "zhu_nc3": "distance of classifiers times class means from it",
+    "zhu_nc4": "norm of the logits at the mean of all features",
+    "ji_within_class_variation": "distance of features from their class mean over that from the "
+    "mean of all",
+    "ji_feature_cosine_gap": "mean |cosine + 1/(K-1)| of class means",
+    "ji_self_duality": "mean distance between directions of class means and classifiers",
+    "margin_min": "the smallest of the training samples",
+    "margin_mean": "mean over the training samples",
+    "norm_product": "of the Frobenius norms of all weight matrices",
+}  # fmt: skip
 # Samples of a class in the model's flow: more cost time and change little but the clock. And the
 # log10 of the time it is followed to.
 MODEL_SAMPLES, MODEL_TIME = 10, 4
@@ -29,19 +55,16 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
 
     Of those here digits collapse: without so much decay they take thousands of epochs.
     """
-    own = {
-        "dataset": "digits", "net": "convnet", "epochs": 200, "batch": 128, "rate": 0.02,
-        "momentum": 0.9, "decay": 0.02, "schedule": "cosine", "seeds": 1, "width": 1.0, **defaults,
+    settings = {
+        "net": "convnet", "epochs": 200, "batch": 128, "rate": 0.02, "momentum": 0.9,
+        "decay": 0.02, "schedule": "cosine", "seeds": 1, "width": 1.0, **defaults,
     }  # fmt: skip
 
     def add(name: str, help: str, **options: Any) -> None:
         help = f"{help} (%(default)s)"
-        parser.add_argument(f"--{name}", default=own.get(name), help=help, **options)
+        parser.add_argument(f"--{name}", default=settings.get(name), help=help, **options)
 
-    add("dataset", "images", choices=images.NAMES)
-    parser.add_argument("--folder", type=Path, help="of the data set, where it needs one")
-    parser.add_argument("--download", action="store_true",
-                        help="fetch its published files if they are not there")  # fmt: skip
+    add_dataset_flags(parser)
     parser.add_argument("--samples", type=int, default=defaults.get("samples"),
                         help="training images of each class, the first of them "
                         f"({defaults.get('samples', 'all')})")  # fmt: skip
@@ -51,7 +74,10 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
     parser.add_argument("--stem", choices=("7x7", "3x3"),
                         help="of a ResNet (7x7, of images under 28 pixels 3x3)")  # fmt: skip
     add("epochs", "passes over the images", type=int)
-    add("batch", "images a step", type=int)
+    batch = settings["batch"]
+    parser.add_argument("--batch", type=int,
+                        help=f"images a step ({batch}, or all where there are fewer)")  # fmt: skip
+    parser.set_defaults(largest_batch=batch)
     add("rate", "learning rate at the start", type=float)
     add("schedule", "how it falls: never, tenfold after every fifth of the epochs, as a cosine",
         choices=("constant", "steps", "cosine"))  # fmt: skip
@@ -65,10 +91,10 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
                         help="folder for results and figures (%(default)s)")  # fmt: skip
     parser.add_argument("--anew", action="store_true",
                         help="replace the results in OUT instead of going on there")  # fmt: skip
-    parser.add_argument("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
 
 
-def parse(parser: Parser, arguments: list[str] | None) -> Namespace:
+def checked_flags(parser: Parser, arguments: list[str] | None) -> Namespace:
     """The flags, checked; JAX set to float64, in which metrics are then taken."""
     flags = parser.parse_args(arguments)
     configure_jax()
@@ -88,7 +114,7 @@ def parse(parser: Parser, arguments: list[str] | None) -> Namespace:
             f"--stem {flags.stem}: of --net resnet18 and resnet50, and not of {flags.net}."
         )
     for name in ("epochs", "batch"):
-        if getattr(flags, name) < 1:
+        if getattr(flags, name) is not None and getattr(flags, name) < 1:
             parser.error(f"--{name} {getattr(flags, name)}: give an integer >= 1.")
     return flags
 
@@ -108,6 +134,8 @@ def load(
         train, test = images.normalize(train, test)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         parser.error(str(error))
+    if flags.batch is None:
+        flags.batch = min(flags.largest_batch, len(train.labels))
     if flags.batch > len(train.labels):
         parser.error(
             f"--batch {flags.batch}: give an integer up to {len(train.labels)}, the images."
@@ -151,7 +179,7 @@ def train(
     optimizer: optax.GradientTransformation,
     **options: object,
 ) -> cnn.Run:
-    """A training in OUT/name, which goes on there where it was ended; by `sgd` unless told."""
+    """A training in a folder of OUT, which resumes there where it was ended."""
     settings = {
         "attributes": {name: getattr(flags, name) for name in ("rate", "momentum", "schedule")},
         "num_epochs": flags.epochs, "batch_size": flags.batch, "weight_decay": flags.decay,
@@ -160,13 +188,15 @@ def train(
     print(f"{name}:", flush=True)
     try:
         return cnn.train(
-            make, data[0], optimizer, test=data[1], path=flags.out / name, resume=not flags.anew,
-            **settings,
+            make, data[0], optimizer, test=data[1], path=flags.out / folder_name(name),
+            resume=not flags.anew, **settings,
         )  # fmt: skip  # pyright: ignore[reportArgumentType]
     except (ValueError, RuntimeError, OSError) as error:
         # The training speaks of its arguments, which are flags here.
         told = str(error).replace("another path, or resume=False", "another --out, or --anew")
         parser.error(told)
+    except nc.Interrupted as stopped:
+        sys.exit(f"{parser.prog}: {stopped}")
 
 
 def schedule(flags: Namespace, train: images.ImageSet, rate: float) -> optax.Schedule:
@@ -226,8 +256,13 @@ def show(runs: Mapping[str, xr.Dataset], variables: Mapping[str, str]) -> str:
     for name, data in runs.items():
         last = data.isel(epoch=-1).median("seed", skipna=True)
         rows.append([name, *(_shown(heading, last[key]) for heading, key in variables.items())])
-    return table(["", *variables], rows)
+    meanings = {heading: MEANINGS.get(key, "") for heading, key in variables.items()}
+    return table({"run": "medians over seeds at the last epoch", **meanings}, rows)
 
 
 def _shown(heading: str, value: xr.DataArray) -> str:
     return f"{100 * float(value):.2f} %" if "accuracy" in heading else f"{float(value):.3g}"
+
+
+if __name__ == "__main__":
+    refuse_to_run(__file__)

@@ -18,11 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser, configure_jax
+from script import Parser, configure_jax, output, save_figure
 
 import nc_jax as nc
 
-FIGURE = "mixon_linear_phase.png"
+FIGURE = "mixon_linear_phase"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
@@ -103,17 +103,27 @@ def show(flags: Namespace, runs: nc.Trajectory) -> str:
     # At the start the bound holds with room to spare.
     passed = first_passage(times, seen["deviation"], seen["bound"])
     columns = {"hand-over": left, "passes bound": passed}
+    meanings = {
+        "hand-over": f"time at which the flow is {flags.gap:.0%} from the linear solution",
+        "passes bound": "time at which it is further from the growing part than theorem 2's bound",
+    }
     if len(flags.norms) < 2:
-        return by_norm(flags, columns, {})
+        return by_norm(flags, columns, {}, meanings)
     logs, root = np.log(1 / np.array(flags.norms)), math.sqrt(flags.n)
     fits = [slopes(logs, left), slopes(logs, passed)]
     theory = [np.array([1 / root]), np.array([2 / 3 / root])]
-    return by_norm(flags, columns, {"slope": fits, "theory": theory})
+    return by_norm(flags, columns, {"slope": fits, "theory": theory}, meanings)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     check(parser, flags)
     announce(flags)
@@ -123,17 +133,15 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     print(f"flow and linear solution: {time.perf_counter() - began:.1f} s with compilation")
-    print(f"medians over seeds; hand-over: {flags.gap:.0%} from the linear solution")
+    print("medians over seeds; slope: of the times in log(1/norm)")
     print(show(flags, runs))
     store(flags, "flow", runs)
     saved = ["flow.zarr"]
     if not flags.no_plot:
         from nc_jax import plotting
 
-        plotting.linear_phase_figure(runs, flags.norms, flags.gap).savefig(
-            flags.out / FIGURE, dpi=130
-        )
-        saved.append(FIGURE)
+        figure = plotting.linear_phase_figure(runs, flags.norms, flags.gap)
+        saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 

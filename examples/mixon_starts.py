@@ -5,14 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
-from script import Parser, check_seeds_and_stores, table, writable_folder
+from script import (
+    Parser,
+    add_output_flags,
+    check_seeds_and_stores,
+    refuse_to_run,
+    table,
+    writable_folder,
+)
 
 import nc_jax as nc
 
 
 def parser_of(description: str | None, norms: list[float], out: str) -> Parser:
     """Flags of the model, its starts and its results, with the paper's setting as defaults."""
-    parser = Parser(description=description, allow_abbrev=False)
+    parser = Parser(description)
     add = parser.add_argument
     add("--K", type=int, default=3, help="classes, the paper's C (%(default)s)")
     add("--d", type=int, default=15, help="feature dimension, the paper's p (%(default)s)")
@@ -23,7 +30,7 @@ def parser_of(description: str | None, norms: list[float], out: str) -> Parser:
     add("--seeds", type=int, default=100, help="starts of each norm (%(default)s)")
     add("--seed", type=int, default=0, help="the first (%(default)s)")
     add("--out", type=writable_folder, default=out, help="folder (%(default)s)")
-    add("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
     return parser
 
 
@@ -79,11 +86,12 @@ def by_norm(
     flags: Namespace,
     columns: dict[str, np.ndarray],
     fits: Mapping[str, Sequence[np.ndarray | None]],
+    meanings: Mapping[str, str],
 ) -> str:
     """Medians over seeds of (norm, seed) arrays, a row a norm, above named rows of fits.
 
     A fit has a (seed,) array, or None, for each column, shown as median over range. What is not
-    finite is left out.
+    finite is left out. `meanings` are those of the columns.
     """
     rows = [
         [f"{norm:g}", *(summary(values[i], ".3g")[0] for values in columns.values())]
@@ -94,7 +102,7 @@ def by_norm(
         rows.append([name, *(median for median, _ in summaries)])
         if any(spread for _, spread in summaries):
             rows.append(["", *(spread for _, spread in summaries)])
-    return table(["norm", *columns], rows)
+    return table({"norm": "", **{name: meanings.get(name, "") for name in columns}}, rows)
 
 
 def summary(values: np.ndarray, form: str) -> tuple[str, str]:
@@ -111,3 +119,7 @@ def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     deviation = x - x.mean()
     # Not polyfit, which fails for all seeds where one is not finite.
     return deviation @ y / (deviation @ deviation)
+
+
+if __name__ == "__main__":
+    refuse_to_run(__file__)

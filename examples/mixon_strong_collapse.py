@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import optax
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser, configure_jax
+from script import Parser, configure_jax, output, save_figure
 
 import nc_jax as nc
 
@@ -37,7 +37,13 @@ MEASURES = {
 # Beyond, the implicit solver: what still moves does so at a rate of about norm^2, and it alone can
 # follow that to any time.
 LONG = 1e3
-FIGURE = "mixon_strong_collapse.png"
+FIGURE = "mixon_strong_collapse"
+# What the columns of the table mean.
+MEANINGS = {
+    "risk R": "the loss", "SNC1": "|WW' - sqrt(n) (I - 11'/K)|",
+    "SNC2": "|H - (W x 1)'/sqrt(n)| / |H|", "SNC3": "|b - 1/K|",
+    "from S": "distance from the invariant subspace S over the norm",
+}  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
@@ -114,25 +120,31 @@ def show(flags: Namespace, runs: nc.Trajectory) -> str:
     columns |= {title: last[name] for name, title in MEASURES.items()}
     small = np.array(flags.norms) <= 0.1
     if small.sum() < 2:
-        return by_norm(flags, columns, {})
+        return by_norm(flags, columns, {}, MEANINGS)
     log_norms = np.log(np.array(flags.norms)[small])
     fits = [slopes(log_norms, np.log(last[name][small])) for name in MEASURES]
-    return by_norm(flags, columns, {"power": [None, *fits]})
+    return by_norm(flags, columns, {"power": [None, *fits]}, MEANINGS)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     check(parser, flags)
     announce(flags)
     if flags.d < flags.K - 1:
         print(f"d = {flags.d} < K - 1 = {flags.K - 1}: too few dimensions for strong collapse")
     runs = {}
-    for name, run in (("flow", run_flow), ("descent", run_descent)):
+    for name, integrate in (("flow", run_flow), ("descent", run_descent)):
         began = time.perf_counter()
         try:
-            runs[name] = run(flags, nc.mixon(flags.K, flags.d, flags.n))
+            runs[name] = integrate(flags, nc.mixon(flags.K, flags.d, flags.n))
         except ValueError as error:
             parser.error(str(error))
         end = f"t = {flags.time:g}"
@@ -152,8 +164,8 @@ def main(arguments: list[str] | None = None) -> None:
         from nc_jax import plotting
 
         names = {"flow": runs["flow"], f"{flags.optimizer}, t = rate * step": runs["descent"]}
-        plotting.strong_collapse_figure(names, flags.norms).savefig(flags.out / FIGURE, dpi=130)
-        saved.append(FIGURE)
+        figure = plotting.strong_collapse_figure(names, flags.norms)
+        saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 

@@ -9,32 +9,43 @@ labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --
 """
 
 import math
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import TypeVar
 
 import xarray as xr
-from image_runs import add_flags, load, network, parse, sgd, show, train
-from script import Parser
+from image_runs import add_flags, checked_flags, load, network, sgd, show, train
+from script import Parser, output, save_figure
 
 import nc_jax as nc
 from nc_jax import images
 
+Name = TypeVar("Name", str, tuple[str, str])
 COLUMNS = {
     "norm product": "norm_product", "loss": "train_loss", "train accuracy": "train_accuracy",
     "test accuracy": "test_accuracy", "margin": "margin_mean", "NC1": "papyan_nc1",
 }  # fmt: skip
 
 
-def runs_of(parser, flags, data, settings) -> dict[str, xr.Dataset]:
+def runs_of(
+    parser, flags, data, settings: Mapping[Name, tuple[float, float, float]]
+) -> dict[Name, xr.Dataset]:
     """A training for each setting: name -> (start norm, decay, share of random labels)."""
     found = {}
     optimizer = sgd(flags, data[0])
     for name, (norm, decay, share) in settings.items():
         train_set = images.random_labels(data[0], share, flags.seed) if share else data[0]
         found[name] = train(
-            parser, flags, name.replace(" ", "_"), network(flags, train_set, weight_norm=norm),
+            parser, flags, title(name), network(flags, train_set, weight_norm=norm),
             (train_set, data[1]), optimizer,
             loss=nc.SquaredError(), weight_decay=decay,
         ).data  # fmt: skip
     return found
+
+
+def title(name: str | tuple[str, str]) -> str:
+    """A name of two parts as one."""
+    return name if isinstance(name, str) else ", ".join(name)
 
 
 def check(parser: Parser, flags) -> None:
@@ -71,14 +82,12 @@ def draw(flags, by_norm, by_share) -> None:
         "random_labels": plotting.training_figure(by_share, panels),
     }
     for name, figure in figures.items():
-        target = flags.out / f"rangamani_{name}.png"
-        figure.savefig(target, dpi=150)
-        print(f"figure: {target}")
+        print(f"figure: {flags.out / save_figure(flags, figure, f'rangamani_{name}')}")
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags."""
+    parser = Parser(__doc__)
     add_flags(parser, "results/rangamani_binary", batch=32, seeds=3, schedule="constant")
     add = parser.add_argument
     add("--classes", type=int, nargs=2, default=[3, 8], help="classes told apart (3 8)")
@@ -86,19 +95,32 @@ def main(arguments: list[str] | None = None) -> None:
         help="Frobenius norms of the weight matrices at the start (0.1 1 5)")  # fmt: skip
     add("--shares", type=float, nargs="+", default=[0.2, 1.0],
         help="of labels that are random, at the first norm (0.2 1)")  # fmt: skip
-    flags = parse(parser, arguments)
+    flags = checked_flags(parser, arguments)
     check(parser, flags)
+    return parser, flags
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the flags, then run."""
+    parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Train, print, save."""
     data = load(parser, flags, flags.classes)
     data = images.within_unit_ball(*data)
     by_norm = runs_of(parser, flags, data, {
-        f"start {norm:.15g}, decay {decay:g}": (norm, decay, 0.0)
+        (f"start {norm:.15g}", f"decay {decay:g}"): (norm, decay, 0.0)
         for decay in (flags.decay, 0.0) for norm in flags.norms
     })  # fmt: skip
     by_share = runs_of(parser, flags, data, {
         f"{100 * share:.15g} % random": (flags.norms[0], flags.decay, share)
         for share in flags.shares
     })  # fmt: skip
-    print(show({**by_norm, **by_share}, COLUMNS))
+    titled = {title(name): data for name, data in by_norm.items()}
+    print(show({**titled, **by_share}, COLUMNS))
     if not flags.no_plot:
         true_labels = next(iter(by_norm.values()))
         draw(flags, by_norm, {"true labels": true_labels, **by_share})

@@ -13,8 +13,8 @@ from argparse import Namespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from rangamani_data import add_data_flags, add_run_flags, load, parse_flags
-from script import Parser, configure_jax, table
+from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
+from script import Parser, configure_jax, folder_name, output, save_figure, table
 
 import nc_jax as nc
 from nc_jax import storage
@@ -24,18 +24,15 @@ SEEN = ("objective", "ji_within_class_variation", "ji_self_duality", "zhu_nc1")
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags, with a setting that takes minutes on two cores as defaults."""
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add_data_flags(parser, [0, 1, 2], 60)
+    add_data_flags(parser, [0, 1, 2], 20)
     add("--decay", type=float, default=0.004,
-        help="λ of ½ Σ|y - f|² + λ/2 |W|² of each layer (%(default)g)")  # fmt: skip
+        help="lambda of (sum |y - f|^2 + lambda |W|^2 of each layer)/2 (%(default)g)")  # fmt: skip
     add("--time", type=float, default=1500.0, help="end of the flows (%(default)g)")
     add("--rtol", type=float, default=1e-4, help="their relative tolerance (%(default)g)")
     add_run_flags(parser, 5, "starts of each", "results/rangamani_collapse")
-    flags = parse_flags(parser, arguments, ("time", "rtol", "decay"))
-    if flags.samples % len(flags.classes):
-        parser.error(f"--samples {flags.samples}: give a multiple of {len(flags.classes)}.")
-    return parser, flags
+    return parser, checked_flags(parser, arguments, ("time", "rtol", "decay"))
 
 
 def build(data: tuple, flags: Namespace) -> dict[str, nc.problems.AbstractProblem]:
@@ -153,24 +150,35 @@ def measure(problem, state, decay: float) -> dict[str, float]:
 
 def show(found: dict[str, list[dict[str, float]]]) -> str:
     """A row for each model: medians over seeds, measured and (after a slash) as the theory says."""
-    header = ["", "gap", "uneven by", "|W^c|^2 / (34)", "<W^c, W^c'> / (36)", "cosine / theory",
-              "off (33)"]  # fmt: skip
+    columns = {
+        "model": "", "gap": "mean of target less output at the true class",
+        "uneven by": "largest deviation of an output from symmetric interpolation at that gap",
+        "|W^c|^2 / (34)": "squared norm of a classifier, measured / by the equation",
+        "<W^c, W^c'> / (36)": "inner product of two", "cosine / theory": "of two",
+        "off (33)": "relative distance of classifiers from multiples of the class means",
+    }  # fmt: skip
     rows = []
     for name, ends in found.items():
         of = {key: float(np.median([end[key] for end in ends])) for key in ends[0]}
         both = [f"{of[k]:.4f} / {of[f'{k}, theory']:.4f}" for k in ("row", "inner", "cosine")]
         rows.append([name, f"{of['gap']:.5f}", f"{of['uneven']:.1e}", *both, f"{of['means']:.1e}"])
-    return table(header, rows)
+    return table(columns, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     data = load(parser, flags)
     size = data[0].shape[1]
     print(
-        f"{flags.data}, classes {flags.classes}, {len(data[0])} samples; ReLU net {size}-"
+        f"{flags.dataset}, classes {flags.classes}, {len(data[0])} samples; ReLU net {size}-"
         f"{'-'.join(map(str, flags.widths))}-{len(flags.classes)} and unconstrained features"
     )
     runs, found = {}, {}
@@ -195,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     attributes = {name: str(value) for name, value in vars(flags).items()}
     saved = []
     for name, run in runs.items():
-        store = f"{name.replace(', ', '_').replace(' ', '_')}.zarr"
+        store = f"{folder_name(name)}.zarr"
         dataset = storage.to_dataset(run, attributes, dims={"cosines": ["pair"]})
         seeds = flags.seed + np.arange(flags.seeds)
         storage.save(dataset.assign_coords(seed=seeds), flags.out / store)
@@ -204,8 +212,7 @@ def main(arguments: list[str] | None = None) -> None:
         from nc_jax import plotting
 
         figure = plotting.frames_figure(runs, len(flags.classes))
-        figure.savefig(flags.out / "rangamani_collapse.png", dpi=110)
-        saved.append("rangamani_collapse.png")
+        saved.append(save_figure(flags, figure, "rangamani_collapse"))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 

@@ -17,8 +17,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from rangamani_data import add_data_flags, add_run_flags, load, parse_flags
-from script import Parser, configure_jax, table
+from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
+from script import Parser, configure_jax, output, save_figure, table
 from tqdm import tqdm
 
 import nc_jax as nc
@@ -37,18 +37,18 @@ HORIZON = 4.0
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags, with a setting that takes minutes on two cores as defaults."""
-    parser = Parser(description=__doc__)
+    parser = Parser(__doc__)
     add = parser.add_argument
-    add_data_flags(parser, [3, 8], 60)
-    add("--norms", type=float, nargs="+", default=NORMS, help="start norms ρ (0.01 to 10)")
+    add_data_flags(parser, [3, 8], 30)
+    add("--norms", type=float, nargs="+", default=NORMS, help="start norms rho (0.01 to 10)")
     add("--decay", type=float, default=0.005,
-        help="λ of λρ² (%(default)g: the paper's weight decay 0.01 has a ½), beside 0")  # fmt: skip
+        help="lambda of lambda rho^2, beside 0 (%(default)g: half the paper's 0.01)")  # fmt: skip
     add("--time", type=float, default=400.0, help="end of the flow (%(default)g)")
     add("--rtol", type=float, default=1e-3, help="relative tolerance of the flow (%(default)g)")
     add("--rounding", type=float, default=1e-5,
         help="width over which the kink of ReLU is rounded (%(default)g)")  # fmt: skip
     add_run_flags(parser, 10, "starts for each norm", "results/rangamani_norm_dynamics")
-    flags = parse_flags(parser, arguments, ("time", "rtol", "decay", "rounding"))
+    flags = checked_flags(parser, arguments, ("time", "rtol", "decay", "rounding"))
     if not all(0 < norm < math.inf for norm in flags.norms) or len(set(flags.norms)) < 2:
         parser.error(f"--norms {flags.norms}: give 2 or more finite numbers > 0.")
     return parser, flags
@@ -104,8 +104,13 @@ def run_flows(data: tuple, flags: Namespace) -> nc.Trajectory:
 def ends(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
     """A row for each start norm: medians over seeds at the end, and the range of ρ."""
     last = {name: np.asarray(values)[decay, :, :, -1] for name, values in runs.observables.items()}
-    header = ["start", "rho", "range", "rho_eq", "mean margin", "std/mean", "gap", "loss",
-              "test err", "dead"]  # fmt: skip
+    columns = {
+        "start": "norm at the start", "rho": "norm at the end", "range": "of rho over seeds",
+        "rho_eq": "equilibrium of eq. 11 for the margins at the end", "mean margin": "normalised",
+        "std/mean": "of the margins", "gap": "mean of y - f(x)", "loss": "",
+        "test err": "share of test images", "dead": "seeds whose net classifies no better than a "
+        "constant, left out of the rest",
+    }  # fmt: skip
     rows = []
     for i, norm in enumerate(flags.norms):
         # A net that classifies no better than a constant has died on the way.
@@ -121,7 +126,7 @@ def ends(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
         low, high = of["norm"].min(), of["norm"].max()
         rows.append([f"{norm:g}", f"{np.median(of['norm']):.4f}", f"{low:.3f} to {high:.3f}",
                      *(f"{x:.4g}" for x in numbers), str(flags.seeds - alive.sum())])  # fmt: skip
-    return table(header, rows)
+    return table(columns, rows)
 
 
 def memory_of_the_start(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
@@ -257,25 +262,29 @@ def draw(flags: Namespace, runs: nc.Trajectory, errors, chain) -> list[str]:
     nearest = int(np.argmin(np.abs(np.log(np.array(flags.norms) / HISTOGRAM_NORM))))
     one = jax.tree.map(lambda leaf: leaf[0, nearest, 0], runs)
     figures = {
-        "figure_2.png": plotting.norm_dynamics_figure(by_decay, flags.norms),
-        "figure_3.png": plotting.margins_figure(by_decay, flags.norms),
-        "figure_4.png": plotting.margin_histograms_figure(one),
-        "figure_10.png": plotting.logistic_figure(*chain),
-        "orders.png": plotting.orders_figure(RATES, errors),
+        "figure_2": plotting.norm_dynamics_figure(by_decay, flags.norms),
+        "figure_3": plotting.margins_figure(by_decay, flags.norms),
+        "figure_4": plotting.margin_histograms_figure(one),
+        "figure_10": plotting.logistic_figure(*chain),
+        "orders": plotting.orders_figure(RATES, errors),
     }
-    for name, figure in figures.items():
-        figure.savefig(flags.out / name, dpi=110)
-    return list(figures)
+    return [save_figure(flags, figure, name) for name, figure in figures.items()]
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     data = load(parser, flags)
     print(
-        f"{flags.data}, classes {flags.classes[0]} and {flags.classes[1]}: {len(data[0])} training "
-        f"and {len(data[2])} test samples; ReLU net {data[0].shape[1]}-"
+        f"{flags.dataset}, classes {flags.classes[0]} and {flags.classes[1]}: {len(data[0])} "
+        f"training and {len(data[2])} test samples; ReLU net {data[0].shape[1]}-"
         f"{'-'.join(map(str, flags.widths))}-1, square loss + lambda rho^2, normalised by Lagrange "
         "multipliers"
     )

@@ -8,11 +8,21 @@ that was ended goes on.
 """
 
 import math
+import sys
 import time
 from argparse import Namespace
 
 import numpy as np
-from script import Parser, configure_jax, nearest, table, writable_folder
+from script import (
+    Parser,
+    add_output_flags,
+    configure_jax,
+    nearest,
+    output,
+    save_figure,
+    table,
+    writable_folder,
+)
 
 import nc_jax as nc
 
@@ -20,12 +30,12 @@ import nc_jax as nc
 SHOWN = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 # Runs between two writes: seconds of work.
 BATCH = 256
-FIGURE, STORE = "seed_sweep.png", "seed_sweep.zarr"
+FIGURE, STORE = "seed_sweep", "seed_sweep.zarr"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--K", type=int, nargs="+", default=[3, 5, 8], help="numbers of classes (3 5 8)")
     add("--d", type=int, nargs="+", help="feature dimensions, with one K (K-1 to K+2 for each K)")
@@ -38,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--rtol", type=float, default=1e-5, help="relative tolerance (%(default)g)")
     add("--out", type=writable_folder, default="results/seed_sweep", help="folder (%(default)s)")
     add("--anew", action="store_true", help="replace the results in OUT instead of going on there")
-    add("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
@@ -116,20 +126,29 @@ def show(dataset, fractions: np.ndarray, decades: np.ndarray) -> str:
     """A row for each K and d, a column for each of a few times."""
     log_time = dataset["log_time"].values
     at = nearest(log_time / math.log(10), decades)
-    header = ["K", "d", *(f"t=10^{shown:.10g}" for shown in decades), "~ (log t)^"]
+    columns = {
+        "K": "", "d": "", **{f"t=10^{shown:.10g}": "" for shown in decades},
+        "~ (log t)^": "power of log t fitted past 10^10, where 20 starts or more are left",
+    }  # fmt: skip
     rows = []
     for classes, by_excess in zip(dataset["num_classes"].values, fractions, strict=True):
         for excess, fraction in zip(dataset["excess"].values, by_excess, strict=True):
             shown = [f"{fraction[i]:.4f}" for i in at]
             power = exponent(log_time, fraction, dataset.sizes["seed"])
             rows.append([str(classes), str(classes + excess), *shown, power])
-    return table(header, rows)
+    return table(columns, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
-    configure_jax()
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
+    configure_jax()
     check(parser, flags)
     print(
         f"ULPM (Ji eq. 2.3): K={' '.join(map(str, flags.K))} n={flags.n}, {flags.seeds} starts for "
@@ -143,6 +162,8 @@ def main(arguments: list[str] | None = None) -> None:
         # The sweep speaks of its arguments, which are flags here.
         told = str(error).replace("another path, or resume=False", "another --out, or --anew")
         parser.error(told)
+    except nc.Interrupted as stopped:
+        sys.exit(f"{parser.prog}: {stopped}")
     print(f"{time.perf_counter() - began:.0f} s\n")
     margins = dataset["max_margin_ratio"].values
     fractions = uncollapsed(margins, flags.share)
@@ -159,8 +180,7 @@ def main(arguments: list[str] | None = None) -> None:
             for classes, by_excess in zip(dataset["num_classes"].values, fractions, strict=True)
         }
         figure = plotting.uncollapsed_figure(dataset["log_time"].values, panels, flags.seeds)
-        figure.savefig(flags.out / FIGURE, dpi=150)
-        print(f"\nfigure: {flags.out / FIGURE}")
+        print(f"\nfigure: {flags.out / save_figure(flags, figure, FIGURE)}")
     print(f"results: {flags.out / STORE}")
 
 

@@ -15,13 +15,16 @@ import numpy as np
 import optax
 from script import (
     Parser,
+    add_output_flags,
     check_seeds_and_stores,
     configure_jax,
     nearest,
     number,
+    output,
+    save_figure,
     table,
     writable_folder,
-)  # fmt: skip
+)
 
 import nc_jax as nc
 
@@ -29,7 +32,7 @@ SOLVERS = ("Bosh3", "Dopri5", "Dopri8", "Kvaerno3", "Kvaerno4", "Kvaerno5", "RKC
 # Beyond, the stabilised solver is the faster one at any tolerance (docs/solvers.md).
 FAR = 1e4
 LEARNING_RATE, DESCENT_STEPS = 5.0, 100_000
-FIGURE = "ulpm_flow.png"
+FIGURE = "ulpm_flow"
 # Observable, column, exponent of log t that the flow tends to. Ji reports -1 for all; within-class
 # spread has -1/2 once d > K-1, since features orthogonal to all classifiers never move.
 MEASURES = (
@@ -40,11 +43,21 @@ MEASURES = (
     ("ji_classifier_cosine_gap", "cos W", -1.0),
     ("ji_self_duality", "duality", -1.0),
 )
+# What the columns of the tables mean.
+MEANINGS = {
+    "t": "", "loss": "summed over samples", "margin": "the smallest",
+    "of bound": "margin over the largest that its norm allows (theorem 3.1)",
+    "norms H": "std/mean of the norms of class means", "norms W": "of classifiers",
+    "within": "distance of features from their class mean over that from the mean of all",
+    "cos H": "mean |cosine + 1/(K-1)| of class means", "cos W": "of classifiers",
+    "duality": "mean distance between directions of class means and classifiers",
+    "drift": "largest relative change of a quantity that the exact flow conserves",
+}  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags, with the paper's setting as defaults."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--K", type=int, default=5, help="classes (%(default)s)")
     add("--d", type=int, default=20, help="feature dimension (%(default)s)")
@@ -60,7 +73,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     )  # fmt: skip
     add("--rtol", type=float, help="relative tolerance (1e-8; for float32 1e-5)")
     add("--out", type=writable_folder, default="results/ulpm_flow", help="folder (%(default)s)")
-    add("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
@@ -124,7 +137,9 @@ def run_descent(flags: Namespace, start) -> nc.Trajectory:
     print(
         f"\ndescent on the mean loss at rate {LEARNING_RATE:g}: {DESCENT_STEPS} steps, "
         f"{time.perf_counter() - began:.1f} s with compilation. On the flow's clock, "
-        "t = rate * step / N; losses are sums as above."
+        "t = rate * step / N; losses are sums as above. Its drift is no rounding error: steps of "
+        "finite size do not conserve what the flow does, and the drift falls in proportion to the "
+        "rate."
     )
     return runs
 
@@ -145,7 +160,6 @@ def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str
     seen = {k: np.atleast_2d(np.asarray(v)) for k, v in trajectory.observables.items()}
     median = {name: np.nanmedian(values, axis=0) for name, values in seen.items()}
     drift = largest_drift(trajectory)
-    header = ["t", "loss", "margin", "of bound", *(title for _, title, _ in MEASURES), "drift"]
     rows = []
     for i in nearest(times, wanted):
         u = float(times[i])
@@ -160,7 +174,7 @@ def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str
                 f"{drift[i]:.1e}",
             ]
         )
-    return table(header, rows)
+    return table(MEANINGS, rows)
 
 
 def expected_exponents(flags: Namespace) -> dict[str, float]:
@@ -183,8 +197,14 @@ def show_exponents(trajectory: nc.Trajectory, flags: Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     flags.solver = flags.solver or ("RKC" if flags.decades > FAR else "Tsit5")
     configure_jax()
     check(parser, flags)
@@ -194,6 +214,8 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     except nc.Interrupted as stopped:
+        if stopped.trajectory is None:
+            sys.exit(f"{parser.prog}: {stopped}")
         store(flags, "flow", stopped.trajectory)
         sys.exit(f"{parser.prog}: {stopped}; saved in {flags.out}: flow.zarr")
     except RuntimeError as error:
@@ -210,8 +232,7 @@ def main(arguments: list[str] | None = None) -> None:
         store(flags, "descent", runs["descent"])
     saved = [f"{name}.zarr" for name in runs]
     if not flags.no_plot:
-        draw_figure(flags, runs)
-        saved.append(FIGURE)
+        saved.append(draw_figure(flags, runs))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 
@@ -261,12 +282,12 @@ def store(flags: Namespace, name: str, trajectory: nc.Trajectory) -> None:
     storage.save(storage.to_dataset(trajectory, settings), flags.out / f"{name}.zarr")
 
 
-def draw_figure(flags: Namespace, runs: dict[str, nc.Trajectory]) -> None:
-    """The paper's figure 2."""
+def draw_figure(flags: Namespace, runs: dict[str, nc.Trajectory]) -> str:
+    """The paper's figure 2; returns its file name."""
     from nc_jax import plotting
 
     figure = plotting.collapse_figure(runs, slopes=expected_exponents(flags))
-    figure.savefig(flags.out / FIGURE, dpi=130)
+    return save_figure(flags, figure, FIGURE)
 
 
 if __name__ == "__main__":

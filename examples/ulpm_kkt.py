@@ -13,23 +13,32 @@ import jax
 import numpy as np
 from script import (
     Parser,
+    add_output_flags,
     check_seeds_and_stores,
     configure_jax,
     nearest,
     number,
+    output,
+    save_figure,
     table,
     writable_folder,
-)  # fmt: skip
+)
 
 import nc_jax as nc
 
 MEASURES = ("epsilon", "epsilon_bound", "delta", "delta_bound", "max_margin_ratio")
-FIGURE = "ulpm_kkt.png"
+FIGURE = "ulpm_kkt"
+# What the columns of the table mean.
+MEANINGS = {
+    "t": "", "eps": "norm of theta - sum lambda grad s, which is 0 at a KKT point",
+    "eps bound": "lemma B.1's", "delta": "sum lambda (s - 1), which is 0 there too",
+    "delta bound": "lemma B.1's", "margin": "the smallest over the largest that its norm allows",
+}  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--K", type=int, default=5, help="classes (%(default)s)")
     add("--d", type=int, default=20, help="feature dimension (%(default)s)")
@@ -39,7 +48,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--rtol", type=float, help="relative tolerance (1e-8)")
     add("--out", type=writable_folder, default="results/ulpm_kkt", help="folder (%(default)s)")
-    add("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
@@ -81,12 +90,18 @@ def show(flow: nc.Trajectory, flags: Namespace) -> str:
     since = flags.decades / 10 * math.log(10)
     powers = [np.median(flow.decay_exponent(name, since)) for name in MEASURES[:-1]]
     rows.append(["power", *(f"{p:.3f}" if np.isfinite(p) else "-" for p in powers), ""])
-    return table(["t", "eps", "its bound", "delta", "its bound", "margin"], rows)
+    return table(MEANINGS, rows)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     check_seeds_and_stores(parser, flags)
     if not 1 <= flags.decades <= 1e4:
@@ -116,8 +131,7 @@ def main(arguments: list[str] | None = None) -> None:
     if not flags.no_plot:
         from nc_jax import plotting
 
-        plotting.kkt_figure(flow).savefig(flags.out / FIGURE, dpi=130)
-        saved.append(FIGURE)
+        saved.append(save_figure(flags, plotting.kkt_figure(flow), FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 

@@ -13,7 +13,16 @@ from argparse import Namespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from script import Parser, configure_jax, number, table, writable_folder
+from script import (
+    Parser,
+    add_output_flags,
+    configure_jax,
+    number,
+    output,
+    save_figure,
+    table,
+    writable_folder,
+)
 
 import nc_jax as nc
 
@@ -23,12 +32,12 @@ LEFT_RATIO = 0.875
 # Decades at which the Gaussian starts are shown, the last their end: hundreds of them to 10^(10^6)
 # take minutes.
 SHOWN = (10.0, 100.0, 1e3, 1e4)
-FIGURE = "ulpm_saddle.png"
+FIGURE = "ulpm_saddle"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--eps", type=float, nargs="+", default=np.geomspace(0.3, 1e-3, 11).tolist(),
         metavar="EPS", help="distances from the saddle along its curve (0.3 to 1e-3)")  # fmt: skip
@@ -38,7 +47,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--n", type=int, default=10, help="their samples of each class (%(default)s)")
     add("--seeds", type=int, default=256, help="their number, at d = K-1 (%(default)s)")
     add("--out", type=writable_folder, default="results/ulpm_saddle", help="folder (%(default)s)")
-    add("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
@@ -127,7 +136,14 @@ def escape_table(flags: Namespace, runs: nc.Trajectory, left: np.ndarray) -> str
                 f"{float(seen['ji_classifier_cosine_gap']):.1e}",
             ]
         )
-    return table(["eps", "leaves at t", "eps^2 log t", "power", "margin", "cos W"], rows)
+    columns = {
+        "eps": "distance from the saddle at the start",
+        "leaves at t": f"margin passes {LEFT_RATIO} of the largest", "eps^2 log t": "",
+        "power": "of eps with which log t grows, between this row and the one above",
+        "margin": "at the end, over the largest",
+        "cos W": "mean |cosine + 1/(K-1)| of classifiers at the end, 0 at collapse",
+    }  # fmt: skip
+    return table(columns, rows)
 
 
 def slow_table(runs: nc.Trajectory) -> str:
@@ -143,13 +159,23 @@ def slow_table(runs: nc.Trajectory) -> str:
             change = np.log(singular[seed, shown[2]] / singular[seed, shown[1]])
             growth = f"{change / np.log(decades[shown[2]] / decades[shown[1]]):.2f}"
         rows.append([str(seed), *(f"{ratios[seed, i]:.4f}" for i in shown), growth])
-    header = ["seed", *(f"10^{decades[i]:.0f}" for i in shown), "growth"]
-    return table(header, rows) if rows else "none"
+    columns = {
+        "seed": "", **{f"10^{decades[i]:.0f}": "" for i in shown},
+        "growth": "power of log t of the smallest singular value over the norm, 10^100 to 10^1000; "
+        "the rest: margin over the largest, by t",
+    }  # fmt: skip
+    return table(columns, rows) if rows else "none"
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     check(parser, flags)
     try:
@@ -167,9 +193,6 @@ def main(arguments: list[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
     print(slow_table(gaussian))
-    print(
-        "growth: power of log t of their smallest singular value over the norm, 10^100 to 10^1000"
-    )
     store(flags, runs, gaussian)
     saved = ["escape.zarr", "gaussian.zarr"]
     if not flags.no_plot:
@@ -180,8 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
             alpha, np.asarray(nc.exact.example_3_1_loss(alpha)), nc.exact.EXAMPLE_3_1_CURVATURE,
             runs, np.array(flags.eps), left, gaussian,
         )  # fmt: skip
-        figure.savefig(flags.out / FIGURE, dpi=130)
-        saved.append(FIGURE)
+        saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 

@@ -6,9 +6,11 @@ Draws NC1, NC3 and the accuracies. The paper's setting on other images: --datase
 --net resnet50 --augment --rate 0.05 --decay 5e-4 --schedule steps.
 """
 
+from argparse import Namespace
+
 import jax
-from image_runs import add_flags, load, network, parse, sgd, show, train
-from script import Parser
+from image_runs import add_flags, checked_flags, load, network, sgd, show, train
+from script import Parser, output, save_figure
 
 from nc_jax import cnn
 
@@ -23,14 +25,26 @@ def parameters(run: cnn.Run) -> int:
     return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags."""
+    parser = Parser(__doc__)
     add_flags(parser, "results/zhu_fixed_etf")
     parser.add_argument("--augment", action="store_true", help="crop and mirror images at random")
-    flags = parse(parser, arguments)
+    flags = checked_flags(parser, arguments)
     if flags.d is not None:
         parser.error(f"--d {flags.d}: leave it out; dimensions are the network's own and K here.")
+    return parser, flags
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the flags, then run."""
+    parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Train, print, save."""
     data = load(parser, flags)
     num_classes = len(data[0].classes)
     heads = {
@@ -59,8 +73,7 @@ def main(arguments: list[str] | None = None) -> None:
             "Test accuracy": ("test_accuracy",),
         }  # fmt: skip
         figure = plotting.training_figure(datasets, panels)
-        figure.savefig(flags.out / "zhu_fixed_etf.png", dpi=150)
-        print(f"figure: {flags.out / 'zhu_fixed_etf.png'}")
+        print(f"figure: {flags.out / save_figure(flags, figure, 'zhu_fixed_etf')}")
 
 
 if __name__ == "__main__":

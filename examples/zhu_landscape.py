@@ -12,18 +12,26 @@ from argparse import Namespace
 import jax
 import jax.numpy as jnp
 import numpy as np
-from script import Parser, configure_jax, table, writable_folder
+from script import (
+    Parser,
+    add_output_flags,
+    configure_jax,
+    output,
+    save_figure,
+    table,
+    writable_folder,
+)
 
 import nc_jax as nc
 
-FIGURE = "zhu_landscape.png"
+FIGURE = "zhu_landscape"
 # Critical points are found with a matrix of the state's size, factored at every step.
 LARGEST = 600
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """Flags."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+    parser = Parser(__doc__)
     add = parser.add_argument
     add("--K", type=int, default=4, help="classes (%(default)s)")
     add("--d", type=int, default=4, help="feature dimension (%(default)s)")
@@ -34,7 +42,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--flows", type=int, default=8, help="gradient flows (%(default)s)")
     add("--seed", type=int, default=0, help="of all starts (%(default)s)")
     add("--out", type=writable_folder, default="results/zhu_landscape", help="folder (%(default)s)")
-    add("--no-plot", action="store_true", help="save no figure")
+    add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
@@ -101,18 +109,26 @@ def show_found(
                 f"{certificates.gap[i]:.1e}",
             ]
         )
-    header = ["L - least", "ends", "kind", "explicit", "smallest", "index", "zero (symm.)",
-              "|G|/c", "gap"]  # fmt: skip
-    return table(header, rows)
+    columns = {
+        "L - least": "loss over the least", "ends": "starts that end there", "kind": "",
+        "explicit": "its closed form's name", "smallest": "eigenvalue of the Hessian off the "
+        "symmetries", "index": "number of negative eigenvalues",
+        "zero (symm.)": "zero eigenvalues, those by symmetry", "|G|/c": "norm of the gradient by "
+        "logits over the certificate's threshold, up to 1 at a global minimum",
+        "gap": "certified distance from the least loss",
+    }  # fmt: skip
+    return table(columns, rows)
 
 
 def follow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory:
     """Gradient flows from small starts, classified as they go."""
 
+    least = nc.exact.regularized_minimum(problem)
+
     def observe(state: nc.LastLayer) -> dict[str, jax.Array]:
         seen = nc.landscape.classify(problem, state)
         return {
-            "objective": problem.objective(state),
+            "excess": problem.objective(state) - least,
             "gradient_norm": seen.gradient_norm,
             "eigenvalue": seen.eigenvalue,
         }
@@ -124,8 +140,14 @@ def follow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run, print, save."""
+    """Parse the flags, then run."""
     parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Run, print, save."""
     configure_jax()
     check(parser, flags)
     try:
@@ -152,16 +174,14 @@ def main(arguments: list[str] | None = None) -> None:
     spurious = sum(kind != "strict saddle" for kind, high in zip(kinds, above, strict=True) if high)
     print(f"points above the least loss that are no strict saddle: {spurious}\n")
     flows = follow(flags, problem)
-    ends = np.asarray(flows.observables["objective"])[:, -1]
-    excess = ends - float(nc.exact.regularized_minimum(problem))
+    excess = np.asarray(flows.observables["excess"])[:, -1]
     print(
         f"{flags.flows} flows to t = {20 / flags.decay:g} end {excess.max():.1e} above it at most"
     )
     store(flags, found, flows)
     saved = ["points.zarr", "flows.zarr"]
     if not flags.no_plot:
-        draw(flags, problem, points, found, flows)
-        saved.append(FIGURE)
+        saved.append(draw(flags, problem, points, found, flows))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 
@@ -192,8 +212,8 @@ def draw(
     points: dict[str, nc.LastLayer],
     found: nc.landscape.CriticalPoints,
     flows: nc.Trajectory,
-) -> None:
-    """The three panels."""
+) -> str:
+    """The three panels; returns the file name of the figure."""
     from nc_jax import plotting
 
     least = float(nc.exact.regularized_minimum(problem))
@@ -213,12 +233,11 @@ def draw(
     figure = plotting.landscape_figure(
         spectra,
         found={
-            "gradient_norm": seen.gradient_norm, "eigenvalue": seen.eigenvalue,
-            "excess": found.objectives - least,
+            "eigenvalue": seen.eigenvalue, "excess": found.objectives - least,
         },
         flows=flows, steps=steps, profiles=profiles,
     )  # fmt: skip
-    figure.savefig(flags.out / FIGURE, dpi=130)
+    return save_figure(flags, figure, FIGURE)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,11 @@ dotted, on the clock of SGD. The paper's setting on other images: --dataset fash
 resnet18 --epochs 200 --rate 0.05 --decay 5e-4 --schedule steps.
 """
 
+from argparse import Namespace
+
 import optax
-from image_runs import add_flags, load, model, network, parse, schedule, sgd, show, train
-from script import Parser
+from image_runs import add_flags, checked_flags, load, model, network, schedule, sgd, show, train
+from script import Parser, output, save_figure
 
 COLUMNS = {
     "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
@@ -18,18 +20,30 @@ COLUMNS = {
 LARGE_BATCH = 2048
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags."""
+    parser = Parser(__doc__)
     add_flags(parser, "results/zhu_optimizers")
     add = parser.add_argument
     add("--adam-rate", type=float, default=0.001, help="learning rate of Adam (%(default)s)")
     add("--lbfgs-epochs", type=int, default=300, help="epochs of L-BFGS (%(default)s)")
-    flags = parse(parser, arguments)
+    flags = checked_flags(parser, arguments)
     if not 0 < flags.adam_rate < 1:
         parser.error(f"--adam-rate {flags.adam_rate:g}: give a number between 0 and 1.")
     if flags.lbfgs_epochs < 1:
         parser.error(f"--lbfgs-epochs {flags.lbfgs_epochs}: give an integer >= 1.")
+    return parser, flags
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the flags, then run."""
+    parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Train, print, save."""
     data = load(parser, flags)
     make = network(flags, data[0])
     large = None if len(data[0].labels) <= LARGE_BATCH else LARGE_BATCH
@@ -56,8 +70,7 @@ def main(arguments: list[str] | None = None) -> None:
         classifier = runs["SGD"].network().head.classifier
         predicted = model(datasets["SGD"], classifier.shape, flags.decay)
         figure = plotting.training_figure(datasets, plotting.ZHU_PANELS, {"Zhu's model": predicted})
-        figure.savefig(flags.out / "zhu_optimizers.png", dpi=150)
-        print(f"figure: {flags.out / 'zhu_optimizers.png'}")
+        print(f"figure: {flags.out / save_figure(flags, figure, 'zhu_optimizers')}")
 
 
 if __name__ == "__main__":

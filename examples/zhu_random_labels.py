@@ -9,8 +9,8 @@ on other images: --dataset fashion-mnist --net resnet18 --samples 6000 --decay 1
 import math
 from argparse import Namespace
 
-from image_runs import add_flags, load, network, parse, sgd, show, train
-from script import Parser
+from image_runs import add_flags, checked_flags, load, network, sgd, show, train
+from script import Parser, output, save_figure
 
 from nc_jax import images
 
@@ -20,18 +20,30 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Entry point."""
-    parser = Parser(description=__doc__, allow_abbrev=False)
+def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
+    """Flags."""
+    parser = Parser(__doc__)
     add_flags(parser, "results/zhu_random_labels", rate=0.05, decay=5e-4, epochs=300, samples=50)
     add = parser.add_argument
     add("--widths", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1],
         help="widths of the network, in place of --width (0.125 0.25 0.5 1)")  # fmt: skip
     add("--share", type=float, default=1.0, help="of labels that are random (%(default)g)")
-    flags = parse(parser, arguments)
+    flags = checked_flags(parser, arguments)
     finite = all(0 < width < math.inf for width in flags.widths)
     if not finite or len(set(flags.widths)) < len(flags.widths):
         parser.error(f"--widths {flags.widths}: give finite numbers > 0, each once.")
+    return parser, flags
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Parse the flags, then run."""
+    parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
+
+
+def run(parser: Parser, flags: Namespace) -> None:
+    """Train, print, save."""
     data = load(parser, flags)
     try:
         data = (images.random_labels(data[0], flags.share, flags.seed), data[1])
@@ -41,7 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     for width in flags.widths:
         make = network(Namespace(**{**vars(flags), "width": width}), data[0])
         runs[f"width {width:.15g}"] = train(
-            parser, flags, f"width_{width:.15g}", make, data, optimizer
+            parser, flags, f"width {width:.15g}", make, data, optimizer
         ).data
     print(show(runs, COLUMNS))
     if not flags.no_plot:
@@ -52,8 +64,7 @@ def main(arguments: list[str] | None = None) -> None:
             "Training accuracy": ("train_accuracy",),
         }
         figure = plotting.training_figure(runs, panels)
-        figure.savefig(flags.out / "zhu_random_labels.png", dpi=150)
-        print(f"figure: {flags.out / 'zhu_random_labels.png'}")
+        print(f"figure: {flags.out / save_figure(flags, figure, 'zhu_random_labels')}")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The example scripts, run as a user runs them."""
 
+import importlib
 import os
 import subprocess
 import sys
@@ -15,16 +16,26 @@ import rangamani_collapse
 import rangamani_norm_dynamics
 import script
 import seed_sweep
+import tqdm
 import ulpm_flow
 import ulpm_kkt
 import ulpm_saddle
 import zhu_landscape
+from figure_layout import check_saved_figures
 from tolerances import integration
 
 import nc_jax as nc
 from nc_jax import storage
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+# Modules that the examples share.
+HELPERS = {"image_runs", "mixon_starts", "rangamani_data", "script"}
+SCRIPTS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - HELPERS)
+
+
+@pytest.fixture(autouse=True)
+def saved_figures_have_a_good_layout(monkeypatch):
+    check_saved_figures(monkeypatch)
 
 
 def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsys):
@@ -34,6 +45,10 @@ def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsy
     header = next(line for line in lines if "loss" in line and "drift" in line)
     assert header.split()[:4] == ["t", "loss", "margin", "of"]
     assert "1.00e+20" in [line.split()[0] for line in lines if line.strip()]
+    # Below the table stands what its columns mean.
+    below = printed.out[printed.out.index("1.00e+20") :]
+    for column in ("of bound", "norms H", "within", "cos W", "duality", "drift"):
+        assert f"{column}: " in below.replace("\n", " ")
     assert printed.err == ""  # bars are for terminals
     assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
     flow = storage.load(tmp_path / "flow.zarr")
@@ -69,7 +84,9 @@ def test_descent_is_put_on_the_time_of_the_flow_and_seeds_make_bands(tmp_path, c
     assert flow["objective"].dtype == np.float32
     np.testing.assert_allclose(np.expm1(descent["log_time"][-1]), 5 * 300 / 6, rtol=1e-5)
     assert not (tmp_path / "ulpm_flow.png").exists()
-    assert "medians over seeds" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "medians over seeds" in printed
+    assert "Its drift is no rounding error" in printed
 
 
 def test_strong_collapse_is_tabulated_and_saved_by_norm_and_seed(tmp_path, capsys):
@@ -161,7 +178,7 @@ def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(rangamani_norm_dynamics, "RATES", np.array([0.4, 0.2, 0.1, 0.05]))
     monkeypatch.setattr(rangamani_norm_dynamics, "HORIZON", 2.0)
     rangamani_norm_dynamics.main(
-        "--samples 8 --widths 4 --norms 0.5 8 --seeds 2 --decay 0.02 --time 150 "
+        "--samples 4 --widths 4 --norms 0.5 8 --seeds 2 --decay 0.02 --time 150 "
         f"--out {tmp_path}".split()
     )
     printed = capsys.readouterr().out
@@ -181,7 +198,7 @@ def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch):
 
 @pytest.mark.slow
 def test_the_repaired_theorem_holds_on_features_and_nearly_in_a_net(tmp_path, capsys):
-    rangamani_collapse.main(f"--samples 15 --seeds 2 --time 1000 --out {tmp_path}".split())
+    rangamani_collapse.main(f"--samples 5 --seeds 2 --time 1000 --out {tmp_path}".split())
     rows = {}
     for line in capsys.readouterr().out.splitlines():
         if " / " in line and "(34)" not in line:
@@ -271,7 +288,7 @@ def test_first_passage_is_where_the_curve_crosses():
     [
         (ulpm_flow, "--K 1", "num_classes = 1"),
         (ulpm_flow, "--d 0", "feature_dim = 0"),
-        (ulpm_flow, "--n 0", "every class needs 1"),
+        (ulpm_flow, "--n 0", "samples_per_class = 0: give an integer >= 1"),
         (ulpm_flow, "--solver Euler", "invalid choice: 'Euler' (choose from"),
         (ulpm_flow, "--rtol 1e-20", "rtol = 1e-20"),
         (ulpm_flow, "--dtype float32 --rtol 1e-9", "use float64"),
@@ -294,7 +311,7 @@ def test_first_passage_is_where_the_curve_crosses():
         (mixon_strong_collapse, "--optimizer sgd", "invalid choice: 'sgd' (choose from"),
         (mixon_strong_collapse, "--K 1", "num_classes = 1"),
         (mixon_strong_collapse, "--seeds 0", "--seeds 0"),
-        (mixon_linear_phase, "--n 0", "every class needs 1"),
+        (mixon_linear_phase, "--n 0", "samples_per_class = 0: give an integer >= 1"),
         (mixon_linear_phase, "--gap 1", "--gap 1: give a number between 0 and 1"),
         (mixon_linear_phase, "--norms -1", "--norms -1"),
         (mixon_linear_phase, "--seed -1", "--seed -1"),
@@ -313,15 +330,19 @@ def test_first_passage_is_where_the_curve_crosses():
         (rangamani_norm_dynamics, "--decay 0", "--decay 0: give a finite number > 0"),
         (rangamani_norm_dynamics, "--time nan", "--time nan: give a finite number > 0"),
         (rangamani_norm_dynamics, "--rtol 1e-20", "rtol = 1e-20"),
-        (rangamani_norm_dynamics, "--samples 7", "num_samples = 7: give an even number"),
-        (rangamani_norm_dynamics, "--samples 900", "samples of class 3: it has"),
+        (rangamani_norm_dynamics, "--samples 0", "0 samples of class 3: it has"),
+        (rangamani_norm_dynamics, "--samples 900", "900 samples of class 3: it has"),
+        (rangamani_norm_dynamics, "--data digits", "unrecognized arguments: --data digits"),
+        (rangamani_norm_dynamics, "--dataset imagenet", "invalid choice: 'imagenet'"),
+        (ulpm_flow, "--format jpg", "invalid choice: 'jpg' (choose from"),
+        (ulpm_flow, "--quiet --K 1", "num_classes = 1"),
         (rangamani_norm_dynamics, "--classes 3 3", "classes = [3, 3]: give one or more, each"),
         (rangamani_norm_dynamics, "--classes 3 11", "class 11: no image is of it"),
-        (rangamani_norm_dynamics, "--widths 0", "widths = (0,): every hidden layer"),
-        (rangamani_norm_dynamics, "--data fashion-mnist --folder x", "x: no train-images-idx3"),
+        (rangamani_norm_dynamics, "--widths 0", "widths[0] = 0: give an integer >= 1"),
+        (rangamani_norm_dynamics, "--dataset Fashion-MNIST --folder x", "x: no train-images-idx3"),
         (rangamani_norm_dynamics, "--seeds 0", "--seeds 0"),
-        (rangamani_collapse, "--samples 7", "--samples 7: give a multiple of 3"),
-        (rangamani_collapse, "--widths 4 0", "widths = (4, 0): every hidden layer"),
+        (rangamani_collapse, "--samples 900", "900 samples of class 0: it has"),
+        (rangamani_collapse, "--widths 4 0", "widths[1] = 0: give an integer >= 1"),
         (rangamani_collapse, "--decay inf", "--decay inf: give a finite number > 0"),
         (zhu_landscape, "--decay 0", "--decay 0: give a number from 1e-5 to 1"),
         (zhu_landscape, "--bias-decay -1", "--bias-decay -1: give a number from 0"),
@@ -352,6 +373,95 @@ def test_the_smallest_cases_draw_their_figure(flags, tmp_path):
     # The model of the first test here, whose programs this one shares.
     ulpm_flow.main(["--K", "3", "--d", "4", "--n", "2", *flags.split(), "--out", str(tmp_path)])
     assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_all_examples_name_what_they_share_alike(name, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        importlib.import_module(name).main(["--help"])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.split())
+    for flag in ("--out", "--no-plot", "--format {png,pdf,svg}", "--quiet"):
+        assert flag in text
+    assert text.isascii()  # whatever a terminal can show
+    assert "--data " not in text
+    assert ("--dataset" in text) == ("--folder" in text) == ("--samples" in text)
+    assert "--samples" not in text or "training images of each class" in text
+
+
+def test_quiet_prints_nothing_and_a_format_is_that_of_the_figure(tmp_path, capsys):
+    # The model of the first test here, whose programs this one shares.
+    flags = f"--K 3 --d 4 --n 2 --decades 20 --quiet --format pdf --out {tmp_path}"
+    ulpm_flow.main(flags.split())
+    printed = capsys.readouterr()
+    assert printed.out == printed.err == ""
+    assert (tmp_path / "ulpm_flow.pdf").read_bytes().startswith(b"%PDF")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.zarr", "ulpm_flow.pdf"]
+
+
+def test_quiet_silences_bars_too(capsys):
+    parser = script.Parser("test")
+    script.add_output_flags(parser)
+    with script.output(parser.parse_args(["--quiet"])):
+        print("printed")
+        for _ in tqdm.tqdm(range(2)):
+            pass
+        with pytest.raises(SystemExit):
+            parser.error("what is wrong")
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.endswith(": what is wrong\n")
+    assert printed.err.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", sorted(HELPERS))
+def test_a_module_that_is_no_script_says_so(name):
+    with pytest.raises(SystemExit) as ended:
+        script.refuse_to_run(str(EXAMPLES / f"{name}.py"))
+    message = str(ended.value)
+    assert message.startswith(f"{name}.py: holds what the examples share; run one of ")
+    assert message.split("run one of ")[1].split(", ") == [f"{script}.py" for script in SCRIPTS]
+    # All of them end so.
+    assert (EXAMPLES / f"{name}.py").read_text().endswith("    refuse_to_run(__file__)\n")
+
+
+def test_a_helper_module_run_as_a_script_ends_with_a_line():
+    result = subprocess.run(
+        [sys.executable, "script.py"], cwd=EXAMPLES, capture_output=True, text=True
+    )
+    assert result.returncode == 1
+    assert result.stdout == ""
+    assert result.stderr.count("\n") == 1
+    assert "ulpm_flow.py" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("title", "name"),
+    [
+        ("fixed ETF, d = K", "fixed_ETF_d_K"),
+        ("100 % random", "100_percent_random"),
+        ("start 0.1, decay 1e-05", "start_0.1_decay_1e-05"),
+        ("L-BFGS", "L-BFGS"),
+        ("net, centred, WN", "net_centred_WN"),
+        ("λ = 0.5", "lambda_0.5"),
+        ("a/b\\c: *?<>|d", "a_b_c_d"),
+    ],
+)
+def test_folders_are_named_without_spaces_and_signs(title, name):
+    assert script.folder_name(title) == name
+
+
+def test_a_table_says_what_its_columns_mean():
+    columns = {"t": "", "of bound": "margin over the largest", "drift": "change " * 40}
+    lines = script.table(columns, [["1", "0.5", "1e-9"]]).splitlines()
+    assert lines[0].split() == ["t", "of", "bound", "drift"]
+    assert set(lines[1]) == {"-"}
+    assert (
+        " ".join(lines[3:]) == f"of bound: margin over the largest; drift: {'change ' * 40}".strip()
+    )
+    assert max(map(len, lines)) <= 100
+    assert script.table(["t"], [["1"]]).splitlines() == ["t", "-", "1"]
 
 
 def test_help_names_every_default():

@@ -8,11 +8,17 @@ import rangamani_binary
 import zhu_fixed_etf
 import zhu_optimizers
 import zhu_random_labels
+from figure_layout import check_saved_figures
 from tolerances import rounding
 
 from nc_jax import storage
 
 pytest.importorskip("sklearn")
+
+
+@pytest.fixture(autouse=True)
+def saved_figures_have_a_good_layout(monkeypatch):
+    check_saved_figures(monkeypatch)
 
 
 def last(path):
@@ -27,7 +33,6 @@ def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys, monk
     flags = f"--samples 12 --batch 24 --epochs 6 --width 0.125 --out {tmp_path}".split()
     cnn_collapse.main(flags)
     printed = capsys.readouterr()
-    assert "6/6" in printed.err  # the progress bar
     data = storage.load(tmp_path / "run" / "results.zarr")
     assert data["margins"].dims == ("seed", "epoch", "sample")
     assert data["train_loss"][0, -1] < data["train_loss"][0, 0]
@@ -61,7 +66,7 @@ def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
     zhu_fixed_etf.main(["--out", str(tmp_path)])
     printed = capsys.readouterr().out
     learned, fixed, small = (
-        last(tmp_path / name) for name in ("learned", "fixed ETF", "fixed ETF, d = K")
+        last(tmp_path / name) for name in ("learned", "fixed_ETF", "fixed_ETF_d_K")
     )
     for run in (learned, fixed, small):
         assert float(run["train_accuracy"]) == 1
@@ -91,7 +96,7 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
     rangamani_binary.main(["--norms", "0.1", "1", "--shares", "1", "--out", str(tmp_path)])
 
     def spread(decay):
-        norms = [last(tmp_path / f"start_{norm},_decay_{decay}") for norm in ("0.1", "1")]
+        norms = [last(tmp_path / f"start_{norm}_decay_{decay}") for norm in ("0.1", "1")]
         return abs(np.log(float(norms[1]["norm_product"] / norms[0]["norm_product"])))
 
     assert spread("0.02") < 0.4 * spread("0")
@@ -117,6 +122,9 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
         (cnn_collapse, "--samples 500", "500 samples of class 0: it has"),
         (cnn_collapse, "--dataset imagenet", "invalid choice: 'imagenet'"),
         (cnn_collapse, "--dataset cifar10", "cifar10"),
+        (cnn_collapse, "--dataset CIFAR-10", "folder = None: cifar10"),
+        (cnn_collapse, "--samples 5 --batch 60", "--batch 60: give an integer up to 50"),
+        (cnn_collapse, "--batch 0", "--batch 0: give an integer >= 1"),
         (cnn_collapse, "--dataset fashion-mnist --folder x", "x: no train-images-idx3"),
         (cnn_collapse, "--width 0", "--width 0"),
         (zhu_optimizers, "--adam-rate 0", "--adam-rate 0: give a number between 0 and 1"),
@@ -141,3 +149,19 @@ def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("example", "flags", "batch"),
+    [
+        (cnn_collapse, "", 128),
+        (cnn_collapse, "--samples 5", 50),
+        (cnn_collapse, "--samples 5 --batch 7", 7),
+        (rangamani_binary, "", 32),
+        (rangamani_binary, "--samples 3", 6),
+    ],
+)
+def test_the_default_batch_is_no_larger_than_the_images(example, flags, batch, tmp_path):
+    parser, parsed = example.parse([*flags.split(), "--out", str(tmp_path)])
+    image_runs.load(parser, parsed, getattr(parsed, "classes", None))
+    assert parsed.batch == batch

@@ -1,4 +1,6 @@
+import ast
 import math
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -6,12 +8,48 @@ import matplotlib.colors
 import numpy as np
 import pytest
 import xarray as xr
+from figure_layout import CONTRAST, check_layout, contrast_with_white
+from matplotlib.patches import Rectangle
 
 import nc_jax as nc
 from nc_jax import plotting
 
 PROBLEM = nc.ulpm(3, 4, 2)
 TIMES = nc.log_times(20, 9, start_log10=-1)
+
+
+@pytest.fixture(autouse=True)
+def every_figure_has_a_good_layout(monkeypatch):
+    figures, make = [], plotting.Figure
+
+    def record(*args, **kwargs):
+        figures.append(make(*args, **kwargs))
+        return figures[-1]
+
+    monkeypatch.setattr(plotting, "Figure", record)
+    yield
+    for figure in figures:
+        check_layout(figure)
+
+
+def legend_calls():
+    """Calls of `legend` in the package and its scripts, by file and line."""
+    root = Path(__file__).parent.parent
+    for folder in ("nc_jax", "examples", "benchmarks", "docs"):
+        for path in sorted((root / folder).rglob("*.py")):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "legend":
+                    yield f"{path.relative_to(root)}:{node.lineno}", node
+
+
+def test_no_legend_is_placed_by_a_search():
+    # loc="best", which is the default, takes seconds on a slow machine, and then warns.
+    calls = dict(legend_calls())
+    assert calls
+    for place, call in calls.items():
+        given = [keyword.value for keyword in call.keywords if keyword.arg == "loc"]
+        assert [place for loc in given if ast.literal_eval(loc) in ("best", 0)] == []
+        assert given, f"{place}: the default is to search"
 
 
 def run(seed):
@@ -106,7 +144,9 @@ def test_strong_collapse_has_a_colour_a_norm_and_a_style_a_run(single):
         assert axes.lines[0].get_color() == pytest.approx(axes.lines[2].get_color())
         assert (axes.get_xscale(), axes.get_yscale()) == ("linear", "log")
     [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["ε = 1", "ε = 0.1", "flow", "gd"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "ε = 1", "ε = 0.1", "flow", "gd", "median, 10th to 90th percentile"
+    ]  # fmt: skip
 
 
 def test_long_runs_of_strong_collapse_are_on_a_log_axis(single):
@@ -169,8 +209,11 @@ def test_escapes_have_their_law_and_slow_starts_their_colour(single):
     slope = np.diff(np.log(guide.get_ydata())) / np.diff(np.log(guide.get_xdata()))
     np.testing.assert_allclose(slope, -2)
     colors = [matplotlib.colors.to_hex(line.get_color()) for line in starts.lines]
-    assert colors == ["#9a9a9a", "#d1651a", "#d1651a"]
-    assert "2 slow" in starts.get_title()
+    assert colors == ["#767676", "#d1651a", "#d1651a"]
+    legend = starts.get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["others: 1", "below 0.97 at t = 10^10557: 2"]
 
 
 def test_shares_of_the_uncollapsed_end_where_nobody_is_left():
@@ -193,12 +236,12 @@ def test_the_landscape_shows_spectra_points_and_profiles(single):
     log_time = np.broadcast_to(TIMES, (2, TIMES.size))
     rng = np.random.default_rng(0)
     seen = {
-        "gradient_norm": np.exp(rng.normal(size=(2, TIMES.size))),
+        "excess": np.exp(rng.normal(size=(2, TIMES.size))),
         "eigenvalue": rng.normal(size=(2, TIMES.size)),
     }
     flows = eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, seen))
     spectra = {"minimum": np.array([0.0, 0.0, 1.0]), "saddle": np.array([-1.0, 0.0, 1.0])}
-    found = {"gradient_norm": [0.0, 1e-12], "eigenvalue": [0.5, -1.0], "excess": [0.0, 1.0]}
+    found = {"eigenvalue": [0.5, -1.0], "excess": [0.0, 1.0]}
     steps = np.linspace(0, 1, 5)
     figure = plotting.landscape_figure(spectra, found, flows, steps, {"saddle": 2 - steps})
     left, middle, right = figure.axes[:3]
@@ -207,10 +250,80 @@ def test_the_landscape_shows_spectra_points_and_profiles(single):
     np.testing.assert_allclose(offsets[1][:, 0], [-1, 0, 1])
     sizes = np.asarray(left.collections[0].get_sizes())  # pyright: ignore
     assert sizes[0] == 2 * sizes[1]
-    points = np.asarray(middle.collections[0].get_offsets())
-    assert np.all(points[:, 0] > 0)  # 0 has no place on a log axis
-    np.testing.assert_allclose(points[:, 1], found["eigenvalue"])
+    *ways, points, _zero = middle.lines
+    for way, x, y in zip(ways, seen["excess"], seen["eigenvalue"], strict=True):
+        np.testing.assert_array_equal(np.asarray(way.get_data()), [x, y])
+    np.testing.assert_array_equal(
+        np.asarray(points.get_data()), [found["excess"], found["eigenvalue"]]
+    )
+    # The least loss is on the axis, although it is 0.
+    assert middle.get_xlim()[0] < 0 < middle.transData.transform((0, 0))[0]
     np.testing.assert_allclose(np.asarray(right.lines[0].get_ydata()), 2 - steps)
+
+
+def over_seeds(single, observables):
+    """Runs over (2 seeds) with the given observables at TIMES."""
+    log_time = np.broadcast_to(TIMES, (2, TIMES.size))
+    return eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, observables))
+
+
+def test_frames_show_the_range_of_cosines_and_each_run_in_a_style(single):
+    rng = np.random.default_rng(0)
+    cosines = rng.uniform(-1, 1, (2, TIMES.size, 3))
+    variation = np.exp(rng.normal(size=(2, TIMES.size)))
+    run = over_seeds(single, {"cosines": cosines, "ji_within_class_variation": variation})
+    figure = plotting.frames_figure({"bias": run, "no bias": run}, 3)
+    left, right = figure.axes
+    np.testing.assert_allclose(np.asarray(left.lines[0].get_ydata()), cosines.mean(axis=(0, 2)))
+    [band, _] = left.collections
+    ends = np.asarray(band.get_paths()[0].vertices)[:, 1]
+    np.testing.assert_allclose([ends.min(), ends.max()], [cosines.min(), cosines.max()])
+    assert [line.get_linestyle() for line in right.lines] == ["-", "--"]
+    assert list(np.asarray(left.lines[2].get_ydata())) == [-0.5, -0.5]  # the simplex of 3
+
+
+def test_norms_and_margins_have_a_colour_a_start(single):
+    rng = np.random.default_rng(0)
+    shape = (2, 3, TIMES.size)
+    names = ("norm", "objective", "test_error")
+    values = {name: rng.uniform(0.1, 1, shape) for name in names}
+    values["margins"] = rng.normal(size=(*shape, 7))
+    log_time = np.broadcast_to(TIMES, shape)
+    run = eqx.tree_at(lambda run: (run.log_time, run.observables), single, (log_time, values))
+    figure = plotting.norm_dynamics_figure({"λ = 0.1": run, "λ = 0": run}, [0.1, 1.0])
+    assert len(figure.axes) == 6
+    for axes, name in zip(figure.axes[:3], names, strict=True):
+        for line, of_norm in zip(axes.lines, values[name], strict=True):
+            np.testing.assert_allclose(np.asarray(line.get_ydata()), np.median(of_norm, axis=0))
+    margins = plotting.margins_figure({"λ = 0": run}, [0.1, 1.0])
+    last = np.sort(values["margins"][:, :, -1], axis=-1)
+    for line, of_norm in zip(margins.axes[0].lines, last, strict=True):
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), of_norm.mean(axis=0))
+
+
+def test_outputs_are_histograms_of_margins_times_the_norm(single):
+    rng = np.random.default_rng(0)
+    outputs = np.sort(rng.normal(TIMES[:, None], 1, (TIMES.size, 40)))
+    norm = np.linspace(1, 3, TIMES.size)
+    values = {"norm": norm, "margins": outputs / norm[:, None]}
+    run = eqx.tree_at(lambda run: run.observables, single, values)
+    rows = plotting.margin_histograms_figure(run, 3).axes
+    assert len(rows) == 3
+    assert all(sum(bar.get_height() for bar in axes.patches) == 40 for axes in rows)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_orders_are_fitted_and_the_closed_form_is_dotted():
+    rates = np.array([0.2, 0.1, 0.05, 0.025])
+    figure = plotting.orders_figure(rates, {"net": {"flow": 3 * rates, "equation": rates**2}})
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    texts = [text.get_text() for text in legend.get_texts()]
+    assert texts == ["flow: η$^{1.00}$", "equation: η$^{2.00}$"]
+    time = np.linspace(0, 1, 5)
+    exact = {"L = 1": np.stack([[time, 2 * time]])}
+    [axes] = plotting.logistic_figure(time, {"L = 1": 2 * time[None]}, exact).axes
+    points = next(line for line in axes.lines if line.get_linestyle() == "None")
+    np.testing.assert_allclose(np.asarray(points.get_data()), [time, 2 * time])
 
 
 EPOCHS = np.array([0, 1, 2, 4, 7])
@@ -243,8 +356,16 @@ def test_trainings_have_a_colour_each_and_variables_a_style(single):
     norms, nc1, accuracy, margin = figure.axes
     # The model lacks accuracies alone; "free" is a model without a run.
     styles = [line.get_linestyle() for line in norms.lines]
-    assert styles == ["-", ":", "--", ":", "-", "--", ":", ":"]
-    slow, model, fast, free = nc1.lines
+    # Features and classifiers are two styles in a network and two more in a model.
+    assert styles == ["-", "-", ":", ":", "--", "--", "-.", "-."]
+    legend = norms.get_legend()
+    assert legend is not None
+    names = [text.get_text() for text in legend.get_texts()]
+    assert names == [
+        "feature norm variation", "classifier norm variation", "feature norm variation, model",
+        "classifier norm variation, model",
+    ]  # fmt: skip
+    slow, fast, model, free = nc1.lines
     # Epoch 0 has no place on a log axis; the median of two seeds is their mean.
     np.testing.assert_array_equal(slow.get_xdata(), EPOCHS[1:])
     np.testing.assert_allclose(
@@ -256,11 +377,13 @@ def test_trainings_have_a_colour_each_and_variables_a_style(single):
     np.testing.assert_array_equal(slow.get_color(), model.get_color())
     assert free.get_color() == "black"
     assert (nc1.get_yscale(), accuracy.get_yscale()) == ("log", "linear")
-    # A smallest margin below 0 is seen.
-    assert margin.get_yscale() == "symlog"
+    # A smallest margin below 0 has its place, on a linear scale where all are small.
+    assert margin.get_yscale() == "linear"
     assert margin.get_ylim()[0] < np.asarray(margin.lines[0].get_ydata())[0] < 0
     [legend] = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["slow", "fast", "model's flow"]
+    assert [text.get_text() for text in legend.get_texts()] == [
+        "slow", "fast", "model's flow", "median, 10th to 90th percentile"
+    ]  # fmt: skip
     figure.draw_without_rendering()
     # Less than a decade has labels, and not one upon another.
     labels = [label.get_text() for label in nc1.get_xticklabels()]
@@ -274,7 +397,66 @@ def test_margins_of_a_training_are_sorted_and_shown_as_they_move():
     for line, data in zip(axes.lines, runs.values(), strict=True):
         last = np.sort(data["margins"].values[:, -1])
         np.testing.assert_allclose(np.asarray(line.get_ydata()), last.mean(axis=0))
-    [axes] = plotting.training_histograms_figure(runs["slow"], 3).axes
-    assert axes.get_legend_handles_labels()[1] == ["epoch 0", "epoch 4", "epoch 7"]
-    counts = [sum(bar.get_height() for bar in bars) for bars in axes.containers]
-    assert counts == [50, 50, 50]
+    rows = plotting.training_histograms_figure(runs["slow"], 3).axes
+    assert [axes.texts[0].get_text() for axes in rows] == ["epoch 0", "epoch 4", "epoch 7"]
+    bars = [[bar for bar in axes.patches if isinstance(bar, Rectangle)] for axes in rows]
+    counts = [[bar.get_height() for bar in row] for row in bars]
+    edges = [*(bar.get_x() for bar in bars[0]), np.inf]
+    for found, epoch in zip(counts, (0, 3, 4), strict=True):
+        values = runs["slow"]["margins"].values[0, epoch]
+        assert sum(found) == 50
+        # Rounding of edges may move a sample to the next bar.
+        expected = np.histogram(values, edges)[0]
+        assert np.abs(np.array(found) - expected).sum() <= 2
+
+
+@pytest.mark.parametrize("scale", [0.01, 1.0, 1000.0])
+def test_ticks_of_margins_can_be_read_whatever_their_size(scale):
+    data = training(0.1)
+    margin = xr.DataArray(scale * np.array([[-1.0, -0.9, 0.1, 0.5, 1.0]]), dims=("seed", "epoch"))
+    data = data.isel(seed=[0]).assign(margin_min=margin)
+    figure = plotting.training_figure({"run": data}, {"margin": ("margin_min",)})
+    [axes] = figure.axes
+    figure.draw_without_rendering()
+    low, high = axes.get_ylim()
+    labels = [
+        text.get_text() for text in axes.get_yticklabels() if low <= text.get_position()[1] <= high
+    ]
+    assert 3 <= len([label for label in labels if label]) <= 12
+    values = [float(label.replace("−", "-")) for label in labels]
+    assert values == sorted(values)
+    assert all(len(label) <= 7 for label in labels)
+
+
+def test_two_parts_of_a_name_are_colour_and_line_style():
+    # Three starts with decay and without are three colours, not six.
+    runs = {
+        (f"start {i}", f"decay {j}"): training(0.1 * (i + j)) for i in (1, 2, 3) for j in (0, 1)
+    }
+    figure = plotting.training_figure(runs, {"NC1": ("zhu_nc1",)})
+    margins = plotting.sorted_margins_figure(runs)
+    for lines in (figure.axes[0].lines, margins.axes[0].lines):
+        drawn = [
+            (matplotlib.colors.to_hex(line.get_color()), line.get_linestyle()) for line in lines
+        ]
+        assert len(set(drawn)) == 6
+        assert [color for color, _ in drawn] == [c for c in colors_of_names(3) for _ in range(2)]
+        assert [style for _, style in drawn] == ["-", "--"] * 3
+    entries = ["start 1", "start 2", "start 3", "decay 0", "decay 1"]
+    for drawn in (figure, margins):
+        [legend] = drawn.legends
+        assert [text.get_text() for text in legend.get_texts()][:5] == entries
+
+
+def colors_of_names(count):
+    """The colours of three names that are strings."""
+    figure = plotting.sorted_margins_figure({f"{i}": training(0.1) for i in range(count)})
+    return [matplotlib.colors.to_hex(line.get_color()) for line in figure.axes[0].lines]
+
+
+@pytest.mark.parametrize("count", [1, 2, 7, 40])
+def test_families_of_curves_can_be_told_from_the_paper_and_from_each_other(count):
+    colors = plotting._shades(count)
+    assert min(contrast_with_white(color) for color in colors) >= CONTRAST
+    apart = np.linalg.norm(np.diff(colors[:, :3], axis=0), axis=1)
+    assert count > 7 or np.all(apart > 0.1)
