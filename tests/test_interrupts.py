@@ -1,5 +1,6 @@
 """Ctrl-C in sweeps and trainings: one line that says what is saved, and nothing is lost."""
 
+import signal
 import traceback
 
 import jax
@@ -11,6 +12,7 @@ from store_files import files_of
 
 import nc_jax as nc
 from nc_jax import storage
+from nc_jax.interrupts import lasting_interrupts
 from nc_jax.sweeps.programs import Programs
 
 OPTIMIZER = optax.sgd(0.1)
@@ -100,3 +102,48 @@ def test_ctrl_c_while_a_sweep_or_a_flow_is_traced_is_one_line_too(monkeypatch):
         flow(PROBLEM.init(jax.random.key(0)))
     assert caught.value.trajectory is None
     assert "\n" not in str(caught.value)
+
+
+def lose_an_interrupt():
+    """Press Ctrl-C where the exception is lost, as in JAX's callback of the garbage collector."""
+    try:
+        signal.raise_signal(signal.SIGINT)
+    except KeyboardInterrupt:
+        return
+    raise AssertionError("Ctrl-C raised nothing")
+
+
+def test_an_interrupt_that_was_lost_is_raised_again():
+    before = signal.getsignal(signal.SIGINT)
+    with lasting_interrupts() as check_interrupt:
+        check_interrupt()
+        lose_an_interrupt()
+        with pytest.raises(KeyboardInterrupt):
+            check_interrupt()
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_handler_of_the_user_is_left_alone():
+    pressed = []
+    before = signal.signal(signal.SIGINT, lambda *_: pressed.append(1))
+    try:
+        with lasting_interrupts() as check_interrupt:
+            signal.raise_signal(signal.SIGINT)
+            check_interrupt()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert pressed == [1]
+
+
+def test_a_sweep_ends_after_an_interrupt_that_was_lost(monkeypatch):
+    compute, batches = Programs.compute, []
+
+    def compute_and_lose(self, setting, seeds):
+        batches.append(seeds)
+        lose_an_interrupt()
+        return compute(self, setting, seeds)
+
+    monkeypatch.setattr(Programs, "compute", compute_and_lose)
+    with pytest.raises(nc.Interrupted, match="2 of 6 runs"):
+        sweep()
+    assert len(batches) == 1

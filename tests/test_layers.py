@@ -13,7 +13,7 @@ ROOT = Path(nc_jax.__file__).parent
 # A module imports from lower layers and its own folder only; modules of one layer are strangers.
 LAYERS = [
     {"capabilities", "paths"},
-    {"checks", "compilation", "configuration", "lanes", "precision", "progress"},
+    {"checks", "compilation", "configuration", "interrupts", "lanes", "precision", "progress"},
     {"display", "labels", "state"},
     {"geometry", "images"},
     {"losses", "metrics"},

@@ -23,6 +23,7 @@ from ..dynamics import log_steps
 from ..dynamics.pieces import nothing_computed
 from ..geometry import common_class_size
 from ..images import ImageSet
+from ..interrupts import lasting_interrupts
 from ..labels import check_labels
 from ..losses import CrossEntropy, Loss
 from ..paths import local_path
@@ -275,8 +276,12 @@ def _fill(
     if done == 0 and 0 in places:
         results.write(places[0], programs.look(state))
     seen = None
-    with Bar(num_epochs, "training", progress, done, unit="epoch") as bar:
+    with (
+        lasting_interrupts() as check_interrupt,
+        Bar(num_epochs, "training", progress, done, unit="epoch") as bar,
+    ):
         while done < num_epochs:
+            check_interrupt()
             # Compiled at its first call.
             with bar.doing("compiling") if seen is None else contextlib.nullcontext():
                 state, seen = programs.epoch(state)

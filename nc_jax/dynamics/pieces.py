@@ -19,6 +19,7 @@ from jaxtyping import PyTree
 
 from ..checks import is_traced
 from ..compilation import cpu_options
+from ..interrupts import lasting_interrupts
 from ..progress import Bar
 from ..trajectory import Trajectory
 from .integrator import Progress
@@ -215,7 +216,10 @@ def _integrate(
 ) -> Trajectory:
     """Pieces until the run is over, or Ctrl-C."""
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
-    with Bar(1.0, "flow", show_progress, bar_format=form) as bar:
+    with (
+        lasting_interrupts() as check_interrupt,
+        Bar(1.0, "flow", show_progress, bar_format=form) as bar,
+    ):
         # A checkpoint is read into the structure of a run; its first piece has no steps.
         num_steps = pieces.first_steps()
         with bar.doing("compiling"):
@@ -224,6 +228,7 @@ def _integrate(
             computed = checkpoints.load(computed)
         try:
             while not pieces.is_complete(computed):
+                check_interrupt()
                 began, taken = time.perf_counter(), int(computed.ending.num_steps)
                 computed = pieces.next(computed, num_steps)
                 taken = int(computed.ending.num_steps) - taken

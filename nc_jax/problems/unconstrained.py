@@ -124,6 +124,9 @@ class UnconstrainedFeatures(AbstractProblem):
         weight_decay: WeightDecay = WeightDecay(),
     ):
         self.class_sizes = _sizes("class_sizes", class_sizes)
+        # Before the dimension, for which K - 1 = 0 may have been given.
+        if self.num_classes < 2:
+            raise ValueError(f"num_classes = {self.num_classes}: collapse needs 2 or more classes.")
         self.feature_dim = check_integer("feature_dim", feature_dim)
         self.loss = loss
         self.reduction = reduction
@@ -131,8 +134,6 @@ class UnconstrainedFeatures(AbstractProblem):
         self.weight_decay = weight_decay
 
     def __check_init__(self):
-        if self.num_classes < 2:
-            raise ValueError(f"num_classes = {self.num_classes}: collapse needs 2 or more classes.")
         check_loss(self.loss, self.num_samples, self.num_classes)
         check_derivatives(self.loss)
         check_kind("bias", self.bias, (bool, np.bool_), "True")

@@ -13,6 +13,7 @@ from jaxtyping import Array, Int, Key
 
 from ..checks import check_key
 from ..dynamics.pieces import nothing_computed
+from ..interrupts import lasting_interrupts
 from ..paths import local_path
 from ..progress import Bar
 from .plan import Grid, Plan, Run, kept_of, make_plan
@@ -119,8 +120,9 @@ def _fill(plan: Plan, results: "Results", progress: bool) -> None:
     written, failed = results.written(), 0
     done = int(written.sum())
     bar = Bar(written.size, "sweep", progress, done, unit="run")
-    with bar, Programs(plan) as programs:
+    with lasting_interrupts() as check_interrupt, bar, Programs(plan) as programs:
         for setting, region in plan.batches():
+            check_interrupt()
             missing = np.flatnonzero(~written[region])
             if missing.size:
                 try:
