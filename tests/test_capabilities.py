@@ -165,12 +165,15 @@ class Shifted(nc.NormalizedReLUNet):
         return 1 + super().objective(state)
 
 
+SHIFTED: type[nc.NormalizedReLUNet] = Shifted
+
+
 def test_an_objective_beside_the_gradient_of_another_is_refused():
     expected = "replaces the objective of its parent but not gradient and scaled_descent; define"
     with pytest.raises(ValueError, match=f"Steeper {expected}"):
         model(nc.CrossEntropy(), Steeper)
     with pytest.raises(ValueError, match=f"Shifted {expected}"):
-        Shifted(np.eye(2), np.array([1.0, -1.0]), (3,))
+        SHIFTED(np.eye(2), np.array([1.0, -1.0]), (3,))
 
 
 def test_another_model_records_nothing_that_holds_of_its_parent_alone():
