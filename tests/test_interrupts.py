@@ -113,6 +113,15 @@ def lose_an_interrupt():
     raise AssertionError("Ctrl-C raised nothing")
 
 
+@pytest.fixture
+def interruptible():
+    """Python's handler of Ctrl-C, also where the tests run in the background of a script."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_that_was_lost_is_raised_again():
     before = signal.getsignal(signal.SIGINT)
     with lasting_interrupts() as check_interrupt:
@@ -135,6 +144,7 @@ def test_a_handler_of_the_user_is_left_alone():
     assert pressed == [1]
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_sweep_ends_after_an_interrupt_that_was_lost(monkeypatch):
     compute, batches = Programs.compute, []
 

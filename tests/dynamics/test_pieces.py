@@ -193,7 +193,9 @@ def test_a_path_inside_of_a_program_is_refused(tmp_path):
 
 
 LONG = """
-import sys, jax, numpy as np
+import signal, sys, jax, numpy as np
+# A process in the background of a script ignores it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 jax.config.update("jax_enable_x64", True)
 import nc_jax as nc
 from nc_jax.dynamics import pieces
