@@ -21,7 +21,7 @@ from image_runs import (
     steps_per_epoch,
     train,
 )
-from script import Parser, output, save_figure
+from script import Parser, run_script, save_figure
 
 JI = {"rate": 0.01, "momentum": 0.3, "decay": 0.0, "schedule": "constant"}
 COLUMNS = {
@@ -43,9 +43,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser, configure_jax, output, save_figure
+from script import Parser, configure_jax, run_script, save_figure
 
 import nc_jax as nc
 
@@ -117,9 +117,7 @@ def show(flags: Namespace, runs: nc.Trajectory) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
-from script import Parser, configure_jax, folder_name, output, save_figure, table
+from script import Parser, configure_jax, folder_name, run_script, save_figure, table
 
 import nc_jax as nc
 from nc_jax import storage
@@ -167,9 +167,7 @@ def show(found: dict[str, list[dict[str, float]]]) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

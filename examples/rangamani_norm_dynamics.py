@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
-from script import Parser, configure_jax, output, save_figure, table
+from script import Parser, configure_jax, run_script, save_figure, table
 from tqdm import tqdm
 
 import nc_jax as nc
@@ -273,9 +273,7 @@ def draw(flags: Namespace, runs: nc.Trajectory, errors, chain) -> list[str]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

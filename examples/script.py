@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -52,6 +52,17 @@ def add_output_flags(parser: Parser) -> None:
     add("--no-plot", action="store_true", help="save no figure")
     add("--format", choices=FORMATS, default="png", help="of the figures (%(default)s)")
     add("--quiet", action="store_true", help="print nothing but errors")
+
+
+def run_script(
+    parse: Callable[[list[str] | None], tuple[Parser, argparse.Namespace]],
+    run: Callable[[Parser, argparse.Namespace], None],
+    arguments: list[str] | None,
+) -> None:
+    """Parse the flags, then run, without prints and progress bars if `--quiet` is given."""
+    parser, flags = parse(arguments)
+    with output(flags):
+        run(parser, flags)
 
 
 @contextlib.contextmanager

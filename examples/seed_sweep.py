@@ -18,7 +18,7 @@ from script import (
     add_output_flags,
     configure_jax,
     nearest,
-    output,
+    run_script,
     save_figure,
     table,
     writable_folder,
@@ -141,9 +141,7 @@ def show(dataset, fractions: np.ndarray, decades: np.ndarray) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

@@ -18,7 +18,7 @@ from script import (
     configure_jax,
     nearest,
     number,
-    output,
+    run_script,
     save_figure,
     table,
     writable_folder,
@@ -95,9 +95,7 @@ def show(flow: nc.Trajectory, flags: Namespace) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

@@ -18,7 +18,7 @@ from script import (
     add_output_flags,
     configure_jax,
     number,
-    output,
+    run_script,
     save_figure,
     table,
     writable_folder,
@@ -169,9 +169,7 @@ def slow_table(runs: nc.Trajectory) -> str:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

@@ -16,7 +16,7 @@ from script import (
     Parser,
     add_output_flags,
     configure_jax,
-    output,
+    run_script,
     save_figure,
     table,
     writable_folder,
@@ -141,9 +141,7 @@ def follow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

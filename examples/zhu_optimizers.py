@@ -10,7 +10,7 @@ from argparse import Namespace
 
 import optax
 from image_runs import add_flags, checked_flags, load, model, network, schedule, sgd, show, train
-from script import Parser, output, save_figure
+from script import Parser, run_script, save_figure
 
 COLUMNS = {
     "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
@@ -37,9 +37,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
 
 def main(arguments: list[str] | None = None) -> None:
     """Parse the flags, then run."""
-    parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    run_script(parse, run, arguments)
 
 
 def run(parser: Parser, flags: Namespace) -> None:

@@ -50,13 +50,13 @@ def described_call(name: str, call: object, settings: set[str]) -> dict[str, str
         if parameter.default is not parameter.empty and key not in settings
     }
     values = {**closed.globals, **closed.nonlocals, **defaults}
-    told = {
+    texts = {
         f"{name}.{key}": short(value)
         for key, value in sorted(values.items())
         if not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value))
     }
     # Without the module, which is `__main__` where the same file is run as a script.
-    return {name: call.__qualname__, **told}
+    return {name: call.__qualname__, **texts}
 
 
 def short(value: object) -> str:
@@ -140,11 +140,11 @@ def check_same(
         raise ValueError(f"{path} holds no {kind}. {advice}")
     keys = sorted((stored.keys() | mine.keys()) - _FREE - free)
     differing = [key for key in keys if stored.get(key) != mine.get(key)]
-    # What the program was made of says it better.
-    told = [key for key in differing if not key.startswith("program")] or differing
-    if told:
+    # The values that a program uses name the difference better than its digest.
+    named = [key for key in differing if not key.startswith("program")] or differing
+    if named:
         raise ValueError(
             f"{path} holds another {kind}: "
-            + "; ".join(f"{key} = {stored.get(key)} there, {mine.get(key)} here" for key in told)
+            + "; ".join(f"{key} = {stored.get(key)} there, {mine.get(key)} here" for key in named)
             + f". {advice}"
         )

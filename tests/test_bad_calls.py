@@ -1,4 +1,4 @@
-"""What a user gives by mistake at any public door: one line that names it, before anything runs.
+"""What a user gives by mistake to a public function: one line names it, before anything runs.
 
 In a process without the type checker of the tests, as users have it, with calls that fail before
 anything is compiled.
@@ -51,7 +51,7 @@ class Mean(nc.losses.AbstractLoss):
         return jnp.mean(logits)
 """
 
-# By door: a call, and a part of the line that names the value or says what is meant.
+# By group of functions: a call, and a part of the line that names the value or says what is meant.
 CALLS = {
     "problems": [
         ("nc.ulpm(3.0, 4, 2)", "num_classes = 3.0: give an integer >= 1"),
@@ -433,11 +433,11 @@ def outcomes():
     return dict(zip(json.loads(calls), json.loads(result.stdout), strict=True))
 
 
-@pytest.mark.parametrize("door", CALLS)
-def test_bad_calls_end_in_one_line_that_names_the_value(door, outcomes):
+@pytest.mark.parametrize("group", CALLS)
+def test_bad_calls_end_in_one_line_that_names_the_value(group, outcomes):
     wrong = [
         (call, expected, *outcomes[call])
-        for call, expected in CALLS[door]
+        for call, expected in CALLS[group]
         if outcomes[call][0] != "ValueError"
         or expected not in outcomes[call][1]
         or "\n" in outcomes[call][1]

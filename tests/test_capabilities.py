@@ -199,11 +199,11 @@ def test_invariants_are_not_claimed_for_another_objective():
 
 
 def test_a_value_with_the_derivatives_of_another_function_is_refused():
-    told = (
+    expected = (
         r"loss = TemperedValue\(\): TemperedValue replaces the value of its parent but not "
         r"log_value, gradient, scaled_gradient, finite_at_any_scale; define these in"
     )
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=expected):
         model(TemperedValue())
     inputs, targets = np.eye(2), np.array([1.0, -1.0])
     with pytest.raises(ValueError, match="give SquaredDistance"):

@@ -1,4 +1,4 @@
-"""Ctrl-C in sweeps and trainings: one line that says what is saved, and nothing is lost."""
+"""Ctrl-C in sweeps and trainings: a message of one line names what is saved; no result is lost."""
 
 import signal
 import traceback

@@ -163,15 +163,15 @@ def train(
         "key": f"{jax.random.key_impl(key)} {np.asarray(jax.random.key_data(key)).tolist()}",
         "platform": jax.default_backend(), **storage.provenance(),
     }  # fmt: skip
-    told = {**own, **_attributes(attributes or {}, [*own, "program"])}
+    described = {**own, **_attributes(attributes or {}, [*own, "program"])}
     folder = None if path is None else local_path(path)
     if folder is not None and folder.is_file():
         raise ValueError(f"path = {folder}: is a file; give a folder.")
     results = None
     try:
         if folder is not None:
-            told["program"] = programs.digest()
-        with records(folder, resume, programs.example(), epochs, told) as results:
+            described["program"] = programs.digest()
+        with records(folder, resume, programs.example(), epochs, described) as results:
             state = _fill(programs, results, epochs, num_epochs, progress)
             return Run(results.dataset(), setting, state)
     except KeyboardInterrupt:

@@ -44,7 +44,7 @@ _SMALL_NUMBERS = 100_000
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a flow outside of jit, a sweep or a training; the message says what is saved.
+    """Ctrl-C during a flow outside of jit, a sweep or a training; the message names what is saved.
 
     Attributes:
         trajectory: of a flow what was computed, NaN at later save times, with the `result` of a run
