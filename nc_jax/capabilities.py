@@ -1,41 +1,61 @@
-"""Whether what is known of a class still holds for an object of a subclass."""
+"""Which claims about a class still hold for its subclasses.
 
-import inspect
+A class states what has been proved of its formulas as class attributes, such as
+`CrossEntropy.shift_invariant = True`, and theorems ask an object for these attributes. A subclass
+that replaces a formula inherits the attributes too, but the proof is of the formula of its parent.
+`void_inherited_claims` sets such attributes to False. A test by `isinstance` would still pass, and
+the theorem would be applied to another formula.
+"""
+
 from collections.abc import Sequence
 
 
-def is_unchanged(value: object, kind: type, members: Sequence[str]) -> bool:
-    """Whether the value is of this kind and has these members from it, none of them replaced.
+def void_inherited_claims(kind: type, claims: Sequence[str], formulas: Sequence[str]) -> None:
+    """Set inherited claims to False if the class replaces a formula that they are about.
 
-    `isinstance` alone would apply the theorems on a class to subclasses that compute something
-    else.
+    A claim holds for the formulas of the class that states it, and of the parents of that class. A
+    class that replaces a formula, and for which a claim is still true, states the claim again. This
+    function is called from `__init_subclass__`.
+
+    Args:
+        kind: the new class.
+        claims: names of class attributes that are True or False.
+        formulas: names of the methods and properties that the claims are about.
     """
-    return isinstance(value, kind) and all(
-        inspect.getattr_static(type(value), name) is inspect.getattr_static(kind, name)
-        for name in members
-    )
+    # The smaller the index, the closer is the class to `kind`. A claim is void if a formula is
+    # defined in a class before the one that states the claim.
+    replaced = min(_definition(kind, name) for name in formulas)
+    for claim in claims:
+        if replaced < _definition(kind, claim):
+            setattr(kind, claim, False)
 
 
 def inherited_beside(kind: type, member: str, others: Sequence[str]) -> list[str]:
-    """Which of the others a class inherits from a parent whose `member` it replaces.
+    """Names of inherited members that may not fit to a `member` that a class overrides.
 
-    They go with the parent's `member`: a new objective beside an inherited gradient would be
-    descended along the gradient of another function. A parent whose `member` is abstract forms the
-    others from that of the subclass.
+    A class that overrides only the objective of its parent still inherits the parent's gradient,
+    which is that of another function. If `member` is abstract in the parent, the parent computes
+    its other members from the `member` of the subclass; they fit, and are not listed.
     """
-    mro = kind.__mro__
+    replaced = _definition(kind, member)
 
-    def defined_at(name: str, start: int = 0) -> int:
-        found = (i for i, base in enumerate(mro) if i >= start and _defines(base, name))
-        return next(found, len(mro))
+    def belongs_to_replaced(name: str) -> bool:
+        # The class that defines `name`, or a parent of it, also defines `member`. Then `name` was
+        # written for that definition, and not for the one that replaces it.
+        index = _definition(kind, name)
+        return replaced < index and _definition(kind, member, start=index) < len(kind.__mro__)
 
-    replaced = defined_at(member)
-    return [
-        name
-        for name in others
-        if replaced < (i := defined_at(name)) and defined_at(member, i) < len(mro)
-    ]
+    return [name for name in others if belongs_to_replaced(name)]
 
 
-def _defines(base: type, name: str) -> bool:
-    return name in vars(base) and not getattr(vars(base)[name], "__isabstractmethod__", False)
+def _definition(kind: type, name: str, *, start: int = 0) -> int:
+    """Index in the method resolution order of the first class that defines a name, from `start` on.
+
+    The length of the order where no class does. Abstract methods are no definitions.
+    """
+    order = kind.__mro__
+    for index in range(start, len(order)):
+        member = vars(order[index]).get(name)
+        if member is not None and not getattr(member, "__isabstractmethod__", False):
+            return index
+    return len(order)

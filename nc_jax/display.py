@@ -1,4 +1,4 @@
-"""Results as text: their numbers and outcomes, with shapes in the place of arrays."""
+"""Results as text: scalars as numbers, and arrays as dtype and shape."""
 
 import collections
 import dataclasses
@@ -15,7 +15,7 @@ _WIDTH = 88
 
 
 class Text(str):
-    """A field's text, which stands in a summary without quotes."""
+    """Text of a field, which `summary` prints without quotes."""
 
     def __repr__(self) -> str:
         return str(self)
@@ -24,7 +24,8 @@ class Text(str):
 def summary(result: object, /, **first: object) -> str:
     """`Type(field=value, …)` of a dataclass: scalars as numbers, arrays as dtype and shape.
 
-    Args: fields to put `first`, in the place of those of the same name; None leaves a field out.
+    Args: `first` are fields to print before the others. They replace fields of the same name, and a
+    value of None leaves a field out. `result` is positional only: a field may have the same name.
     """
     assert dataclasses.is_dataclass(result)
     fields = {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
@@ -34,12 +35,13 @@ def summary(result: object, /, **first: object) -> str:
     line = f"{name}({', '.join(parts)})"
     if len(line) <= _WIDTH and "\n" not in line:
         return line
+    # A field that is itself a result on several lines is indented as a whole.
     body = ",\n".join(parts).replace("\n", "\n  ")
     return f"{name}(\n  {body}\n)"
 
 
 def named(code: Int[Array, "*batch"], names: Sequence[str]) -> str | None:
-    """The name of a code, of a batch how many have each name; None where it is traced."""
+    """The name of a code, or for a batch the number of codes with each name; None if traced."""
     if is_traced(code):
         return None
     found = np.array(names)[np.asarray(code)]
@@ -49,13 +51,14 @@ def named(code: Int[Array, "*batch"], names: Sequence[str]) -> str | None:
 
 
 def counted(names: Sequence[str]) -> Text:
-    """How often each name occurs, the most frequent first."""
+    """How often each name occurs, with the most frequent first."""
     counts = collections.Counter(names).most_common()
     return Text(", ".join(f"{count} {name}" for name, count in counts) or "none")
 
 
 def _brief(value: object) -> str:
     if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        # The value of a traced scalar is unknown, so that `item` would fail.
         if is_traced(value) or value.ndim > 0:
             return eqx.tree_pformat(value)
         value = value.item()

@@ -1,4 +1,4 @@
-"""One check of class labels, for every function that takes them."""
+"""The check of class labels that every function with labels calls."""
 
 import jax
 import jax.numpy as jnp
@@ -17,21 +17,30 @@ def check_labels(
     ignore_index: int | None = None,
     name: str = "labels",
 ) -> Integer[Array | np.ndarray, " N"]:
-    """The labels as an array, once they are one class of 0..K-1 for each sample.
+    """The labels as an array, checked to be one class of 0..K−1 for each sample.
 
-    Shape and dtype are checked under tracing too; values only where they are concrete.
+    Shape and dtype are also checked under tracing, values only where they are concrete.
 
     Args:
-        every_class: whether each class must have a sample, as class means need.
-        ignore_index: a label outside 0..K-1 that marks rows to be left out, such as padding; None
+        every_class: whether each class must have a sample, as class means require.
+        ignore_index: a label outside of 0..K−1 that marks rows to leave out, such as padding; None
             where there is no such label.
-        name: of the argument, for the message.
+        name: name of the argument in the message.
 
     Raises: ValueError for labels of another shape or length, labels that are no integers, a label
-    outside 0..K-1, a class without samples where `every_class` is set, or an `ignore_index` that is
-    a class.
+    outside of 0..K−1, a class without samples where `every_class` is set, or an `ignore_index` that
+    is a class.
+
+    Example:
+
+        >>> from nc_jax.labels import check_labels
+        >>> check_labels([0, 3], num_classes=3, num_samples=2)
+        Traceback (most recent call last):
+        ValueError: labels hold 3 in row 1: give integers in 0..2, the rows of the classifier. ...
     """
+    # Before the conversion, in which a masked array loses its mask.
     check_unmasked(name, labels)
+    # Other arrays stay arrays of NumPy, whose values are known under jit too.
     array = labels if isinstance(labels, jax.Array) else np.asarray(labels)
     if array.ndim != 1:
         example = "problem.labels"
@@ -43,7 +52,7 @@ def check_labels(
         )
     if len(array) != num_samples:
         raise ValueError(
-            f"{name} have {len(array)} entries for {num_samples} samples: give one for each."
+            f"{name} have {len(array)} entries for {num_samples} samples: give one label for each."
         )
     if not jnp.issubdtype(array.dtype, jnp.integer):
         raise ValueError(
@@ -52,7 +61,7 @@ def check_labels(
         )
     if ignore_index is not None and 0 <= ignore_index < num_classes:
         raise ValueError(
-            f"ignore_index = {ignore_index}: is one of the classes 0..{num_classes - 1}; give a "
+            f"ignore_index = {ignore_index} is one of the classes 0..{num_classes - 1}: give a "
             "label outside of them, such as -1 or -100."
         )
     if not is_traced(array):
@@ -61,8 +70,8 @@ def check_labels(
 
 
 def class_sizes(labels: Integer[ArrayLike, " N"], num_classes: int) -> tuple[int, ...]:
-    """Samples of each class, for concrete labels that have been checked."""
-    # In int64, since NumPy counts no uint64.
+    """Number of samples of each class, for concrete labels that are checked already."""
+    # `bincount` does not take uint64.
     return tuple(np.bincount(np.asarray(labels, np.int64), minlength=num_classes).tolist())
 
 
@@ -73,6 +82,7 @@ def _check_values(
     every_class: bool,
     ignore_index: int | None,
 ) -> None:
+    """The part of `check_labels` that reads the values of concrete labels."""
     ignored = np.zeros(labels.shape, bool) if ignore_index is None else labels == ignore_index
     outside = ((labels < 0) | (labels >= num_classes)) & ~ignored
     if outside.any():
@@ -91,7 +101,7 @@ def _check_values(
 
 
 def _advice(labels: Integer[np.ndarray, " N"], num_classes: int) -> str:
-    """What most likely happened to labels of which some are no class."""
+    """Advice for the most likely cause of labels that do not name a class."""
     if labels.min() >= 1 and labels.max() == num_classes:
         return "They count from 1: subtract 1."
     if labels.min() < 0 and labels.max() < num_classes:

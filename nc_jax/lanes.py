@@ -1,7 +1,8 @@
-"""Arithmetic of many small systems beside each other: one lane each, lanes along the last axis.
+"""Arithmetic of many small systems at once, each in one lane of the last axis.
 
-A batch axis in front turns every product into thousands of tiny ones, each with the overhead of a
-call. With lanes last the same products are sums of vectors, which vectorise whatever the shapes.
+With the batch on the first axis, a matrix product of S systems is S tiny products, each with the
+overhead of a call. With the batch on the last axis it is a sum of vectors of length S, which
+processors vectorise for any shape of the matrices.
 """
 
 import functools
@@ -11,18 +12,28 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
-# Longest sum that is written out, and most numbers of a lane's right factor, which is read anew for
-# each row of the left: more than these leave a core's nearest cache. Measured in docs/sweeps.md.
+# The most terms of a sum that is written term by term, and the most numbers of the right factor of
+# one lane. The right factor is read again for each row of the left one, and a larger factor does
+# not fit into the first-level cache of a core. At 320 numbers matrix products are as fast, and
+# beyond that faster (docs/sweeps.md).
 _MOST_TERMS = 256
 
 
 def is_small(*counts: int) -> bool:
-    """Whether sums of so many terms, or over factors of so many numbers, are better written out."""
+    """Whether sums of so many terms, and right factors of so many numbers, are faster as terms."""
     return max(counts) <= _MOST_TERMS
 
 
 def product(left: Float[Array, "I T S"], right: Float[Array, "T J S"]) -> Float[Array, "I J S"]:
-    """Matrix product of each lane, written out as a sum over T."""
+    """Matrix product of each lane, written as a sum of T terms.
+
+    Example: the product of every lane, here of two lanes of 1 x 2 and 2 x 1 matrices.
+
+        >>> from nc_jax.lanes import product
+        >>> product(jnp.ones((1, 2, 2)), jnp.array([[[1.0, 10.0]], [[2.0, 20.0]]])).tolist()
+        [[[3.0, 30.0]]]
+    """
+    # Not `jnp.einsum`, which would compute one small matrix product for each lane.
     terms = [left[:, t, None] * right[None, t] for t in range(left.shape[1])]
     return functools.reduce(jnp.add, terms)
 
@@ -30,10 +41,10 @@ def product(left: Float[Array, "I T S"], right: Float[Array, "T J S"]) -> Float[
 def reduce_classes(
     combine: Callable[[Array, Array], Array], scores: Float[Array, "N K *lanes"]
 ) -> Float[Array, "N 1 *lanes"]:
-    """Sum (`jnp.add`) or largest (`jnp.maximum`) over the second axis, which stays with size 1.
+    """Sum (`jnp.add`) or maximum (`jnp.maximum`) over the second axis, which has size 1 afterwards.
 
-    Written out where lanes follow, since XLA's reductions over an axis that is not the last are
-    not vectorised on a CPU.
+    With lanes the reduction is written term by term, because XLA does not vectorise reductions over
+    an axis before the last one on a CPU.
     """
     if scores.ndim > 2 and is_small(scores.shape[1]):
         columns = [scores[:, k : k + 1] for k in range(scores.shape[1])]
@@ -44,17 +55,22 @@ def reduce_classes(
 
 @jax.custom_jvp
 def formed(values: PyTree[Array], witness: Array) -> PyTree[Array]:
-    """The values themselves, formed in memory here and nowhere else.
+    """The values unchanged, computed once and written to memory at this point.
 
-    XLA fuses what makes an array into all who read it, which for a sum of products means to form
-    it anew for each of them. `optimization_barrier` forbids that, but not on a CPU, where XLA drops
-    it before it fuses; a loop that is never entered is kept. `witness`, any array computed before,
-    decides on that at run time, so that no compiler can.
+    XLA fuses the computation of an array into every operation that reads it, and so computes a sum
+    of products again for each reader. `optimization_barrier` prevents this fusion, but not on a
+    CPU, where XLA removes the barrier before it fuses. On a CPU the values pass through a loop that
+    is never entered. The condition of the loop reads `witness`, so that the compiler cannot know
+    that it is false.
+
+    Args: `witness` is any array with one or more numbers that is computed before the values.
     """
 
     def loop(values: PyTree[Array], witness: Array) -> PyTree[Array]:
         first = witness[(0,) * witness.ndim]
+        # Always false, since no number is both. XLA does not simplify this condition.
         enter = jnp.isnan(first) & jnp.isinf(first)
+        # The body negates the values: XLA removes a loop that leaves its values unchanged.
         return jax.lax.while_loop(
             lambda carry: carry[0],
             lambda carry: (jnp.zeros_like(enter), jax.tree.map(jnp.negative, carry[1])),
@@ -72,5 +88,5 @@ def formed(values: PyTree[Array], witness: Array) -> PyTree[Array]:
 def _formed_jvp(
     primals: tuple[PyTree[Array], Array], tangents: tuple[PyTree[Array], Array]
 ) -> tuple[PyTree[Array], PyTree[Array]]:
-    """The identity's; a loop has no derivative in reverse."""
+    """The derivative of the identity, since a `while_loop` has no derivative in reverse mode."""
     return formed(*primals), tangents[0]

@@ -1,15 +1,18 @@
 """Losses of logits, with gradients that stay finite when probabilities underflow.
 
-A gradient flow in a transformed time needs e^s ∇L with s as large as 10^6: every loss therefore
-gives its gradient scaled (`scaled_gradient`, in log space where the loss allows it), those of
-classes plain as well (`gradient`, for descent).
+A gradient flow in a transformed time needs e^s ∇L with s as large as 10^6. Every loss therefore
+gives its gradient times e^s (`scaled_gradient`, in log space where the loss allows it). A loss of
+class labels gives the plain gradient too (`gradient`), which descent uses.
 
-Results are in the dtype of the logits, in float32 for logits of half precision. Labels are integers
-(N,) in 0..K−1; others raise a ValueError, of traced ones those of another shape or dtype.
+Results have the dtype of the logits, and float32 for logits of half precision. Labels are integers
+(N,) in 0..K−1. Others raise a ValueError; of traced labels only shape and dtype are checked.
+
+A loss states what has been proved of it as class attributes, such as `shift_invariant`. Theorems,
+invariants and closed forms ask for these attributes, and never for a class.
 """
 
 import abc
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import ClassVar
 
 import equinox as eqx
 import jax
@@ -17,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, Float, Integer, Real
 
-from .capabilities import inherited_beside, is_unchanged
+from .capabilities import inherited_beside, void_inherited_claims
 from .checks import check_arrays, shown
 from .geometry import membership, split_at_label
 from .labels import check_labels
@@ -25,58 +28,87 @@ from .lanes import reduce_classes
 from .precision import widened
 
 
-@runtime_checkable
-class Loss(Protocol):
-    """What a problem asks of a loss; any Equinox module with these members will do.
-
-    `AbstractLoss` forms all of them from `value`.
-
-    All take logits (N, K) and labels (N,) and work sample by sample. `finite_at_any_scale` says
-    that `scaled_gradient` is of order 1 along the flow however large its scale.
-    """
-
-    finite_at_any_scale: ClassVar[bool]
-
-    def value(
-        self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
-    ) -> Float[Array, " N"]:
-        """ℓ(z_i, y_i)."""
-        ...
-
-    def log_value(
-        self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
-    ) -> Float[Array, " N"]:
-        """log ℓ(z_i, y_i)."""
-        ...
-
-    def gradient(
-        self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
-    ) -> Float[Array, "N K"]:
-        """∂ℓ/∂z at (z_i, y_i)."""
-        ...
-
-    def scaled_gradient(
-        self,
-        logits: Real[Array, "N K"],
-        labels: Integer[ArrayLike, " N"],
-        log_scale: Float[ArrayLike, ""],
-    ) -> Float[Array, "N K"]:
-        """e^log_scale ∂ℓ/∂z."""
-        ...
-
-
-class AbstractLoss(eqx.Module):
-    """A loss of logits and labels from its `value` alone; the rest follows by differentiation.
-
-    A subclass writes `value`, out of operations that JAX can differentiate, in which the loss of a
-    sample depends on its logits alone. A loss that underflows, as cross-entropy does, writes
-    `log_value` and `scaled_gradient` too, in log space, and sets `finite_at_any_scale = True`: that
-    carries a flow beyond t = 10^308, and is more than differentiation can know.
-
-    Example: label smoothing, in docs/extending.md.
-    """
+class _AbstractSampleLoss(eqx.Module):
+    """Base of all losses: the names of their claims, and of the formulas that these are about."""
 
     finite_at_any_scale: ClassVar[bool] = False
+
+    _claims: ClassVar[tuple[str, ...]] = ("finite_at_any_scale",)
+    _formulas: ClassVar[tuple[str, ...]] = ("value", "log_value", "scaled_gradient")
+
+    def __init_subclass__(cls, **options: object) -> None:
+        """Set the claims of a parent to False where a subclass replaces one of its formulas."""
+        super().__init_subclass__(**options)
+        void_inherited_claims(cls, cls._claims, cls._formulas)
+
+    def __check_init__(self):
+        """Refuse a loss that has a new value but the gradient of its parent."""
+        inherited = inherited_beside(type(self), "value", self._formulas)
+        if inherited:
+            kind = type(self).__name__
+            raise ValueError(
+                f"loss = {shown(self)}: {kind} replaces the value of its parent but not "
+                f"{', '.join(inherited)}; define these in {kind} too."
+            )
+
+
+class Loss(_AbstractSampleLoss):
+    """A loss of logits (N, K) and labels (N,), one number for each sample.
+
+    A subclass writes `value`, in operations that JAX can differentiate, where the loss of a sample
+    depends on the logits of this sample alone. The logarithm and the gradients follow by
+    differentiation. A loss that underflows, as cross-entropy does, writes `log_value` and
+    `scaled_gradient` too, in log space, and sets `finite_at_any_scale = True`: that carries a flow
+    beyond t = 10^308, where the derivative of `value` is 0.
+
+    Class attributes state what holds for a loss. All are False by default. A subclass that replaces
+    a formula (`value`, `log_value`, `gradient` or `scaled_gradient`) loses the claims of its parent
+    unless it states them again.
+
+    Attributes:
+        finite_at_any_scale: `scaled_gradient` stays of order 1 along the flow, whatever its scale.
+            Flows then pass t = 10^308.
+        shift_invariant: ℓ(z + a1, y) = ℓ(z, y) for every number a, so that Σ_k ∂ℓ/∂z_k = 0. The
+            flow then conserves Σ_c w_c, and a bias without decay has a direction in which nothing
+            changes.
+        is_cross_entropy: ℓ(z, y) = −log softmax(z)_y. `gamma_tilde`, the theorems of Ji and the
+            closed forms of Ji and Zhu then hold.
+        is_squared_error: ℓ(z, y) = ½‖z − onehot(y)‖². The closed forms of Mixon and Rangamani then
+            hold.
+        accepts_lanes: `scaled_gradient` takes logits (N, K, S) of S systems. Batches of flows then
+            need no `jax.vmap` of it.
+
+    Raises: ValueError for an instance of a subclass that replaces the `value` of its parent, but
+    inherits derivatives of the parent.
+
+    Example: label smoothing, whose least value is the entropy of the smoothed targets.
+
+        >>> class SmoothedCrossEntropy(nc.losses.Loss):
+        ...     shift_invariant = True
+        ...     smoothing: float = 0.3
+        ...
+        ...     def value(self, logits, labels):
+        ...         log_p = jax.nn.log_softmax(logits, axis=1)
+        ...         targets = (1 - self.smoothing) * jax.nn.one_hot(labels, 3) + self.smoothing / 3
+        ...         return -jnp.sum(targets * log_p, axis=1)
+        >>> loss = SmoothedCrossEntropy()
+        >>> round(float(loss.value(jnp.log(jnp.array([[0.8, 0.1, 0.1]])), jnp.array([0]))[0]), 4)
+        0.639
+    """
+
+    shift_invariant: ClassVar[bool] = False
+    is_cross_entropy: ClassVar[bool] = False
+    is_squared_error: ClassVar[bool] = False
+    accepts_lanes: ClassVar[bool] = False
+
+    _claims: ClassVar[tuple[str, ...]] = (
+        "finite_at_any_scale",
+        "shift_invariant",
+        "is_cross_entropy",
+        "is_squared_error",
+        "accepts_lanes",
+    )
+    _formulas: ClassVar[tuple[str, ...]] = ("value", "log_value", "gradient", "scaled_gradient")
 
     @abc.abstractmethod
     def value(
@@ -87,7 +119,7 @@ class AbstractLoss(eqx.Module):
     def log_value(
         self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
-        """log ℓ_i, shape (N,); −inf where the loss is 0 or underflows."""
+        """log ℓ(z_i, y_i), shape (N,); −inf where the loss is 0 or underflows."""
         return jnp.log(self.value(logits, labels))
 
     def gradient(
@@ -95,6 +127,8 @@ class AbstractLoss(eqx.Module):
     ) -> Float[Array, "N K *lanes"]:
         """∂ℓ_i/∂z_i, shape of the logits."""
         logits = widened(logits)
+        # The gradient of the sum has that of each sample in its row, because the loss of a sample
+        # depends on the logits of this sample alone. No Jacobian and no `jax.vmap` is needed.
         return jax.grad(lambda logits: jnp.sum(self.value(logits, labels)))(logits)
 
     def scaled_gradient(
@@ -106,21 +140,31 @@ class AbstractLoss(eqx.Module):
         """e^log_scale ∂ℓ_i/∂z_i, shape of the logits; overflows with the scale."""
         return jnp.exp(log_scale) * self.gradient(logits, labels)
 
+    def scaled_gradient_of_lanes(
+        self,
+        logits: Real[Array, "N K S"],
+        labels: Integer[ArrayLike, " N"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N K S"]:
+        """`scaled_gradient` of S systems with the same labels, one lane of the last axis each.
+
+        A loss for which `accepts_lanes` is True computes all lanes at once. Other losses are
+        mapped over the lanes by `jax.vmap`.
+        """
+        if self.accepts_lanes:
+            return self.scaled_gradient(logits, labels, log_scale)
+        return jax.vmap(self.scaled_gradient, (-1, None, None), -1)(logits, labels, log_scale)
+
 
 def check_loss(loss: object, num_samples: int, num_classes: int) -> None:
-    """Raise ValueError for what is no loss of so many logits and labels, and say what it lacks."""
-    members = ("value", "log_value", "gradient", "scaled_gradient", "finite_at_any_scale")
-    missing = [name for name in members if not hasattr(loss, name)]
-    if isinstance(loss, type) or "value" in missing:
-        raise ValueError(f"loss = {shown(loss)}: give an instance, such as CrossEntropy().")
-    if missing:
+    """Raise ValueError unless this is a loss with one value for each of so many samples."""
+    if not isinstance(loss, Loss):
         raise ValueError(
-            f"loss = {shown(loss)} has no {', '.join(missing)}: write them, or derive its class "
-            "from nc_jax.losses.AbstractLoss, which forms them from `value`."
+            f"loss = {shown(loss)}: give an instance of CrossEntropy, SquaredError or another "
+            "class derived from nc_jax.losses.Loss, such as CrossEntropy()."
         )
-    if type(loss) in (CrossEntropy, SquaredError):
-        return
-    assert isinstance(loss, Loss)
+    if loss.is_cross_entropy or loss.is_squared_error:
+        return  # A known formula needs no trace, which would delay the start of a script.
     logits = jax.ShapeDtypeStruct((num_samples, num_classes), jnp.result_type(float))
     labels = jax.ShapeDtypeStruct((num_samples,), np.int32)
     shape = jax.eval_shape(loss.value, logits, labels).shape
@@ -131,31 +175,42 @@ def check_loss(loss: object, num_samples: int, num_classes: int) -> None:
         )
 
 
-class CrossEntropy(AbstractLoss):
-    """Softmax cross-entropy ℓ(z, y) = −log softmax(z)_y (Ji, eqs. 2.3 and 3.2), unscaled.
+class CrossEntropy(Loss):
+    """Softmax cross-entropy ℓ(z, y) = −log softmax(z)_y (Ji, eqs. 2.3 and 3.2).
 
-    P − Y is never formed by subtraction: its entry at the label is minus the sum of the others,
-    so it keeps full relative precision however small it is.
+    The residual P − Y is not computed by a subtraction. Its entry at the label is minus the sum of
+    the other entries, so that it has full relative precision however small it is.
 
-    Example: `CrossEntropy().value(jnp.zeros((1, 3)), jnp.array([0]))` gives log 3.
+    Example: of equal logits of K = 3 classes the loss is log 3, and the gradient p − onehot(y).
+
+        >>> loss, logits, labels = nc.CrossEntropy(), jnp.zeros((1, 3)), jnp.array([0])
+        >>> np.round(loss.value(logits, labels), 4)
+        Array([1.0986], dtype=float64)
+        >>> np.round(loss.gradient(logits, labels), 4)
+        Array([[-0.6667,  0.3333,  0.3333]], dtype=float64)
     """
 
     finite_at_any_scale: ClassVar[bool] = True
+    shift_invariant: ClassVar[bool] = True
+    is_cross_entropy: ClassVar[bool] = True
+    accepts_lanes: ClassVar[bool] = True
 
     def value(
         self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
         """ℓ_i = log(1 + Σ_{j≠y} e^(z_j − z_y)) (Ji, eq. 3.2), shape (N,)."""
         logits, labels = _checked(logits, labels)
+        # softplus(x) = log(1 + e^x) neither overflows, nor rounds 1 + e^x to 1 where e^x is small.
         return jax.nn.softplus(_log_odds_against(logits, labels))
 
     def log_value(
         self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
     ) -> Float[Array, " N"]:
-        """log ℓ_i, finite long after ℓ_i has underflowed, shape (N,)."""
+        """log ℓ_i, shape (N,); finite where ℓ_i underflows to 0."""
         logits, labels = _checked(logits, labels)
         odds = _log_odds_against(logits, labels)
-        # Below log(eps), log(log(1 + e^x)) = x to rounding, and e^x may be zero.
+        # Below log(eps), log(log(1 + e^x)) equals x to rounding, while e^x may be 0 and its log −∞.
+        # `maximum` avoids this log in the branch that is not chosen: its derivative would be NaN.
         floor = np.log(np.finfo(odds.dtype).eps).item()
         return jnp.where(odds < floor, odds, jnp.log(jax.nn.softplus(jnp.maximum(odds, floor))))
 
@@ -165,6 +220,7 @@ class CrossEntropy(AbstractLoss):
         """∂ℓ_i/∂z_i = softmax(z_i) − onehot(y_i), shape (N, K)."""
         logits, labels = _checked(logits, labels)
         at_label = membership(labels, logits.shape[1])
+        # Shifted by the largest logit, so that no exponential overflows.
         weights = jnp.exp(logits - jnp.max(logits, axis=1, keepdims=True))
         normalizer = jnp.sum(weights, axis=1, keepdims=True)
         return _balance_label(jnp.where(at_label, 0, weights) / normalizer, at_label)
@@ -175,33 +231,44 @@ class CrossEntropy(AbstractLoss):
         labels: Integer[ArrayLike, " N"],
         log_scale: Float[ArrayLike, ""],
     ) -> Float[Array, "N K *lanes"]:
-        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape of the logits.
+        """e^log_scale ∂ℓ_i/∂z_i with the exponents added before `exp`, shape of the logits.
 
-        Entries are capped at the square root of the dtype's largest number. Axes after the classes
-        are those of problems beside each other.
+        Entries are at most the square root of the largest number of the dtype. Axes after the
+        classes are lanes: systems with the same labels.
         """
         logits, labels = _checked(logits, labels)
-        at_label = _at_label(logits, labels)
+        at_label = _one_hot(logits, labels)
+        # The shift by the largest logit cancels in the result, and so does its derivative.
         largest = jax.lax.stop_gradient(reduce_classes(jnp.maximum, logits))
-        own = reduce_classes(jnp.add, jnp.where(at_label, logits, 0))
+        label_logit = reduce_classes(jnp.add, jnp.where(at_label, logits, 0))
         log_scale = jnp.asarray(log_scale, logits.dtype)
+        # A positive scale is added to the exponents, where it cancels large differences of logits.
+        # A negative one multiplies the result: `total` would otherwise underflow, and with it its
+        # part of the normaliser.
         raised = jnp.maximum(log_scale, 0)
         others = jnp.where(at_label, 0, _capped_exp(raised + (logits - largest)))
         total = reduce_classes(jnp.add, others)
-        # Σ_j e^(z_j − max) from the exponentials at hand: one `exp` an entry, which is what a flow
-        # spends most on, where logsumexp takes a second. Below 1 it is where entries were capped
-        # or by rounding; a plain maximum would lose the derivative there.
-        normalizer = jnp.exp(own - largest) + jnp.exp(-raised) * total
+        # Σ_j e^(z_j − max), computed from exponentials that exist already. That is one `exp` for
+        # each entry, the largest cost of a flow; logsumexp would need a second one.
+        normalizer = jnp.exp(label_logit - largest) + jnp.exp(-raised) * total
+        # The exact sum is at least 1. It is smaller where entries are capped, or by rounding, and
+        # is then raised to 1 by adding a constant: the derivative of a maximum would be 0 there.
         normalizer += jax.lax.stop_gradient(jnp.maximum(1 - normalizer, 0))
         residual = others - jnp.where(at_label, total, 0)
         return jnp.exp(log_scale - raised) * residual / normalizer
 
 
-class SquaredError(AbstractLoss):
+class SquaredError(Loss):
     """Half squared error ℓ(z, y) = ½‖z − onehot(y)‖² (Mixon, section 2; Zhu's MSE runs).
 
-    Example: `SquaredError().value(jnp.zeros((1, 3)), jnp.array([0]))` gives ½.
+    Example:
+
+        >>> nc.SquaredError().value(jnp.zeros((1, 3)), jnp.array([0])).tolist()
+        [0.5]
     """
+
+    is_squared_error: ClassVar[bool] = True
+    accepts_lanes: ClassVar[bool] = True
 
     def value(
         self, logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
@@ -214,22 +281,68 @@ class SquaredError(AbstractLoss):
     ) -> Float[Array, "N K *lanes"]:
         """∂ℓ_i/∂z_i = z_i − onehot(y_i), shape of the logits.
 
-        Axes after the classes are those of problems beside each other.
+        Axes after the classes are lanes: systems with the same labels.
         """
         logits, labels = _checked(logits, labels)
-        return logits - _at_label(logits, labels).astype(logits.dtype)
+        return logits - _one_hot(logits, labels).astype(logits.dtype)
 
 
-class SquaredDistance(eqx.Module):
-    """Squared distance of outputs from targets ℓ(z, y) = ‖z − y‖² (Rangamani, eq. 1); no ½.
+class TargetLoss(_AbstractSampleLoss):
+    """A loss of outputs (N, C) and targets (N, C), one number for each sample.
 
-    Targets are numbers, where those of `SquaredError` are classes: ±1 for a single output, one-hot
-    rows or any others for several.
+    Targets are real numbers, where those of a `Loss` are classes: ±1 for a single output, one-hot
+    rows or any others for several outputs. A subclass writes three formulas and states its claims,
+    as a `Loss` does.
 
-    Example: `SquaredDistance().value(jnp.zeros((1, 1)), jnp.ones((1, 1)))` gives 1.
+    Attributes:
+        finite_at_any_scale: as for a `Loss`.
+        is_squared_distance: ℓ(z, y) = ‖z − y‖². The equations of Rangamani for ρ then hold.
+        needs_single_output: outputs and targets have shape (N, 1), with targets ±1.
+
+    Example: `SquaredDistance` and `Exponential`.
+
+        >>> issubclass(nc.SquaredDistance, nc.losses.TargetLoss)
+        True
+        >>> isinstance(nc.Exponential(), nc.losses.TargetLoss)
+        True
     """
 
-    finite_at_any_scale: ClassVar[bool] = False
+    is_squared_distance: ClassVar[bool] = False
+    needs_single_output: ClassVar[bool] = False
+
+    # `needs_single_output` is not a claim but a condition on shapes, which a subclass inherits.
+    _claims: ClassVar[tuple[str, ...]] = ("finite_at_any_scale", "is_squared_distance")
+
+    @abc.abstractmethod
+    def value(self, outputs: Real[Array, "N C"], targets: Real[Array, "N C"]) -> Float[Array, " N"]:
+        """ℓ(z_i, y_i), shape (N,)."""
+
+    @abc.abstractmethod
+    def log_value(
+        self, outputs: Real[Array, "N C"], targets: Real[Array, "N C"]
+    ) -> Float[Array, " N"]:
+        """log ℓ(z_i, y_i), shape (N,)."""
+
+    @abc.abstractmethod
+    def scaled_gradient(
+        self,
+        outputs: Real[Array, "N C"],
+        targets: Real[Array, "N C"],
+        log_scale: Float[ArrayLike, ""],
+    ) -> Float[Array, "N C"]:
+        """e^log_scale ∂ℓ_i/∂z_i, shape (N, C)."""
+
+
+class SquaredDistance(TargetLoss):
+    """Squared distance of outputs from targets ℓ(z, y) = ‖z − y‖² (Rangamani, eq. 1), without ½.
+
+    Example:
+
+        >>> nc.SquaredDistance().value(jnp.zeros((1, 1)), jnp.ones((1, 1))).tolist()
+        [1.0]
+    """
+
+    is_squared_distance: ClassVar[bool] = True
 
     def value(self, outputs: Real[Array, "N C"], targets: Real[Array, "N C"]) -> Float[Array, " N"]:
         """ℓ_i, shape (N,)."""
@@ -253,13 +366,18 @@ class SquaredDistance(eqx.Module):
         return 2 * jnp.exp(log_scale) * (outputs - targets)
 
 
-class Exponential(eqx.Module):
+class Exponential(TargetLoss):
     """Exponential loss ℓ(z, y) = e^(−yz) of one output with y = ±1 (Rangamani, appendix J.2).
 
-    Example: `Exponential().value(jnp.zeros((1, 1)), jnp.ones((1, 1)))` gives 1.
+    Example: the loss underflows to 0 at a margin of 800, where its logarithm is −800.
+
+        >>> loss, outputs, targets = nc.Exponential(), jnp.array([[800.0]]), jnp.ones((1, 1))
+        >>> loss.value(outputs, targets).tolist(), loss.log_value(outputs, targets).tolist()
+        ([0.0], [-800.0])
     """
 
     finite_at_any_scale: ClassVar[bool] = True
+    needs_single_output: ClassVar[bool] = True
 
     def value(self, outputs: Real[Array, "N 1"], targets: Real[Array, "N 1"]) -> Float[Array, " N"]:
         """ℓ_i, shape (N,)."""
@@ -278,50 +396,24 @@ class Exponential(eqx.Module):
         targets: Real[Array, "N 1"],
         log_scale: Float[ArrayLike, ""],
     ) -> Float[Array, "N 1"]:
-        """e^log_scale ∂ℓ_i/∂z_i with the exponents summed before `exp`, shape (N, 1).
+        """e^log_scale ∂ℓ_i/∂z_i with the exponents added before `exp`, shape (N, 1).
 
-        Entries are capped at the square root of the dtype's largest number.
+        Entries are at most the square root of the largest number of the dtype.
         """
         outputs, targets = _paired(outputs, targets)
         exponents = log_scale + self.log_value(outputs, targets)
         return -targets * _capped_exp(exponents)[:, None]
 
 
-def has_formulas_of(loss: object, kind: type) -> bool:
-    """Whether what is proved of a loss of this package, such as `CrossEntropy`, holds for a loss.
-
-    True for its instances, and for a subclass only if that replaces none of its formulas.
-    """
-    return is_unchanged(loss, kind, [name for name in _FORMULAS if hasattr(kind, name)])
-
-
-def check_derivatives(loss: Loss) -> None:
-    """Raise ValueError for a loss with a `value` of its class and inherited derivatives of another.
-
-    A subclass of `CrossEntropy` that replaces `value` alone would be descended along the gradient
-    of `CrossEntropy`.
-    """
-    members = (*_FORMULAS, "finite_at_any_scale")
-    inherited = inherited_beside(type(loss), "value", members)
-    if inherited:
-        kind = type(loss).__name__
-        raise ValueError(
-            f"loss = {loss!r}: {kind} replaces the value of its parent but not "
-            f"{', '.join(inherited)}; define these in {kind} too."
-        )
-
-
-# What a loss computes; those of targets that are no classes have no plain gradient.
-_FORMULAS = ("value", "log_value", "gradient", "scaled_gradient")
-
-
 def _checked(
     logits: Real[Array, "N K *lanes"], labels: Integer[ArrayLike, " N"]
 ) -> tuple[Float[Array, "N K *lanes"], Integer[Array | np.ndarray, " N"]]:
-    """Logits in a dtype to compute in, and their labels, one class of 0..K−1 for each row."""
+    """The logits in a dtype to compute in, and the labels, checked to be classes of 0..K−1."""
     check_arrays("logits", logits)
     if np.ndim(logits) < 2:
-        raise ValueError(f"logits have shape {np.shape(logits)}: give (N, K), a row a sample.")
+        raise ValueError(
+            f"logits have shape {np.shape(logits)}: give (N, K), one row for each sample."
+        )
     num_samples, num_classes = np.shape(logits)[:2]
     return widened(logits), check_labels(labels, num_classes, num_samples)
 
@@ -329,9 +421,10 @@ def _checked(
 def _paired(
     outputs: Real[Array, "N C"], targets: Real[Array, "N C"]
 ) -> tuple[Float[Array, "N C"], Float[Array, "N C"]]:
-    """Both in one dtype to compute in; of other shapes, they would be broadcast in silence."""
+    """Outputs and targets in one dtype to compute in; ValueError unless their shapes agree."""
     check_arrays("outputs", outputs)
     check_arrays("targets", targets)
+    # Targets of shape (N,) would broadcast against outputs (N, 1) to (N, N) without an error.
     if np.shape(outputs) != np.shape(targets):
         raise ValueError(
             f"outputs have shape {np.shape(outputs)} and targets {np.shape(targets)}: give both as "
@@ -340,35 +433,36 @@ def _paired(
     return widened((outputs, targets))
 
 
-def _at_label(
+def _one_hot(
     logits: Float[Array, "N K *lanes"], labels: Integer[ArrayLike, " N"]
 ) -> Bool[Array, "N K *ones"]:
-    """One-hot labels, to be broadcast against the logits."""
+    """One-hot labels as booleans, with an axis of size 1 for each axis of lanes."""
     at_label = membership(labels, logits.shape[1])
     return at_label.reshape(*at_label.shape, *[1] * (logits.ndim - 2))
 
 
 def _capped_exp(exponents: Float[ArrayLike, "..."]) -> Float[Array, "..."]:
-    """e^x, at most the square root of the dtype's largest number.
+    """e^x, at most the square root of the largest number of the dtype.
 
-    A trial step far too long sends an exponent past overflow. Capped, the step is still rejected,
-    and the error estimate stays a number that the step control can use.
+    In a trial step that is far too long, e^x would overflow. With the cap the step is still
+    rejected, and the estimate of its error is finite, which the step control needs.
     """
+    # The square root, because sums and products of entries near the largest number overflow.
     cap = np.log(np.finfo(jnp.result_type(exponents)).max).item() / 2
     return jnp.exp(jnp.minimum(exponents, cap))
 
 
-@jax.jit  # Traced once for a loss and its logarithm.
+@jax.jit  # So that a program with a loss and its logarithm traces this once.
 def _log_odds_against(
     logits: Float[Array, "N K"], labels: Integer[ArrayLike, " N"]
 ) -> Float[Array, " N"]:
     """log Σ_{j≠y} e^(z_j − z_y), shape (N,)."""
-    own, others = split_at_label(logits, labels)
-    return jax.nn.logsumexp(others, axis=1) - own
+    label_logit, others = split_at_label(logits, labels)
+    return jax.nn.logsumexp(others, axis=1) - label_logit
 
 
 def _balance_label(
     others: Float[Array, "N K"], at_label: Bool[Array, "N K"]
 ) -> Float[Array, "N K"]:
-    """Put minus the row sum at the label of a residual that is zero there."""
+    """Put minus the sum of a row at its label, where the row is 0."""
     return others - jnp.where(at_label, jnp.sum(others, axis=1, keepdims=True), 0)

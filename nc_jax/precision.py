@@ -1,4 +1,4 @@
-"""The dtypes that are computed in, and arithmetic that keeps their precision on every device."""
+"""The dtypes of computations, and arithmetic with their full precision on every device."""
 
 from typing import Any, overload
 
@@ -7,20 +7,22 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, PyTree
 
+# NumPy's float64 scalars are among them, because `np.float64` is a subclass of `float`.
 _PYTHON_NUMBERS = (bool, int, float)
 
 
 def matmul(left: Float[Array, "..."], right: Float[Array, "..."]) -> Float[Array, "..."]:
-    """Matrix product at the full precision of its dtype.
+    """Matrix product with the full precision of its dtype.
 
-    Accelerators round float32 operands to 10 or even 7 bits by default, which would undo both the
-    tolerance of an integration and the centring of deep collapse.
+    By default accelerators round the significands of float32 operands to 10 or 7 bits. Errors of
+    that size exceed the tolerance of an integration, and the spread within classes of a collapsed
+    state.
     """
     return jnp.matmul(left, right, precision=jax.lax.Precision.HIGHEST)
 
 
 def weak_scalar(value: float | Float[Array, ""]) -> float | Float[Array, ""]:
-    """NumPy's scalars are Python numbers to us: they must not promote a float32 state."""
+    """A scalar that does not promote a float32 state: NumPy's scalars become Python floats."""
     return value if isinstance(value, jax.Array) else float(value)
 
 
@@ -29,21 +31,27 @@ def widened(arrays: ArrayLike) -> Array: ...
 @overload
 def widened(arrays: PyTree) -> Any: ...
 def widened(arrays: PyTree) -> Any:
-    """The arrays of a pytree in one dtype that is precise enough to compute in.
+    """The arrays of a pytree, all converted to one dtype that is precise enough to compute in.
 
-    The rule for every measure, loss and function of the landscape. Arrays of float16, bfloat16 and
-    narrower count as float32, integers and booleans as JAX's default float (float64 where x64 is
-    on), and Python numbers take the dtype of the arrays. The widest of these is the dtype of all.
-    Arrays that are all float32 or all float64 are returned as they are.
+    Every measure, loss and function of the landscape converts its arguments by this rule. Arrays of
+    float16, bfloat16 and narrower dtypes count as float32. Integers and booleans count as JAX's
+    default float (float64 where x64 is on). Python numbers take the dtype of the arrays. All arrays
+    are converted to the widest of these dtypes. Arrays that are all float32, or all float64, are
+    returned unchanged.
 
-    Half precision is converted before anything is squared or summed: float16 ends at 65504, and a
-    sum of bfloat16 numbers near 1 stops at 256.
+    Half precision is converted before it is squared or summed: the largest float16 is 65504, and a
+    sum of bfloat16 numbers near 1 does not grow beyond 256.
 
     Raises: ValueError for complex numbers and other dtypes that are no real numbers.
 
-    Example: `widened(jnp.ones(3, jnp.bfloat16)).dtype` is float32.
+    Example:
+
+        >>> from nc_jax.precision import widened
+        >>> widened(jnp.ones(3, jnp.bfloat16)).dtype
+        dtype('float32')
     """
     leaves, structure = jax.tree.flatten(arrays)
+    # Explicit and not by promotion in the operations, which is refused where promotion is strict.
     dtypes = [_wide(leaf) for leaf in leaves if not isinstance(leaf, _PYTHON_NUMBERS)]
     default = jnp.result_type(float)
     dtype = max(dtypes, key=lambda dtype: dtype.itemsize, default=default)
@@ -60,12 +68,13 @@ def check_dtype(dtype: DTypeLike) -> None:
         raise ValueError(
             f"dtype = {name}: give float32 or float64, which flows and closed forms compute in."
         )
+    # `float` is JAX's default float, which is float32 where x64 is off.
     if jax.dtypes.canonicalize_dtype(dtype) != np.dtype(dtype) and dtype is not float:
         raise ValueError(f"dtype = {name}: set jax_enable_x64 to have it.")
 
 
 def _wide(array: ArrayLike) -> np.dtype:
-    """The dtype that an array by itself is computed in."""
+    """The dtype in which an array is computed where no wider one is present."""
     try:
         dtype = jnp.result_type(array)
     except TypeError:
@@ -82,7 +91,7 @@ def _wide(array: ArrayLike) -> np.dtype:
 
 
 def _converted(array: ArrayLike, dtype: np.dtype) -> Float[Array, "..."]:
-    # As it is where nothing changes, so that compiled programs do not depend on this function.
+    # Returned as it is where the dtype is right, so that the program of a caller does not change.
     if isinstance(array, jax.Array) and array.dtype == dtype:
         return array
     return jnp.asarray(array, dtype)

@@ -1,4 +1,4 @@
-"""The one state that every model evolves and every metric reads: features under a last layer."""
+"""The state that models evolve and metrics read: features and a last layer."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -10,17 +10,26 @@ from .precision import matmul, widened
 
 
 class LastLayer(eqx.Module):
-    """Last-layer features with the linear classifier that reads them.
+    """Features of the last layer and the linear classifier on them.
 
-    Rows are samples and classes, as ML code writes them: the papers' `H` (d x N) is
-    `features.T`, their `W` (K x d) is `classifier`.
+    Rows are samples and classes, as in machine-learning code. The papers' H (d x N) is
+    `features.T`, and their W (K x d) is `classifier`.
 
-    Shapes: `features` (N, d), `classifier` (K, d), `bias` (K,) or None for a model without one.
-    All arrays share one dtype, float32 or float64, which every computation follows. Others, such as
-    the float16 and bfloat16 of mixed-precision training, are read as `precision.widened` says:
-    measures, losses and the landscape compute in float32 at least.
+    All arrays of a flow or a descent have one dtype, float32 or float64, in which everything is
+    computed. Measures, losses and the landscape also take other dtypes, such as the float16 and
+    bfloat16 of mixed-precision training. They convert these by `precision.widened`, and compute in
+    float32 at least.
 
-    Example: `LastLayer(features=jnp.ones((6, 2)), classifier=jnp.ones((3, 2)))`.
+    Attributes:
+        features: (N, d).
+        classifier: (K, d).
+        bias: (K,), or None for a model without a bias.
+
+    Example: the logits are features times classifierᵀ.
+
+        >>> state = nc.LastLayer(features=jnp.array([[1.0, 2.0]]), classifier=jnp.eye(2))
+        >>> state.logits().tolist()
+        [[1.0, 2.0]]
     """
 
     features: Real[Array, "N d"]
@@ -31,12 +40,14 @@ class LastLayer(eqx.Module):
         """Class scores z = H Wᵀ + b, shape (N, K): the transpose of the papers' WH + b 1ᵀ."""
         state = widened(self)
         scores = matmul(state.features, state.classifier.T)
+        # `[None]`, because JAX may be set to refuse operands of different rank.
         return scores if state.bias is None else scores + state.bias[None]
 
     def pull_back(self, residual: Float[Array, "N K"]) -> "LastLayer":
-        """Gradient of a function of the logits, given R = ∂f/∂Z of shape (N, K): (RW, RᵀH, Rᵀ1).
+        """Gradient of a function f of the logits, from R = ∂f/∂Z of shape (N, K): (RW, RᵀH, Rᵀ1).
 
-        Written out, since reverse-mode autodiff costs more kernels than the products themselves.
+        The products are written by hand: reverse-mode differentiation would add further kernels,
+        which take longer than the products.
         """
         state, residual = widened((self, residual))
         return LastLayer(
@@ -51,10 +62,10 @@ class LastLayer(eqx.Module):
         return jnp.sum(state.features**2) + jnp.sum(state.classifier**2)
 
 
-def check_last_layer(state: object, name: str = "state") -> None:
-    """Raise ValueError for what is no `LastLayer` of one state, with (N, d), (K, d) and (K,)."""
+def check_last_layer(state: object, *, name: str = "state") -> None:
+    """Raise ValueError unless this is one `LastLayer`, with shapes (N, d), (K, d) and (K,)."""
     check_kind(name, state, LastLayer, "problem.init(key) or LastLayer(features, classifier)")
-    assert isinstance(state, LastLayer)
+    assert isinstance(state, LastLayer)  # For type checkers: `check_kind` has refused other types.
     check_arrays(name, state)
     features, classifier = np.shape(state.features), np.shape(state.classifier)
     if len(features) != 2 or len(classifier) != 2 or features[1] != classifier[1]:

@@ -5,11 +5,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.flatten_util import ravel_pytree
 from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax import exact, landscape
-from nc_jax.losses import has_formulas_of
 
 KEY = jax.random.key(0)
 
@@ -44,6 +44,32 @@ class TemperedValue(nc.CrossEntropy):
 
 class Named(nc.CrossEntropy):
     """Cross-entropy under another name."""
+
+
+class Halved:
+    """Formulas that a class of several parents takes before those of the loss."""
+
+    def value(self, logits, labels):
+        return nc.CrossEntropy().value(logits, labels) / 2
+
+    log_value = gradient = scaled_gradient = value
+
+
+class HalvedCrossEntropy(Halved, nc.CrossEntropy):
+    """Half of cross-entropy, whose parent with the formulas is no loss."""
+
+
+class Shifting(Tempered):
+    """A loss that states again what still holds for its formulas."""
+
+    shift_invariant = True
+
+    def value(self, logits, labels):
+        return nc.CrossEntropy().value(logits / self.temperature, labels)
+
+    log_value = Tempered.log_value
+    gradient = Tempered.gradient
+    scaled_gradient = Tempered.scaled_gradient
 
 
 class Noted(nc.UnconstrainedFeatures):
@@ -97,7 +123,7 @@ def model(loss, kind: type[nc.UnconstrainedFeatures] = nc.UnconstrainedFeatures,
 
 TILTED = model(nc.CrossEntropy(), Tilted)
 DAMPED: type[nc.LinearizedMixon] = Damped
-DECAY = nc.WeightDecay(5e-3, 5e-3, 0.0)
+DECAY = nc.WeightDecay(classifier=5e-3, features=5e-3, bias=0.0)
 PLAIN, DECAYED = model(Tempered()), model(Tempered(), weight_decay=DECAY)
 THEOREMS = {
     "collapsed ray": lambda: exact.collapsed_gap(PLAIN, 0.5, jnp.ones(1)),
@@ -118,6 +144,53 @@ def test_theorems_are_refused_for_a_subclass_with_other_formulas(theorem):
     with pytest.raises(ValueError, match=r"Tempered|Tilted|Damped") as error:
         THEOREMS[theorem]()
     assert "\n" not in str(error.value)
+
+
+CLAIMS = ("finite_at_any_scale", "shift_invariant", "is_cross_entropy", "accepts_lanes")
+
+
+@pytest.mark.parametrize(
+    ("kind", "claims"),
+    [
+        (nc.CrossEntropy, CLAIMS),
+        (Named, CLAIMS),
+        (Tempered, ("finite_at_any_scale",)),
+        (HalvedCrossEntropy, ()),
+        (Shifting, ("shift_invariant",)),
+        (nc.SquaredError, ("accepts_lanes",)),
+        (nc.losses.Loss, ()),
+    ],
+)
+def test_a_subclass_with_other_formulas_has_the_claims_that_it_states_itself(kind, claims):
+    assert [claim for claim in CLAIMS if getattr(kind, claim)] == list(claims)
+
+
+def test_the_loss_with_a_temperature_that_is_shift_invariant_conserves_the_sum_of_classifiers():
+    """The claim of a user is enough; γ̃, a formula of cross-entropy alone, is not recorded."""
+    names = model(Shifting()).observables()
+    assert "classifier_sum_drift" in names
+    assert {"gamma_tilde", "max_margin_ratio"}.isdisjoint(names)
+
+
+@pytest.mark.parametrize(
+    ("problem", "expected"),
+    [
+        (nc.ulpm(3, 4, 2), True),
+        (nc.LinearizedMixon(3, 4, 2), False),
+        (nc.GradientDescentODE(nc.ulpm(3, 4, 2), 0.1), False),
+    ],
+)
+def test_a_problem_says_whether_its_flow_is_minus_the_gradient(problem, expected):
+    """Judged by whether the Jacobian of the field is symmetric, as that of a gradient is."""
+    assert problem.is_gradient_flow is expected
+    flat, unravel = ravel_pytree(problem.init(KEY))
+    moved = flat + 0.1 * jnp.sin(jnp.arange(flat.size))
+
+    def field(x):
+        return ravel_pytree(problem.scaled_descent(unravel(x), 0.0))[0]
+
+    jacobian = np.asarray(jax.jit(jax.jacfwd(field))(moved))
+    assert np.allclose(jacobian, jacobian.T, atol=rounding()) is expected
 
 
 def test_a_tempered_loss_is_observed_without_what_holds_of_cross_entropy_alone():
@@ -168,7 +241,7 @@ class Shifted(nc.NormalizedReLUNet):
 SHIFTED: type[nc.NormalizedReLUNet] = Shifted
 
 
-def test_an_objective_beside_the_gradient_of_another_is_refused():
+def test_replacing_the_objective_without_its_gradient_is_refused():
     expected = "replaces the objective of its parent but not gradient and scaled_descent; define"
     with pytest.raises(ValueError, match=f"Steeper {expected}"):
         model(nc.CrossEntropy(), Steeper)
@@ -186,9 +259,6 @@ def test_another_model_records_nothing_that_holds_of_its_parent_alone():
 
 
 def test_a_subclass_that_changes_no_formula_keeps_the_theorems():
-    assert has_formulas_of(Named(), nc.CrossEntropy)
-    assert not has_formulas_of(Tempered(), nc.CrossEntropy)
-    assert not has_formulas_of(nc.SquaredError(), nc.CrossEntropy)
     problem = model(Named(), Noted)
     assert exact.separation_optimum(problem)[0] == exact.separation_optimum(nc.ulpm(3, 4, 2))[0]
     assert set(problem.invariants(problem.init(KEY))) == {"balance", "classifier_sum"}
@@ -201,10 +271,9 @@ def test_invariants_are_not_claimed_for_another_objective():
 def test_a_value_with_the_derivatives_of_another_function_is_refused():
     expected = (
         r"loss = TemperedValue\(\): TemperedValue replaces the value of its parent but not "
-        r"log_value, gradient, scaled_gradient, finite_at_any_scale; define these in"
+        r"log_value, gradient, scaled_gradient; define these in TemperedValue too"
     )
     with pytest.raises(ValueError, match=expected):
         model(TemperedValue())
-    inputs, targets = np.eye(2), np.array([1.0, -1.0])
-    with pytest.raises(ValueError, match="give SquaredDistance"):
-        nc.NormalizedReLUNet(inputs, targets, (2,), loss=FarDistance())
+    with pytest.raises(ValueError, match="FarDistance replaces the value of its parent but not"):
+        FarDistance()

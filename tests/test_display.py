@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 import nc_jax as nc
-from nc_jax.cnn.runs import Run
+from nc_jax.cnn.trainer import TrainedNetworks
 from nc_jax.cnn.training import TrainState
 from nc_jax.landscape import KINDS, Classification
 
@@ -69,5 +69,7 @@ def test_a_training_is_one_line_whatever_its_weights():
     params = {"kernel": jnp.ones((2, 100, 3))}
     data = xr.Dataset({"loss": (("seed", "epoch"), np.ones((2, 5)))})
     state = TrainState(params, {}, {}, jnp.full(2, 40))
-    text = repr(Run(data, eqx.nn.Identity(), state))  # pyright: ignore[reportArgumentType]
-    assert text == ("Run(2 seeds of 300 weights, 40 epochs; data: {'seed': 2, 'epoch': 5} of loss)")
+    text = repr(TrainedNetworks(data, eqx.nn.Identity(), state))  # pyright: ignore[reportArgumentType]
+    assert text == (
+        "TrainedNetworks(2 seeds of 300 weights, 40 epochs; data: {'seed': 2, 'epoch': 5} of loss)"
+    )

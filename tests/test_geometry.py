@@ -36,7 +36,7 @@ def test_simplex_etf_has_the_gram_matrix_of_definition_2_1(
     num_classes, feature_dim, key_seed, dtype
 ):
     key = None if key_seed is None else jax.random.key(key_seed)
-    frame = simplex_etf(num_classes, feature_dim, key, dtype=dtype)
+    frame = simplex_etf(num_classes, feature_dim, key=key, dtype=dtype)
     assert frame.shape == (num_classes, feature_dim)
     assert frame.dtype == dtype
     frame = np.asarray(frame, np.float64)
@@ -48,8 +48,8 @@ def test_simplex_etf_has_the_gram_matrix_of_definition_2_1(
 
 def test_a_key_turns_the_frame_and_none_leaves_it_in_the_first_coordinates():
     straight = simplex_etf(3, 6)
-    turned = simplex_etf(3, 6, jax.random.key(0))
-    other = simplex_etf(3, 6, jax.random.key(1))
+    turned = simplex_etf(3, 6, key=jax.random.key(0))
+    other = simplex_etf(3, 6, key=jax.random.key(1))
     np.testing.assert_array_equal(straight[:, 2:], 0)
     assert np.linalg.norm(turned[:, 2:]) > 0.1
     assert np.linalg.norm(turned - other) > 0.1
@@ -70,7 +70,7 @@ def test_simplex_etf_refuses_too_few_dimensions(num_classes, feature_dim):
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 @pytest.mark.parametrize("num_classes", [2, 3, 10])
 def test_simplex_gram_is_the_normalised_gram_matrix_of_the_frame(num_classes, dtype):
-    gram = simplex_gram(num_classes, dtype)
+    gram = simplex_gram(num_classes, dtype=dtype)
     assert gram.dtype == dtype
     expected = projector(num_classes) / np.linalg.norm(projector(num_classes))
     np.testing.assert_allclose(gram, expected, rtol=rounding(dtype))

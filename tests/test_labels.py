@@ -35,7 +35,7 @@ def test_integers_of_any_width_in_any_container_are_labels(dtype):
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
-def test_narrow_labels_of_more_classes_than_they_count_are_of_one_class(dtype):
+def test_labels_of_a_narrow_dtype_do_not_wrap_among_many_classes(dtype):
     """arange(300) in uint8 would wrap: label 5 would be of class 5 and of class 261."""
     members = geometry.membership(np.array([5, 100], dtype), 300)
     assert np.argwhere(members).tolist() == [[0, 5], [1, 100]]

@@ -1,8 +1,5 @@
 """What lanes and stacked states share: each is held to the plain path, one state at a time."""
 
-from typing import ClassVar
-
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,30 +9,21 @@ from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax.lanes import formed, product, reduce_classes
-from nc_jax.problems.base import random_direction, random_directions
 
 LANES = 5
 # Compilation is what these cost: few shapes, all from this list.
 FEW = settings(max_examples=5)
 
 
-class Logistic(eqx.Module):
+class Logistic(nc.losses.Loss):
     """Σ_j softplus(∓z_j), − at the label: a user's loss, which knows nothing of lanes."""
-
-    finite_at_any_scale: ClassVar[bool] = False
 
     def value(self, logits, labels):
         return jnp.sum(jax.nn.softplus(-self._signs(logits, labels) * logits), axis=1)
 
-    def log_value(self, logits, labels):
-        return jnp.log(self.value(logits, labels))
-
     def gradient(self, logits, labels):
         signs = self._signs(logits, labels)
         return -signs * jax.nn.sigmoid(-signs * logits)
-
-    def scaled_gradient(self, logits, labels, log_scale):
-        return jnp.exp(log_scale) * self.gradient(logits, labels)
 
     def _signs(self, logits, labels):
         return 2 * jax.nn.one_hot(labels, logits.shape[1], dtype=logits.dtype) - 1
@@ -46,11 +34,13 @@ PROBLEMS = {
     "ulpm": nc.ulpm(3, 4, 2),
     "mixon": nc.mixon(3, 5, 2),
     "zhu": nc.zhu(3, 4, 2, DECAY),
-    "unequal classes": nc.UnconstrainedFeatures((1, 4, 2), 2, nc.SquaredError(), "mean"),
+    "unequal classes": nc.UnconstrainedFeatures(
+        (1, 4, 2), 2, loss=nc.SquaredError(), reduction="mean"
+    ),
     "unequal classes, bias, sum": nc.UnconstrainedFeatures(
         (1, 4, 2), 3, reduction="sum", bias=True, weight_decay=DECAY
     ),
-    "a loss without lanes": nc.UnconstrainedFeatures((2, 1, 3), 4, Logistic(), bias=True),
+    "a loss without lanes": nc.UnconstrainedFeatures((2, 1, 3), 4, loss=Logistic(), bias=True),
     "linearized": nc.LinearizedMixon(3, 5, 2),
     "net": nc.NormalizedReLUNet(
         np.eye(3)[[0, 1, 2, 0]] / 2, np.array([1.0, -1.0, 1.0, -1.0]), (4, 3), weight_decay=0.02
@@ -106,7 +96,7 @@ SPECIAL = np.array([[1.5, -0.0, np.nan], [np.inf, -np.inf, 1e-310]])
 
 
 @pytest.mark.parametrize("witness", [0.0, np.nan, np.inf, -np.inf])
-def test_formed_leaves_every_value_as_it_is(witness):
+def test_formed_preserves_every_value(witness):
     values = {"a": jnp.asarray(SPECIAL), "b": jnp.arange(3.0, dtype="float32")}
     found = jax.jit(formed)(values, jnp.full((2, 2), witness))
     assert (found["a"].dtype, found["b"].dtype) == ("float64", "float32")
@@ -143,7 +133,7 @@ def test_the_compiler_keeps_what_forms_an_array():
 
 
 @pytest.mark.parametrize("name", PROBLEMS)
-def test_lanes_are_the_states_one_by_one(name):
+def test_scaled_descent_of_lanes_equals_that_of_each_state(name):
     problem, states = PROBLEMS[name], random_states(PROBLEMS[name])
 
     @jax.jit
@@ -161,7 +151,7 @@ def test_products_of_large_lanes_are_taken_one_by_one(monkeypatch):
     problem, states = PROBLEMS["zhu"], random_states(PROBLEMS["zhu"])
     expected = jax.jit(lambda states: problem.scaled_descent_lanes(states, 1.0))(states)
     monkeypatch.setattr("nc_jax.lanes._MOST_TERMS", 5)
-    monkeypatch.setattr("nc_jax.problems.unconstrained.product", None)  # fails if called
+    monkeypatch.setattr("nc_jax.problems.unconstrained.model.product", None)  # fails if called
     found = jax.jit(lambda states: problem.scaled_descent_lanes(states, 1.0))(states)
     assert_same_to_rounding(found, expected)
 
@@ -185,9 +175,11 @@ def residual_slope(logits, labels, log_scale, direction):
     residual = scaled_residual(logits, labels, log_scale)
     labels = np.reshape(labels, (-1, *[1] * (residual.ndim - 1)))
     at_label = _at(labels, residual.shape)
-    own = np.sum(at_label * direction, axis=1, keepdims=True)
+    direction_at_label = np.sum(at_label * direction, axis=1, keepdims=True)
     # Σ_k P_k v_k = v_y + Σ_k (P − Y)_k v_k: no 1 to lose a small P beside.
-    mean = own + np.sum(np.exp(-log_scale) * residual * direction, axis=1, keepdims=True)
+    mean = direction_at_label + np.sum(
+        np.exp(-log_scale) * residual * direction, axis=1, keepdims=True
+    )
     rows = np.where(at_label, 0, residual * (direction - mean))
     return rows - at_label * np.sum(rows, axis=1, keepdims=True)
 
@@ -262,57 +254,9 @@ def test_the_gradient_in_parts_is_that_of_the_objective(monkeypatch, sizes, bias
     state = jax.tree.map(lambda x: x[..., 0], random_states(problem))
     expected = jax.jit(jax.grad(problem.objective))(state)
     # 21 or 18 logits, 7 at a time: 3 parts of 2 samples.
-    monkeypatch.setattr("nc_jax.problems.unconstrained._LOGITS_AT_ONCE", 7)
+    monkeypatch.setattr("nc_jax.problems.unconstrained.gradients._LOGITS_AT_ONCE", 7)
     assert "scan" in str(jax.make_jaxpr(problem.gradient)(state))
     found = jax.jit(lambda state: (problem.gradient(state), problem.scaled_descent(state, 2.0)))
     gradient, descent = found(state)
     assert_same_to_rounding(gradient, expected)
     assert_same_to_rounding(descent, jax.tree.map(lambda x: -np.exp(2.0) * x, expected))
-
-
-@pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_random_direction_has_the_same_bits_in_every_program(dtype):
-    # Large enough for sums in another order to differ.
-    keys, shape, norm = jax.random.split(jax.random.key(0), 5), (25, 13), jnp.asarray(2.7, dtype)
-    alone = np.stack([random_direction(key, shape, norm) for key in keys])
-    assert alone.dtype == dtype
-
-    def used(key, norm):
-        direction = random_direction(key, shape, norm)
-        # A sum that a compiler would contract with the product before it.
-        return direction, 1 + direction, jnp.sum(3 * direction)
-
-    one = jax.jit(jax.vmap(lambda key: random_direction(key, shape, norm)))(keys[:1])
-    np.testing.assert_array_equal(one, alone[:1])
-    several = jax.jit(jax.vmap(used))(keys, jnp.full(5, norm))
-    single = jax.jit(lambda key: used(key, norm))(keys[3])
-    for found, expected in ((several, alone), (single, alone[3])):
-        np.testing.assert_array_equal(found[0], expected)
-        np.testing.assert_array_equal(found[1], 1 + expected)
-    np.testing.assert_allclose(np.linalg.norm(alone, axis=(1, 2)), norm, rtol=rounding(dtype))
-
-
-@pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("largest", [(25, 13), (100, 90)], ids=["one loop", "separately"])
-def test_directions_of_several_shapes_are_those_of_each_alone(largest):
-    shapes, norms = (largest, (1, 1), (7, 13), (4, 2)), jnp.asarray([1.0, 2.0, 0.5, 3.0])
-    keys = jax.random.split(jax.random.key(0), 4)
-    together = random_directions(keys, shapes, norms)
-    for direction, key, shape, norm in zip(together, keys, shapes, norms, strict=True):
-        np.testing.assert_array_equal(direction, random_direction(key, shape, norm))
-
-
-def test_a_random_direction_of_norm_zero_is_zero():
-    direction = random_direction(jax.random.key(1), (3, 2), jnp.zeros(()))
-    np.testing.assert_array_equal(direction, np.zeros((3, 2)))
-
-
-def test_a_start_has_a_derivative_in_reverse():
-    problem, key = nc.ulpm(3, 4, 2), jax.random.key(0)
-
-    def objective(norm):
-        return problem.objective(problem.init(key, norm))
-
-    _, expected = jax.jvp(objective, (1.0,), (1.0,))
-    np.testing.assert_allclose(jax.grad(objective)(1.0), expected, rtol=rounding())

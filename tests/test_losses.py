@@ -11,14 +11,14 @@ from scipy.special import logsumexp
 from tolerances import rounding
 
 import nc_jax as nc
-from nc_jax.losses import AbstractLoss, Loss
+from nc_jax.losses import Loss
 
 LOSSES = [nc.CrossEntropy(), nc.SquaredError()]
 SHAPES = st.sampled_from([(1, 2), (5, 4)])
 SEEDS = st.integers(0, 2**32 - 1)
 
 
-class Smoothed(AbstractLoss):
+class Smoothed(Loss):
     """Label smoothing from `value` alone."""
 
     smoothing: float = 0.1
@@ -241,7 +241,7 @@ def test_a_loss_of_value_alone_has_its_logarithm_and_gradients(seed, shape, log_
 
 
 def test_a_loss_of_value_alone_makes_a_problem_whose_batches_are_its_flows():
-    problem = nc.UnconstrainedFeatures((2, 2, 2), 3, Smoothed())
+    problem = nc.UnconstrainedFeatures((2, 2, 2), 3, loss=Smoothed())
     starts = jax.vmap(problem.init)(jax.random.split(jax.random.key(0), 2))
     states = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), starts)
     lanes = problem.scaled_descent_lanes(states, 0.5)

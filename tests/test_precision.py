@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from landscape.points import random_state
+from landscape_points import random_state
 from tolerances import rounding
 
 import nc_jax as nc
@@ -89,9 +89,9 @@ def test_streamed_statistics_of_half_precision_are_those_of_numpy():
     def streamed(state):
         halves = [(state.features[i::2], LABELS[i::2]) for i in range(2)]
         moments = metrics.merge_moments(*(metrics.class_moments(h, y, CLASSES) for h, y in halves))
-        head = state.classifier, state.bias
-        sums = metrics.merge_spreads(*(metrics.spread(h, y, moments, *head) for h, y in halves))
-        return metrics.collapse_from_statistics(moments, sums, *head, balanced=True)
+        head = {"classifier": state.classifier, "bias": state.bias}
+        sums = metrics.merge_spreads(*(metrics.spread(h, y, moments, **head) for h, y in halves))
+        return metrics.collapse_from_statistics(moments, sums, **head, balanced=True)
 
     found = streamed(state)
     expected = in_numpy(*arrays)
@@ -164,7 +164,7 @@ def test_half_precision_and_integers_are_no_dtype_of_a_start_or_a_closed_form():
             lambda d: net.init(key, dtype=d),
             lambda d: geometry.simplex_etf(3, 4, dtype=d),
             lambda d: exact.example_3_1(dtype=d),
-            lambda d: exact.paired_saddle(nc.ulpm(4, 4, 1), 4.0, dtype=d),
+            lambda d: exact.paired_saddle(nc.ulpm(4, 4, 1), radius=4.0, dtype=d),
         ):
             with pytest.raises(ValueError, match=r"dtype = \w+: give float32 or float64") as error:
                 make(dtype)
@@ -172,7 +172,7 @@ def test_half_precision_and_integers_are_no_dtype_of_a_start_or_a_closed_form():
 
 
 def test_closed_forms_of_integers_are_those_of_the_same_floats():
-    found = exact.logistic_norm(np.arange(3), 0.01, 2.0, 1.5)
+    found = exact.logistic_norm(np.arange(3), start=0.01, alignment=2.0, second_moment=1.5)
     # A logistic curve from 0.01 to 4/3 of rate 8.
     expected = (4 / 3) / (1 + (4 / 3 / 0.01 - 1) * np.exp(-8.0 * np.arange(3)))
     np.testing.assert_allclose(found, expected, rtol=rounding())
@@ -180,13 +180,13 @@ def test_closed_forms_of_integers_are_those_of_the_same_floats():
     assert exact.stuck_margins(3, 0.02, 12, 12).norm == pytest.approx(3 / (1 + 0.02 * 9))
 
 
-def test_singular_values_of_half_precision_are_told_from_rounding_errors():
+def test_singular_values_of_half_precision_are_separated_from_rounding_errors():
     """eps·max(shape) of float16 is 2 for 2048 columns: no value would be above that share."""
     found = geometry.above_rounding(jnp.asarray([1.0, 0.5, 0.0], jnp.float16), (3, 2048))
     np.testing.assert_array_equal(found, [True, True, False])
 
 
-def test_what_is_wide_already_is_returned_as_it_is():
+def test_widened_returns_float32_as_it_is_and_promotes_mixed_dtypes():
     state, _ = features_of("float32")
     assert all(a is b for a, b in zip(*map(jax.tree.leaves, (widened(state), state)), strict=True))
     mixed = widened((jnp.ones(2, jnp.float32), jnp.ones(2), 3.0, None))

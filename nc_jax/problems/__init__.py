@@ -1,5 +1,6 @@
-"""Problems: what a model is. Each gives a vector field and reads its own state."""
+"""Problems: models, each with a state, an objective, a vector field and observables."""
 
+from . import relu as relu
 from .base import (
     AbstractProblem as AbstractProblem,
     SampledProblem as SampledProblem,
@@ -9,7 +10,7 @@ from .base import (
     weakly_typed as weakly_typed,
 )
 from .linearized import LinearizedMixon as LinearizedMixon
-from .normalized import (
+from .relu import (
     Layers as Layers,
     NormalizedReLUNet as NormalizedReLUNet,
     SmoothReLU as SmoothReLU,

@@ -1,10 +1,8 @@
-"""What dynamics asks of a problem."""
+"""The interface of a problem: what flows, descent and the landscape call."""
 
 import abc
-import functools
-import math
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
+from typing import ClassVar, Protocol, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -13,28 +11,57 @@ import numpy as np
 from jax.tree_util import KeyPath, keystr, tree_leaves_with_path
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
-from ..capabilities import inherited_beside
-from ..checks import check_arrays, check_key, check_number, check_process, close_to
-from ..lanes import formed
+from ..capabilities import inherited_beside, void_inherited_claims
+from ..checks import check_arrays, check_process, close_to
 from ..metrics import EQUATIONS, Invariant
-from ..precision import check_dtype
-
-# Most numbers of each of several directions that one loop draws. Larger ones take longer to draw
-# than to compile, and a small one would cost as much as the largest.
-_DRAWN_TOGETHER = 1 << 13
 
 
 class AbstractProblem(eqx.Module):
-    """A model with a start, an objective and the flow x' = −∇L(x) on its state.
+    """A model with random starts, an objective L and the flow x' = −∇L(x) of its state.
 
-    A model may put a modified gradient in the place of ∇L, as `LinearizedMixon` does.
+    A subclass writes the seven abstract methods. Flow, descent, observables, storage and plotting
+    then work without further code. A model may have a modified gradient in the place of ∇L, as
+    `LinearizedMixon` does.
 
-    To add a model, write these seven methods in one file; dynamics, observables, storage and
-    plotting then work unchanged.
+    Example: L(x) = ½‖x‖², whose flow is e^(−t) x.
+
+        >>> class Bowl(nc.problems.AbstractProblem):
+        ...     def init(self, key):
+        ...         return jax.random.normal(key, (3,))
+        ...
+        ...     def objective(self, state):
+        ...         return jnp.sum(state**2) / 2
+        ...
+        ...     def gradient(self, state):
+        ...         return state
+        ...
+        ...     def scaled_descent(self, state, log_scale):
+        ...         return -jnp.exp(log_scale) * state
+        ...
+        ...     def observe(self, state):
+        ...         return {"norm": jnp.linalg.norm(state)}
+        ...
+        ...     def invariants(self, state):
+        ...         return {}
+        ...
+        ...     def largest_log_scale(self, dtype):
+        ...         return np.log(np.finfo(dtype).max).item()
+        >>> Bowl().vector_field(0.0, jnp.array([1.0, 2.0, 3.0]), None).tolist()
+        [-1.0, -2.0, -3.0]
     """
 
+    # `_claims` names class attributes that state what has been proved of a class. `_formulas` names
+    # the members that such a proof is about. A subclass may replace both tuples.
+    _claims: ClassVar[tuple[str, ...]] = ()
+    _formulas: ClassVar[tuple[str, ...]] = ("objective", "gradient", "scaled_descent")
+
+    def __init_subclass__(cls, **options: object) -> None:
+        """Set the claims of a parent to False where a subclass replaces one of its formulas."""
+        super().__init_subclass__(**options)
+        void_inherited_claims(cls, cls._claims, cls._formulas)
+
     def __check_init__(self):
-        """Refuse a subclass that would descend along the gradient of its parent's objective."""
+        """Refuse a subclass that has a new objective but the gradient of its parent."""
         inherited = inherited_beside(type(self), "objective", ("gradient", "scaled_descent"))
         if inherited:
             kind = type(self).__name__
@@ -45,7 +72,7 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def init(self, key: Key[Array, ""]) -> PyTree:
-        """Random start."""
+        """A random start, from a typed key."""
 
     @abc.abstractmethod
     def objective(self, state: PyTree) -> Float[Array, ""]:
@@ -53,88 +80,113 @@ class AbstractProblem(eqx.Module):
 
     @abc.abstractmethod
     def gradient(self, state: PyTree) -> PyTree:
-        """∇L, in the state's structure."""
+        """∇L, in the structure of the state."""
 
     @abc.abstractmethod
     def scaled_descent(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
-        """e^log_scale · (−∇L): the flow in a clock with dt/du = e^log_scale."""
+        """e^log_scale · (−∇L), the field in a clock with dt/du = e^log_scale."""
 
     @abc.abstractmethod
     def observe(self, state: PyTree) -> dict[str, Float[Array, "..."]]:
-        """Numbers, or arrays of them, worth recording along a trajectory."""
+        """Numbers or arrays to record along a trajectory, by name."""
 
     @abc.abstractmethod
     def invariants(self, state: PyTree) -> dict[str, Invariant]:
-        """Quantities the exact flow keeps, or lets decay at a known rate."""
+        """Quantities that the exact flow conserves, or lets decay at a known rate, by name."""
 
     @abc.abstractmethod
     def largest_log_scale(self, dtype: DTypeLike) -> float:
-        """The log_scale up to which `scaled_descent` stays finite along the flow; may be inf."""
+        """The largest log_scale for which `scaled_descent` is finite along the flow; may be inf."""
 
     @property
     def comes_to_rest(self) -> bool:
-        """Whether the flow ends at a point, so that it is ever stiffer in a clock of log t.
+        """Whether the flow converges to a point, so that it becomes stiff in a clock of log t.
 
-        False for what goes on for ever, as pure cross-entropy does.
+        False for a flow without a limit, such as that of cross-entropy without decay.
         """
         return True
 
-    def observables(self) -> dict[str, str]:
-        """Names of what a run records, each with its equation from `metrics.EQUATIONS`.
+    @property
+    def is_gradient_flow(self) -> bool:
+        """Whether the flow is −∇L of `objective` in the coordinates of the state, unconstrained.
 
-        Those of `observe`, and `{name}_drift` of each of the `invariants`. The equation of a name
-        that only a user's problem has is empty. Nothing is computed.
-
-        Example: `ulpm(5, 20, 10).observables()["margin_min"]`.
+        The linearised flow is then minus the Hessian of L. The default is False for a model that
+        overrides `retract`, because such a model has constraints. A model that descends no
+        function, or descends one in another metric, overrides this property.
         """
-        state = jax.eval_shape(lambda: self.init(jax.random.key(0)))
+        # Compared on the class: `self.retract` is a new bound method at each access.
+        return type(self).retract is AbstractProblem.retract
+
+    def state_shapes(self) -> PyTree:
+        """A state with `jax.ShapeDtypeStruct`s in the place of arrays; nothing is computed."""
+        # The key is created inside of the function, so that not even the key is computed.
+        return jax.eval_shape(lambda: self.init(jax.random.key(0)))
+
+    def observables(self) -> dict[str, str]:
+        """Names of all that a run records, each with its equation from `metrics.EQUATIONS`.
+
+        The names are those of `observe`, and `{name}_drift` for each of the `invariants`. A name
+        that only a user's problem has gets an empty equation. Nothing is computed.
+
+        Example:
+
+            >>> nc.ulpm(3, 4, 2).observables()["max_margin_ratio"]
+            '2(K−1)√n q_min/ρ², at most 1 (Ji, theorem 3.1)'
+        """
+        state = self.state_shapes()
         invariants = jax.eval_shape(self.invariants, state)
         names = [*jax.eval_shape(self.observe, state), *(f"{name}_drift" for name in invariants)]
         return {name: EQUATIONS.get(name, "") for name in names}
 
     def observe_only(self, state: PyTree, names: Sequence[str]) -> dict[str, Float[Array, "..."]]:
-        """Some of what `observe` returns, in the order of `names`.
+        """The named observables of `observe`, in the order of `names`.
 
-        Under `jax.jit` or in a loop of JAX's, what these names do not need is not computed.
+        Under `jax.jit`, and in loops of JAX, nothing is computed that these names do not need.
 
         Raises: ValueError for a name that `observe` does not return.
 
-        Example: `jax.jit(lambda state: problem.observe_only(state, ("margin_min", "zhu_nc2")))`.
+        Example:
+
+            >>> problem = nc.ulpm(3, 4, 2)
+            >>> observe = jax.jit(lambda state: problem.observe_only(state, ("squared_norm",)))
+            >>> round(float(observe(problem.init(jax.random.key(0)))["squared_norm"]), 6)
+            2.0
         """
+        # All observables are traced; XLA removes the operations whose results are not returned.
         observed = self.observe(state)
         for name in names:
             if name not in observed:
                 raise ValueError(
                     f"{name!r} is no observable of this problem.{close_to(name, observed)} "
-                    "`problem.observables()` lists all; drifts of invariants come with a run."
+                    "`problem.observables()` lists all names; drifts of invariants need a run."
                 )
         return {name: observed[name] for name in names}
 
     def scaled_descent_lanes(self, states: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
-        """`scaled_descent` of many states beside each other, along the last axis of every array.
+        """`scaled_descent` of many states, which lie along the last axis of every array.
 
-        What a batch of flows spends its time on; a model that can do better than one state after
-        another overrides it.
+        A batch of flows spends most of its time here. The default is a `jax.vmap`. A model of small
+        matrices overrides it with products that are written as sums over lanes.
         """
         return jax.vmap(self.scaled_descent, (-1, None), -1)(states, log_scale)
 
     def retract(self, state: PyTree) -> PyTree:
-        """The nearest state that keeps the model's constraints; a model that has some overrides it.
+        """The nearest state that fulfils the constraints of the model; by default the state.
 
-        Descent applies it after each step, and its second derivative along a velocity is the
-        acceleration that keeps `GradientDescentODE` on the constraints.
+        Descent applies `retract` after each step. Its second derivative along a velocity is the
+        acceleration with which `GradientDescentODE` stays on the constraints.
         """
         return state
 
     def vector_field(self, t: object, state: PyTree, args: object) -> PyTree:
-        """−∇L in real time, with the signature of a `diffrax.ODETerm`; `t`, `args` are unused."""
+        """−∇L in real time, with the signature of a `diffrax.ODETerm`; ignores `t` and `args`."""
         del t, args
         return self.scaled_descent(state, 0.0)
 
 
 @runtime_checkable
 class SampledProblem(Protocol):
-    """A problem on given samples, for descent on a few of them at a time."""
+    """A problem on given samples, which allows descent on batches of them."""
 
     @property
     def num_samples(self) -> int:
@@ -146,105 +198,24 @@ class SampledProblem(Protocol):
         ...
 
 
-def start_norm(
-    key: Key[Array, ""], norm: Float[ArrayLike, ""], dtype: DTypeLike, above_zero: bool = False
-) -> Float[Array, ""]:
-    """The norm of a random start in its dtype, once all that `init` is given is checked."""
-    check_key(key)
-    check_number("norm", norm, above_zero, scalar=True)
-    check_dtype(dtype)
-    return jnp.asarray(norm, dtype)
-
-
-def random_direction(
-    key: Key[Array, ""], shape: tuple[int, int], norm: Float[Array, ""]
-) -> Float[Array, "rows columns"]:
-    """A Gaussian direction of this Frobenius norm: `random_directions` of one key."""
-    return random_directions(key[None], (shape,), norm[None])[0]
-
-
-@functools.partial(jax.jit, static_argnums=1)
-def random_directions(
-    keys: Key[Array, " M"], shapes: tuple[tuple[int, int], ...], norms: Float[Array, " M"]
-) -> tuple[Float[Array, "_ _"], ...]:
-    """Gaussian directions of these Frobenius norms, with the same bits in any program.
-
-    A compiler is free to contract products with sums, to sum in another order and to merge factors,
-    as it does when it fuses a start with the operations that read it. So each operation stays
-    separate, and the sum of squares is one of pairs.
-
-    Small ones are drawn by one loop over arrays of the largest size, where each shape would be a
-    program to compile: JAX's default random numbers are the same at the start of a longer array.
-    """
-    sizes = [math.prod(shape) for shape in shapes]
-    if len(shapes) > 1 and max(sizes) > _DRAWN_TOGETHER:
-        each = zip(keys, shapes, norms, strict=True)
-        return tuple(random_direction(key, shape, norm) for key, shape, norm in each)
-    place = jnp.arange(max(sizes))
-
-    def draw(
-        key: Key[Array, ""],
-        size: Int[ArrayLike, ""],
-        halves: Int[Array, " L"],
-        norm: Float[Array, ""],
-    ) -> Float[Array, " largest"]:
-        normal = jax.random.normal(key, place.shape, norm.dtype)
-        gaussian = formed(jnp.where(place < size, normal, 0), norm)
-        squares = formed(gaussian**2, norm)
-        length = formed(jnp.sqrt(_sum_of_pairs(squares, halves)), norm)
-        return formed(gaussian * formed(norm / length, norm), norm)
-
-    data = keys, jnp.asarray(sizes), jnp.asarray(_halves(sizes), int).reshape(len(sizes), -1), norms
-    if len(shapes) == 1:
-        # Without a loop, in which XLA uses one core.
-        return (draw(*jax.tree.map(lambda leaf: leaf[0], data)).reshape(shapes[0]),)
-    # A loop: under vmap each direction would read its halves by a gather, five times as slow.
-    rows = jax.lax.map(lambda data: draw(*data), data)
-    return tuple(
-        row[:size].reshape(shape) for row, size, shape in zip(rows, sizes, shapes, strict=True)
-    )
-
-
-def _halves(sizes: list[int]) -> list[list[int]]:
-    """For each size the halves, rounded up, of what a sum of pairs has left; 1 after its end."""
-    rows = [[] for _ in sizes]
-    for row, left in zip(rows, sizes, strict=True):
-        for _ in range((max(sizes) - 1).bit_length()):
-            left = -(-left // 2)
-            row.append(left)
-    return rows
-
-
-def _sum_of_pairs(values: Float[Array, " N"], halves: Int[Array, " L"]) -> Float[Array, ""]:
-    """The sum in an order that no compiler may change: of halves, of halves of them, …
-
-    A loop over arrays of one size, where ten sizes would be ten programs to compile.
-    """
-    place = jnp.arange(values.size)
-
-    def add_second_half(values: Float[Array, " N"], half: Int[Array, ""]):
-        # Beyond the first half all is zero afterwards, so that an odd last number adds zero.
-        second = jax.lax.dynamic_slice_in_dim(jnp.pad(values, (0, values.size)), half, values.size)
-        return jnp.where(place < half, values + second, 0), None
-
-    return jax.lax.scan(add_second_half, values, halves)[0][0]
-
-
 def weakly_typed(problem: AbstractProblem) -> AbstractProblem:
-    """The problem with its numbers above zero as arrays: arguments of a program, not part of it.
+    """The problem with its floats as weakly typed arrays, which are arguments of a program.
 
-    Weakly typed, as Python's numbers are: they do not promote a float32 state. A zero stays what it
-    is, since it leaves a term out; so do integers and static fields.
+    A Python float is a constant of the program, so that another λ needs a new compilation. Like a
+    Python float, a weakly typed array does not promote a float32 state. Zeros, integers and static
+    fields are not converted.
     """
 
     def convert(leaf: object) -> object:
+        # A zero stays a Python float: code that tests for 0 leaves its term out of the program. The
+        # value of an array is unknown when a program is traced.
         return jnp.asarray(float(leaf)) if isinstance(leaf, float) and leaf != 0 else leaf
 
     return jax.tree.map(convert, problem)
 
 
 def check_problem(problem: object) -> None:
-    """Raise ValueError for what is no problem."""
+    """Raise ValueError unless the value is a problem."""
     if not isinstance(problem, AbstractProblem):
         raise ValueError(
             f"problem is of type {type(problem).__name__}: give a problem, such as "
@@ -252,16 +223,36 @@ def check_problem(problem: object) -> None:
         )
 
 
-def check_shapes(problem: AbstractProblem, state: PyTree, name: str = "start") -> None:
-    """Refuse a state that is not of the problem's shape; called while tracing, where it is free."""
+def check_shapes(problem: AbstractProblem, state: PyTree, *, name: str = "start") -> None:
+    """Raise ValueError unless a state has the structure and the shapes of the problem's states.
+
+    The check reads shapes only, and adds no operation to a compiled program.
+    """
+    # Before any call of JAX, which may hang in a forked process.
     check_process()
     check_problem(problem)
-    expected = jax.eval_shape(lambda: problem.init(jax.random.key(0)))
-    check_like(expected, state, name, "the problem", "pass a state like problem.init(key).")
+    expected = problem.state_shapes()
+    check_like(
+        expected,
+        state,
+        name=name,
+        owner="the problem",
+        advice="pass a state like problem.init(key).",
+    )
 
 
-def check_like(expected: PyTree, given: PyTree, name: str, owner: str, advice: str) -> None:
-    """Refuse a tree of arrays of another structure or of other shapes than the owner's."""
+def check_like(expected: PyTree, given: PyTree, *, name: str, owner: str, advice: str) -> None:
+    """Raise ValueError unless a tree of arrays has the structure and the shapes of another.
+
+    Args:
+        expected: a tree with the structure and the shapes that are required.
+        given: the tree to check.
+        name: name of the given tree in the message.
+        owner: words for what has the expected tree, such as "the problem".
+        advice: the end of the message.
+    """
+    # Types are compared first: a tuple in the place of a `LastLayer` would otherwise be described
+    # by the names of leaves that it lacks.
     if _type_name(given) != _type_name(expected):
         raise ValueError(
             f"{name} is of type {_type_name(given)} where {owner} has {_type_name(expected)}; "
@@ -269,7 +260,10 @@ def check_like(expected: PyTree, given: PyTree, name: str, owner: str, advice: s
         )
     check_arrays(name, given)
     found, wanted = (dict(tree_leaves_with_path(tree)) for tree in (given, expected))
-    for path in wanted.keys() ^ found.keys():
+    # In the order of the trees: a set would name another leaf in another process.
+    for path in (*wanted, *found):
+        if path in wanted and path in found:
+            continue
         lack, other = ("", "has none") if path in found else ("no ", "has one")
         raise ValueError(f"{name} has {lack}{_place(path)} where {owner} {other}; {advice}")
     for path, leaf in found.items():
@@ -281,11 +275,13 @@ def check_like(expected: PyTree, given: PyTree, name: str, owner: str, advice: s
 
 
 def _type_name(tree: PyTree) -> str:
+    # One name for all kinds of arrays, because an expected tree has `ShapeDtypeStruct`s.
     if isinstance(tree, (np.ndarray, jax.Array, jax.ShapeDtypeStruct)):
         return "array"
     return type(tree).__name__
 
 
 def _place(path: KeyPath) -> str:
-    """A leaf's name within its tree."""
+    """The name of a leaf within its tree."""
+    # A tree that is a single array has an empty path.
     return keystr(path).lstrip(".") or "it"

@@ -51,7 +51,7 @@ def test_field_is_that_of_theorem_2(shape, seed):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @given(seed=st.integers(0, 2**32 - 1))
-def test_it_is_the_derivative_of_the_full_flow_at_the_origin(shape, seed):
+def test_the_linearized_field_is_the_derivative_of_the_full_flow_at_the_origin(shape, seed):
     linear, full = nc.LinearizedMixon(*shape), nc.mixon(*shape)
     state = random_state(linear, seed)
     nothing = jax.tree.map(lambda leaf: jnp.asarray(np.zeros(leaf.shape)), state)
@@ -69,11 +69,11 @@ def risk_alone(state):
     return {"objective": nc.LinearizedMixon(3, 5, 2).objective(state)}
 
 
-def test_its_flow_keeps_the_balance_and_records_the_risk_of_the_full_model():
+def test_the_linearized_flow_conserves_the_balance_and_records_the_risk_of_the_full_model():
     problem = nc.LinearizedMixon(3, 5, 2)
     start = problem.init(jax.random.key(1), norm=0.3)
     traj = nc.gradient_flow(
-        problem, start, np.array([0.5, 1.0]), nc.RealTime(), rtol=1e-10, observe=risk_alone
+        problem, start, np.array([0.5, 1.0]), clock=nc.RealTime(), rtol=1e-10, observe=risk_alone
     )
     assert traj.observables["balance_drift"].max() < 30 * 1e-10 * np.exp(2 * np.sqrt(2))
     risk = nc.mixon(3, 5, 2).objective(traj.final)
@@ -88,7 +88,7 @@ def test_scaled_descent_is_scaled():
         np.testing.assert_allclose(a, -np.exp(2.0) * b, rtol=rounding())
 
 
-def test_its_attributes_are_those_of_the_full_model():
+def test_the_linearized_model_has_the_attributes_of_the_full_model():
     problem = nc.LinearizedMixon(3, 15, 2)
     shape = (problem.num_classes, problem.feature_dim, problem.samples_per_class)
     assert shape == (3, 15, 2)

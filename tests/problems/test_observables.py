@@ -19,7 +19,9 @@ PROBLEMS = [
     nc.LinearizedMixon(3, 4, 2),
     nc.GradientDescentODE(ULPM, 0.1),
     nc.NormalizedReLUNet(INPUTS, SIGNS, (3,), test_inputs=INPUTS, test_targets=SIGNS),
-    nc.NormalizedReLUNet(INPUTS, np.eye(2)[[0, 1, 1, 0]], (3,), "none"),
+    nc.NormalizedReLUNet(
+        INPUTS, np.eye(2)[[0, 1, 1, 0]], (3,), parametrization=nc.problems.relu.Cartesian()
+    ),
 ]
 
 
@@ -62,7 +64,7 @@ def test_observables_are_what_a_flow_records():
     assert set(recorded) == set(ULPM.observables())
 
 
-def test_a_problem_of_a_user_has_no_equation_for_names_of_its_own():
+def test_observables_that_a_user_adds_have_no_equation():
     expected = {"objective": EQUATIONS["objective"], "height": "", "sign_drift": ""}
     assert Bowl().observables() == expected
     assert Bowl().observe_only(jnp.asarray(3.0), ("height",)) == {"height": 3.0}
@@ -104,7 +106,7 @@ def test_what_is_not_chosen_is_not_computed():
     assert len(some) < len(everything) / 10
 
 
-def test_nor_is_it_in_the_body_of_a_loop():
+def test_what_is_not_chosen_is_not_computed_in_a_loop_body():
     everything, some = lines(repeated(ULPM.observe)), lines(repeated(chosen))
     assert sum("stablehlo.while" in line for line in everything) == 2
     assert sum("stablehlo.while" in line for line in some) == 1

@@ -18,7 +18,12 @@ PROBLEMS = {
     "mixon": nc.mixon(3, 5, 2),
     "zhu": nc.zhu(3, 4, 2, nc.WeightDecay(classifier=0.1, features=0.2, bias=0.3)),
     "unbalanced": nc.UnconstrainedFeatures(
-        (1, 3, 2), 2, nc.SquaredError(), "mean", bias=True, weight_decay=nc.WeightDecay(0.5)
+        (1, 3, 2),
+        2,
+        loss=nc.SquaredError(),
+        reduction="mean",
+        bias=True,
+        weight_decay=nc.WeightDecay(classifier=0.5),
     ),
 }
 
@@ -127,8 +132,8 @@ def test_log_objective_is_its_log(name):
 
 
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
-def test_log_objective_outlives_the_objective(reduction):
-    problem = nc.ulpm(3, 4, 2, reduction)
+def test_log_objective_is_exact_where_the_objective_underflows(reduction):
+    problem = nc.ulpm(3, 4, 2, reduction=reduction)
     state = nc.exact.collapsed_state(problem, gap=4000.0)
     plain, log = objectives(problem, state)
     assert plain == 0
@@ -176,20 +181,24 @@ def test_seed_is_the_same_alone_and_in_a_batch():
 def test_observe_reports_the_margin_bound_attained_at_collapse():
     # Ji, theorem 3.1.
     problem = nc.ulpm(5, 20, 10)
-    seen = jax.jit(problem.observe)(nc.exact.collapsed_state(problem, 3.0, jax.random.key(0)))
-    np.testing.assert_allclose(seen["max_margin_ratio"], 1, rtol=rounding())
-    np.testing.assert_allclose(seen["margin_min"], 3, rtol=rounding())
-    assert all(value.shape == () for value in seen.values())
+    observed = jax.jit(problem.observe)(
+        nc.exact.collapsed_state(problem, 3.0, key=jax.random.key(0))
+    )
+    np.testing.assert_allclose(observed["max_margin_ratio"], 1, rtol=rounding())
+    np.testing.assert_allclose(observed["margin_min"], 3, rtol=rounding())
+    assert all(value.shape == () for value in observed.values())
 
 
 @pytest.mark.parametrize("sizes", [[3, 1, 2], (3, 1, 2), np.array([3, 1, 2])], ids=str)
 def test_every_model_takes_one_size_for_each_class(sizes):
-    decay = nc.WeightDecay(0.1, 0.2)
+    decay = nc.WeightDecay(classifier=0.1, features=0.2)
     models = nc.ulpm(3, 4, sizes), nc.mixon(3, 4, sizes), nc.zhu(3, 4, sizes, decay)
     by_hand = [
-        nc.UnconstrainedFeatures((3, 1, 2), 4, nc.CrossEntropy(), "sum"),
-        nc.UnconstrainedFeatures((3, 1, 2), 4, nc.SquaredError(), "sum", bias=True),
-        nc.UnconstrainedFeatures((3, 1, 2), 4, nc.CrossEntropy(), "mean", True, decay),
+        nc.UnconstrainedFeatures((3, 1, 2), 4, loss=nc.CrossEntropy(), reduction="sum"),
+        nc.UnconstrainedFeatures((3, 1, 2), 4, loss=nc.SquaredError(), reduction="sum", bias=True),
+        nc.UnconstrainedFeatures(
+            (3, 1, 2), 4, loss=nc.CrossEntropy(), reduction="mean", bias=True, weight_decay=decay
+        ),
     ]
     assert list(models) == by_hand
     np.testing.assert_array_equal(models[0].labels, [0, 0, 0, 1, 2, 2])
@@ -215,7 +224,7 @@ def test_bad_setting_is_one_line_that_names_the_value(build, message):
 
 def test_weight_decay_can_be_swept_under_vmap():
     def objective(decay):
-        problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay))
+        problem = nc.zhu(3, 4, 2, nc.WeightDecay(classifier=decay, features=decay))
         return problem.objective(random_state(problem, 0))
 
     state = random_state(nc.mixon(3, 4, 2), 0)

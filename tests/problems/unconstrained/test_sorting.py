@@ -31,7 +31,7 @@ def test_the_objective_is_that_of_each_sample_with_its_label(loss, seed, reducti
     rng = np.random.default_rng(seed)
     labels = rng.permutation([0, 0, 0, 1, 2, 2, 2, 2])
     h, w, b = rng.normal(size=(8, 4)), rng.normal(size=(3, 4)), rng.normal(size=3)
-    decay = nc.WeightDecay(0.1, 0.2, 0.3)
+    decay = nc.WeightDecay(classifier=0.1, features=0.2, bias=0.3)
     problem, state = nc.problem_for(
         nc.LastLayer(jnp.asarray(h), jnp.asarray(w), jnp.asarray(b)), labels,
         loss=loss, reduction=reduction, weight_decay=decay,
@@ -49,11 +49,11 @@ def test_the_objective_is_that_of_each_sample_with_its_label(loss, seed, reducti
 def test_features_of_a_network_in_any_order_are_a_point_of_the_landscape():
     """The minimum with its samples shuffled, as a data set has them."""
     model = nc.zhu(3, 4, 2, 5e-3)
-    minimum = nc.exact.regularized_minimizer(model, jax.random.key(0))
+    minimum = nc.exact.regularized_minimizer(model, key=jax.random.key(0))
     order = np.random.default_rng(1).permutation(6)
     layer = nc.LastLayer(minimum.features[order], minimum.classifier, minimum.bias)
     labels = model.labels[order]
-    decay = nc.WeightDecay(5e-3, 5e-3, 5e-3)
+    decay = nc.WeightDecay(classifier=5e-3, features=5e-3, bias=5e-3)
     problem, state = nc.problem_for(layer, jnp.asarray(labels), weight_decay=decay)
     assert problem == model
     assert landscape.classify(problem, state).kind == "minimum"

@@ -11,10 +11,19 @@ from hypothesis import given
 from tolerances import rounding
 
 import nc_jax as nc
-from nc_jax.problems.normalized import DecayOn, Normalization
+from nc_jax.problems import relu
 
-SCHEMES: tuple[Normalization, ...] = ("lagrange", "weight", "practice", "none", "polar")
-DECAYS: tuple[DecayOn, ...] = ("norm", "layers")
+LAGRANGE, WEIGHT, PRACTICE = relu.Lagrange(), relu.WeightNormalization(), relu.UsualPractice()
+CARTESIAN, POLAR = relu.Cartesian(), relu.Polar()
+WHOLE_NORM, EACH_LAYER = relu.WholeNorm(), relu.EachLayer()
+SCHEMES = {
+    "lagrange": LAGRANGE,
+    "weight": WEIGHT,
+    "practice": PRACTICE,
+    "cartesian": CARTESIAN,
+    "polar": POLAR,
+}
+DECAYS = {"norm": WHOLE_NORM, "layers": EACH_LAYER}
 RNG = np.random.default_rng(0)
 INPUTS = RNG.normal(size=(6, 5))
 INPUTS /= np.linalg.norm(INPUTS, axis=1).max()
@@ -23,21 +32,28 @@ ONE_HOT = np.eye(3)[[0, 1, 2, 1, 0, 2]]
 
 
 def net(
-    normalization: Normalization, decay_on: DecayOn = "norm", targets=SIGNS, **options
+    parametrization: relu.AbstractParametrization,
+    decay_on: relu.AbstractDecayTarget = WHOLE_NORM,
+    targets=SIGNS,
+    **options,
 ) -> nc.NormalizedReLUNet:
     options = {"widths": (4, 3), "weight_decay": 0.03, **options}
     return nc.NormalizedReLUNet(
-        INPUTS, targets, normalization=normalization, decay_on=decay_on, **options
+        INPUTS, targets, parametrization=parametrization, decay_on=decay_on, **options
     )
 
 
 PROBLEMS = {
-    **{f"{n} {on}": net(n, on) for n in SCHEMES for on in DECAYS},
-    "three classes, sum": net("lagrange", targets=ONE_HOT, reduction="sum"),
-    "three classes, layers": net("none", "layers", ONE_HOT - 1 / 3),
-    "exponential": net("lagrange", loss=nc.Exponential()),
-    "exponential weight": net("weight", loss=nc.Exponential(), reduction="sum"),
-    "one layer": net("polar", widths=()),
+    **{
+        f"{scheme} {target}": net(SCHEMES[scheme], DECAYS[target])
+        for scheme in SCHEMES
+        for target in DECAYS
+    },
+    "three classes, sum": net(LAGRANGE, targets=ONE_HOT, reduction="sum"),
+    "three classes, layers": net(CARTESIAN, EACH_LAYER, ONE_HOT - 1 / 3),
+    "exponential": net(LAGRANGE, loss=nc.Exponential()),
+    "exponential weight": net(WEIGHT, loss=nc.Exponential(), reduction="sum"),
+    "one layer": net(POLAR, widths=()),
 }
 
 
@@ -86,20 +102,24 @@ def start_of(problem, seed=0, norm=1.3):
     Made by NumPy: each operation of JAX outside of a jit is a program.
     """
     rng = np.random.default_rng([1, seed])
-    scheme, num_layers = problem.normalization, problem.num_layers
+    scheme, num_layers = problem.parametrization, problem.num_layers
     sizes = (problem.inputs.shape[1], *problem.widths, problem.num_outputs)
     drawn = [rng.normal(size=shape) for shape in zip(sizes[1:], sizes[:-1], strict=True)]
     lengths, factors = np.ones(num_layers), np.linspace(0.8, 1.2, num_layers)
-    if scheme == "none":
+    if scheme == CARTESIAN:
         lengths = norm * factors
-    if scheme == "practice":
+    if scheme == PRACTICE:
         lengths[-1] = norm
     matrices = tuple(
         jnp.asarray(length * matrix / np.linalg.norm(matrix))
         for length, matrix in zip(lengths, drawn, strict=True)
     )
-    norms = {"lagrange": np.array([norm]), "weight": norm * factors, "polar": norm * factors}
-    return nc.Layers(matrices, jnp.asarray(norms[scheme]) if scheme in norms else None)
+    norms = None
+    if scheme == LAGRANGE:
+        norms = jnp.asarray(np.array([norm]))
+    if scheme in (WEIGHT, POLAR):
+        norms = jnp.asarray(norm * factors)
+    return nc.Layers(matrices, norms)
 
 
 def descent_on_host(problem, state):
@@ -121,12 +141,12 @@ def tangent(gradient, matrix):
 
 def riemannian(problem, state, gradient):
     """∇L in the metric of each scheme: flat, but ρ_k² on the spheres of the polar variables."""
-    if problem.normalization == "none":
+    if problem.parametrization == CARTESIAN:
         return gradient
     turned = [tangent(g, v) for g, v in zip(gradient.matrices, state.matrices, strict=True)]
-    if problem.normalization == "practice":
+    if problem.parametrization == PRACTICE:
         return [*turned[:-1], gradient.matrices[-1]]
-    if problem.normalization == "polar":
+    if problem.parametrization == POLAR:
         turned = [t / rho**2 for t, rho in zip(turned, state.norms, strict=True)]
     return [*turned, gradient.norms]
 
@@ -196,7 +216,7 @@ def test_the_normalised_flow_is_that_of_equations_6_to_10():
 
 
 def test_the_unnormalised_flow_in_polar_variables_is_that_of_equations_15_16_46_and_47():
-    problem = net("polar", weight_decay=0.0, reduction="sum")
+    problem = net(POLAR, weight_decay=0.0, reduction="sum")
     for norms in (np.array([0.8, 1.1, 1.3]), np.full(3, 1.2)):
         state = nc.Layers(start_of(problem).matrices, jnp.asarray(norms))
         rho = np.prod(norms)
@@ -226,7 +246,7 @@ def turn_of(problem, state, layer):
 
 
 def test_usual_practice_is_that_of_equations_69_to_71():
-    problem, decay = net("practice", "layers", reduction="sum"), 0.03
+    problem, decay = net(PRACTICE, EACH_LAYER, reduction="sum"), 0.03
     state = start_of(problem)
     f, slopes = moments(problem, state)  # here g itself, W_L being part of it
     descent = descent_on_host(problem, state)
@@ -241,7 +261,7 @@ def test_usual_practice_is_that_of_equations_69_to_71():
     # And not the flow of (6) and (7), as the paper has it: its V_L turns ρ² times as fast.
     rho = np.linalg.norm(state.matrices[-1])
     directions = (*state.matrices[:-1], jnp.asarray(np.asarray(state.matrices[-1]) / rho))
-    toy = net("lagrange", reduction="sum")
+    toy = net(LAGRANGE, reduction="sum")
     lagrange = descent_on_host(toy, nc.Layers(directions, jnp.asarray([rho])))
     turning = tangent(descent.matrices[-1], directions[-1]) / rho
     np.testing.assert_allclose(lagrange.matrices[-1], rho**2 * turning, rtol=0, atol=rounding())
@@ -296,7 +316,7 @@ def test_equal_terms_of_equation_81_do_not_make_equal_margins():
         assert abs(norms_of(field)[0]) < 1e-6 * decay * 10
 
 
-@pytest.mark.parametrize("name", ["none layers", "lagrange norm", "three classes, layers"])
+@pytest.mark.parametrize("name", ["cartesian layers", "lagrange norm", "three classes, layers"])
 def test_lemma_6_every_layer_has_the_output_along_itself(name):
     problem, state = PROBLEMS[name], start_of(PROBLEMS[name])
     inputs = jnp.asarray(INPUTS)
@@ -319,7 +339,7 @@ LEMMA_9 = ("lagrange norm", "lagrange layers", "three classes, sum")
 
 
 @eqx.filter_jit
-def seen_and_outputs(problem, state):
+def observables_and_outputs(problem, state):
     return problem.observe(state), problem.outputs(state, jnp.asarray(INPUTS))
 
 
@@ -329,10 +349,13 @@ def test_lemma_9_holds_at_every_state_and_the_multipliers_are_equal(name, seed, 
     # ρ may pass through 0 along a flow; a start has none below it.
     state = start_of(PROBLEMS[name], seed, abs(norm))
     state = nc.Layers(state.matrices, jnp.asarray(np.sign(norm) * norms_of(state)))
-    seen, outputs = jax.tree.map(np.asarray, seen_and_outputs(PROBLEMS[name], state))
-    size = float(seen["objective"]) + 2 * abs(float(seen["mean_margin"] * seen["norm"])) * 6
-    assert abs(seen["lemma_9_residual"]) < rounding() * size
-    nu = np.asarray(seen["multipliers"])
+    observed, outputs = jax.tree.map(np.asarray, observables_and_outputs(PROBLEMS[name], state))
+    size = (
+        float(observed["objective"])
+        + 2 * abs(float(observed["mean_margin"] * observed["norm"])) * 6
+    )
+    assert abs(observed["lemma_9_residual"]) < rounding() * size
+    nu = np.asarray(observed["multipliers"])
     assert nu.shape == (3,)
     np.testing.assert_allclose(nu, nu[0], rtol=0, atol=rounding() * size)
     # Equation 5: the mean of ρf̄(1 − ρf̄), over all outputs.
@@ -348,10 +371,10 @@ def last_layer_and_metrics(problem, state):
     return layer, margins, nc.metrics.collapse_metrics(layer, labels)
 
 
-def test_what_is_observed_is_what_the_table_says():
-    problem = net("lagrange", test_inputs=-INPUTS, test_targets=SIGNS)
+def test_observables_have_the_values_of_their_definitions():
+    problem = net(LAGRANGE, test_inputs=-INPUTS, test_targets=SIGNS)
     state = start_of(problem)
-    seen, [rho] = observe(problem, state), np.asarray(norms_of(state))
+    observed, [rho] = observe(problem, state), np.asarray(norms_of(state))
     f = SIGNS * np.asarray(outputs_of(problem, state, jnp.asarray(INPUTS)))[:, 0] / rho
     of_tests = np.asarray(outputs_of(problem, state, jnp.asarray(-INPUTS)))[:, 0]
     for name, expected in {
@@ -363,28 +386,28 @@ def test_what_is_observed_is_what_the_table_says():
         "log_objective": np.log(objective(problem, state)),
         "test_error": np.mean(SIGNS * of_tests <= 0),
     }.items():  # fmt: skip
-        np.testing.assert_allclose(seen[name], expected, atol=rounding(), err_msg=name)
+        np.testing.assert_allclose(observed[name], expected, atol=rounding(), err_msg=name)
     # The last layer of two classes has the margin y z, and the metrics are those of its parts.
     layer, margins, measured = last_layer_and_metrics(problem, state)
     assert layer.classifier.shape == (2, 3)
     np.testing.assert_allclose(margins, rho * f)
-    assert seen["zhu_nc1"] == measured["zhu_nc1"]
+    assert observed["zhu_nc1"] == measured["zhu_nc1"]
 
 
 def test_the_gap_of_several_classes_is_that_of_assumption_1():
     for targets in (ONE_HOT, ONE_HOT - 1 / 3):
-        problem = nc.NormalizedReLUNet(np.eye(6), targets, (), "none")
+        problem = nc.NormalizedReLUNet(np.eye(6), targets, (), parametrization=CARTESIAN)
         # One linear layer on orthonormal inputs has any outputs: those of assumption 1.
         quasi = np.where(ONE_HOT == 1, 1 - 0.2, 0.2 / 2) - ONE_HOT + targets
-        seen = jax.tree.map(np.asarray, observe(problem, nc.Layers((jnp.asarray(quasi.T),))))
-        np.testing.assert_allclose(seen["interpolation_gap"], 0.2)
-        np.testing.assert_allclose(seen["interpolation_spread"], 0.0, atol=rounding())
-        np.testing.assert_allclose(seen["margins"] * seen["norm"], 1 - 3 / 2 * 0.2)
+        observed = jax.tree.map(np.asarray, observe(problem, nc.Layers((jnp.asarray(quasi.T),))))
+        np.testing.assert_allclose(observed["interpolation_gap"], 0.2)
+        np.testing.assert_allclose(observed["interpolation_spread"], 0.0, atol=rounding())
+        np.testing.assert_allclose(observed["margins"] * observed["norm"], 1 - 3 / 2 * 0.2)
         assert np.all(np.asarray(problem.labels) == np.argmax(ONE_HOT, axis=1))
 
 
 def test_the_exponential_loss_is_scaled_in_log_space():
-    problem = net("none", loss=nc.Exponential(), weight_decay=0.0, widths=())
+    problem = net(CARTESIAN, loss=nc.Exponential(), weight_decay=0.0, widths=())
     state = nc.Layers((5000 * jnp.ones((1, 5)),))
     outputs = SIGNS * np.asarray(outputs_of(problem, state, jnp.asarray(INPUTS)))[:, 0]
     # Scaled by the largest exponent, the sample of the least margin alone is left.
@@ -400,29 +423,50 @@ def test_the_exponential_loss_is_scaled_in_log_space():
     field = descent_of(problem, far, jnp.asarray(outputs_far.max()))
     assert np.all(np.isfinite(field.matrices[0]))
     assert problem.largest_log_scale(np.float64) == np.inf
-    assert np.isfinite(net("none").largest_log_scale(np.float64))
+    assert np.isfinite(net(CARTESIAN).largest_log_scale(np.float64))
     np.testing.assert_allclose(
         eqx.filter_jit(problem.log_objective)(state), np.logaddexp.reduce(-outputs) - math.log(6)
     )
 
 
+class Quartic(nc.losses.TargetLoss):
+    """Σ (z − y)⁴: a loss of a user, of which the paper says nothing."""
+
+    def value(self, outputs, targets):
+        return jnp.sum((outputs - targets) ** 4, axis=1)
+
+    def log_value(self, outputs, targets):
+        return jnp.log(self.value(outputs, targets))
+
+    def scaled_gradient(self, outputs, targets, log_scale):
+        return 4 * jnp.exp(log_scale) * (outputs - targets) ** 3
+
+
+def test_a_loss_of_a_user_is_descended_and_has_no_theory_of_the_square_loss():
+    problem = net(CARTESIAN, loss=Quartic(), targets=ONE_HOT)
+    slopes = slopes_of(problem)(start_of(problem))
+    np.testing.assert_allclose(flat(slopes.field), flat(slopes.autodiff), rtol=0, atol=rounding())
+    assert "equilibrium_norm" in net(CARTESIAN).observables()
+    assert "equilibrium_norm" not in problem.observables()
+
+
 @pytest.mark.parametrize("name", PROBLEMS)
 def test_float32_stays_float32(name):
     problem = PROBLEMS[name]
-    state = problem.init(jax.random.key(0), 0.5, jnp.float32)
+    state = problem.init(jax.random.key(0), 0.5, dtype=jnp.float32)
     traced = jax.eval_shape(lambda s: (problem.gradient(s), problem.observe(s)), state)
     assert {value.dtype for value in jax.tree.leaves(traced)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("normalization", SCHEMES)
-def test_starts_have_the_norm_asked_for_and_retraction_keeps_them(normalization):
-    problem = net(normalization)
+@pytest.mark.parametrize("parametrization", SCHEMES.values(), ids=SCHEMES)
+def test_starts_have_the_norm_asked_for_and_retraction_keeps_them(parametrization):
+    problem = net(parametrization)
     state = problem.init(jax.random.key(3), 0.7)
     norms = np.sqrt([np.sum(np.square(w)) for w in state.weights()])
-    ones = (1, 1, 0.7) if normalization in ("lagrange", "practice") else (0.7, 0.7, 0.7)
+    ones = (1, 1, 0.7) if parametrization in (LAGRANGE, PRACTICE) else (0.7, 0.7, 0.7)
     np.testing.assert_allclose(norms, ones)
     np.testing.assert_allclose(flat(problem.retract(state)), flat(state), rtol=rounding())
-    if normalization == "lagrange":
+    if parametrization == LAGRANGE:
         blown = nc.Layers(tuple(2 * v for v in state.matrices), state.norms)
         np.testing.assert_allclose(flat(problem.retract(blown)), flat(state), rtol=rounding())
     other = problem.init(jax.random.key(4), 0.7)
@@ -440,15 +484,17 @@ def test_a_direction_off_its_sphere_is_pulled_back_whatever_the_sign_of_the_norm
 
 
 def test_a_net_of_norm_0_classifies_nothing():
-    problem = net("lagrange", test_inputs=INPUTS, test_targets=SIGNS)
-    seen = observe(problem, problem.init(jax.random.key(0), 0.0))
-    assert seen["train_error"] == seen["test_error"] == 1
+    problem = net(LAGRANGE, test_inputs=INPUTS, test_targets=SIGNS)
+    observed = observe(problem, problem.init(jax.random.key(0), 0.0))
+    assert observed["train_error"] == observed["test_error"] == 1
 
 
-def test_a_part_of_the_samples_is_the_problem_on_them():
+def test_on_samples_is_the_problem_of_these_samples_alone():
     part = np.array([4, 1, 3])
-    whole, problem = net("none"), net("none").on_samples(jnp.asarray(part))
-    alone = nc.NormalizedReLUNet(INPUTS[part], SIGNS[part], (4, 3), "none", weight_decay=0.03)
+    whole, problem = net(CARTESIAN), net(CARTESIAN).on_samples(jnp.asarray(part))
+    alone = nc.NormalizedReLUNet(
+        INPUTS[part], SIGNS[part], (4, 3), parametrization=CARTESIAN, weight_decay=0.03
+    )
     state = start_of(whole)
     of_part = jax.jit(lambda state: problem.objective(state))(state)
     np.testing.assert_allclose(of_part, objective(alone, state), rtol=rounding())
@@ -456,10 +502,12 @@ def test_a_part_of_the_samples_is_the_problem_on_them():
 
 def test_samples_may_be_swept_under_vmap():
     labels = jnp.asarray(np.stack([SIGNS, -SIGNS, np.roll(SIGNS, 1)]))
-    state = start_of(net("none"))
-    losses = jax.jit(jax.vmap(lambda y: net("none", targets=y).objective(state)))(labels)
+    state = start_of(net(CARTESIAN))
+    losses = jax.jit(jax.vmap(lambda y: net(CARTESIAN, targets=y).objective(state)))(labels)
     for loss, y in zip(np.asarray(losses), np.asarray(labels), strict=True):
-        np.testing.assert_allclose(loss, objective(net("none", targets=y), state), rtol=rounding())
+        np.testing.assert_allclose(
+            loss, objective(net(CARTESIAN, targets=y), state), rtol=rounding()
+        )
 
 
 @pytest.mark.parametrize(
@@ -476,7 +524,7 @@ def test_samples_may_be_swept_under_vmap():
         ({"test_inputs": INPUTS}, "test_inputs without test_targets"),
     ],
 )  # fmt: skip
-def test_mistakes_are_one_line(change, message):
+def test_invalid_arguments_are_refused_in_one_line(change, message):
     arguments = {"inputs": INPUTS, "targets": SIGNS, "widths": (4,), **change}
     with pytest.raises(ValueError, match=message) as error:
         nc.NormalizedReLUNet(**arguments)
