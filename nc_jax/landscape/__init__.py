@@ -1,12 +1,18 @@
-"""The landscape around a state: what it is, whether it is a minimum, how to leave it.
+"""The landscape around a state: kinds of points, certificates of optimality, directions of descent.
 
-`classify`, `global_certificate`, `kkt_certificate`; `escape_direction`,
-`tangent_descent_direction`, `descent_range`; `hessian_vector_product`, `dense_hessian`,
-`extreme_eigenpairs`, `spectral_density`; `project_onto_symmetries`, `symmetry_dimension`;
-`find_critical_points`. See docs/landscape.md. The first call of a shape compiles for some seconds.
+Every function takes a problem or, where the sphere ‖W‖² + ‖H‖² = ρ² is meant, `OnSphere(problem)`.
+
+- Kinds of points: `classify`, `find_critical_points`.
+- Certificates: `global_certificate`, `kkt_certificate`.
+- Directions of descent: `escape_direction`, `tangent_descent_direction`, `descent_range`.
+- Hessians: `hessian_vector_product`, `dense_hessian`, `extreme_eigenpairs`, `spectral_density`.
+- Symmetries: `project_onto_symmetries`, `symmetry_dimension`.
+
+See docs/landscape.md. The first call with a shape compiles for some seconds.
 """
 
 from .classification import KINDS as KINDS, Classification as Classification, classify as classify
+from .density import SpectralDensity as SpectralDensity, spectral_density as spectral_density
 from .directions import (
     CASES as CASES,
     DescentDirection as DescentDirection,
@@ -14,26 +20,24 @@ from .directions import (
     escape_direction as escape_direction,
     tangent_descent_direction as tangent_descent_direction,
 )
+from .domains import (
+    OnSphere as OnSphere,
+    project_onto_tangent as project_onto_tangent,
+    sphere_gradient as sphere_gradient,
+)
 from .duality import (
     GlobalCertificate as GlobalCertificate,
     global_certificate as global_certificate,
 )
+from .eigenpairs import Eigenpairs as Eigenpairs, extreme_eigenpairs as extreme_eigenpairs
 from .hessian import (
     dense_hessian as dense_hessian,
     hessian_vector_product as hessian_vector_product,
-    project_onto_tangent as project_onto_tangent,
-    sphere_gradient as sphere_gradient,
 )
 from .kkt import KKTCertificate as KKTCertificate, kkt_certificate as kkt_certificate
 from .search import (
     CriticalPoints as CriticalPoints,
     find_critical_points as find_critical_points,
-)
-from .spectrum import (
-    Eigenpairs as Eigenpairs,
-    SpectralDensity as SpectralDensity,
-    extreme_eigenpairs as extreme_eigenpairs,
-    spectral_density as spectral_density,
 )
 from .symmetries import (
     project_onto_symmetries as project_onto_symmetries,

@@ -1,4 +1,4 @@
-"""What a point is: minimum, strict saddle, degenerate, or not critical."""
+"""Kinds of points: minimum, strict saddle, degenerate, or not critical."""
 
 from typing import NamedTuple
 
@@ -13,31 +13,41 @@ from ..checks import check_number
 from ..display import named, summary
 from ..precision import matmul, widened
 from ..problems import AbstractProblem, check_shapes
-from .hessian import dense_hessian, descent_at, safe_norm, sphere_gradient
-from .spectrum import Apply, Vector, flat_operator, lanczos
-from .symmetries import project_onto_symmetries, symmetry_dimension
+from .domains import AbstractDomain, OnSphere, domain_of
+from .hessian import dense_matrix, flat_hessian
+from .lanczos import Vector, VectorMap, lanczos, safe_norm
+from .symmetries import onto_orbit, orbit_dimension
 
 KINDS = ("minimum", "strict saddle", "degenerate", "not critical")
 _MINIMUM, _SADDLE, _DEGENERATE, _NOT_CRITICAL = range(4)
-# States of more numbers than this are classified by Lanczos: the matrix takes seconds.
+# States of more numbers than this are classified by Lanczos, since all eigenvalues of the dense
+# matrix would take seconds.
 DENSE_LIMIT = 1500
 
 
 class Classification(eqx.Module):
-    """What `classify` found; under vmap every array gains leading axes.
+    """Result of `classify`; under vmap every array gains leading axes.
 
     Attributes:
         code: index into `KINDS`; `kind` is its name (under jit or vmap use the code).
-        gradient_norm: ‖∇L‖, on the sphere that of its tangential part.
-        eigenvalue: smallest of the Hessian, symmetry directions aside.
+        gradient_norm: ‖∇L‖, on a sphere the norm of its tangential part.
+        eigenvalue: smallest eigenvalue of the Hessian off the symmetry orbit.
         eigenvector: its unit eigenvector.
-        residual: ‖∇²L v − θv‖ of that pair.
+        residual: ‖∇²L v − θv‖ of this pair (θ, v).
         escape_direction: unit direction that lowers L: the eigenvector at a strict saddle, −∇L
-            where the point is not critical, NaN at the others.
+            where the point is not critical, NaN for the other kinds.
         symmetries: dimension of the symmetry orbit, whose zero eigenvalues do not count.
         nullity, index: numbers of zero eigenvalues, those of the orbit included, and of negative
-            ones; −1 where Lanczos has been used, which sees the smallest pair only.
+            ones; −1 for states classified by Lanczos, which finds the smallest pair only.
         scale: ‖∇²L‖₂, to which all thresholds are relative.
+
+    Example: fields of a batch have leading axes.
+
+        >>> problem = nc.zhu(3, 2, 2, 5e-3)
+        >>> states = jax.vmap(problem.init)(jax.random.split(jax.random.key(0), 2))
+        >>> found = jax.vmap(lambda state: nc.landscape.classify(problem, state))(states)
+        >>> found.kind.tolist(), found.eigenvalue.shape
+        (['not critical', 'not critical'], (2,))
     """
 
     code: Int[Array, "*batch"]
@@ -62,76 +72,83 @@ class Classification(eqx.Module):
 
 
 class _Smallest(NamedTuple):
-    """Smallest eigenpair off the symmetries, and what all eigenvalues say if they are known."""
+    """Smallest eigenpair off the symmetry orbit, and counts of eigenvalues where all are known."""
 
     value: Float[Array, ""]
     vector: Vector
     residual: Float[Array, ""]
     scale: Float[Array, ""]
-    sure: Bool[Array, ""]  # that no eigenvalue is smaller
+    certain: Bool[Array, ""]  # that no eigenvalue is smaller
     nullity: Int[Array, ""]
     num_negative: Int[Array, ""]
 
 
-@jax.debug_nans(False)  # Some of its results are NaN where there is none.
+@jax.debug_nans(False)  # NaN is a result: there is no escape direction at a minimum.
 @eqx.filter_jit
 def classify(
-    problem: AbstractProblem,
+    problem: AbstractProblem | OnSphere,
     state: PyTree,
-    on_sphere: bool = False,
+    *,
     log_scale: Float[ArrayLike, ""] = 0.0,
     tolerance: float | None = None,
 ) -> Classification:
-    """Tell what a state is from its gradient and the smallest eigenvalue of its Hessian.
+    """Classify a state by its gradient and the smallest eigenvalue of its Hessian.
 
     With ε the tolerance and σ = ‖∇²L‖₂, a state is *not critical* if ‖∇L‖ > εσ max(‖x‖, 1); else a
-    *strict saddle* if the smallest eigenvalue is under −εσ, a *minimum* if the smallest off the
-    symmetry orbit is over εσ (a nondegenerate one, and so isolated up to symmetry), and
-    *degenerate* if it is neither: second derivatives cannot tell. Minima that fill more than an
-    orbit, as those of the square loss without decay do, are degenerate in this sense;
-    `global_certificate` can still prove them global.
+    *strict saddle* if the smallest eigenvalue is below −εσ, a *minimum* if the smallest off the
+    symmetry orbit is above εσ (nondegenerate, and so isolated up to symmetry), and *degenerate* if
+    neither holds: second derivatives cannot decide. Minima that fill more than an orbit, as for the
+    square loss without decay, are degenerate in this sense; `global_certificate` can still prove
+    them global.
 
-    States of up to 1500 numbers are judged by all eigenvalues of the dense matrix, larger ones by
-    Lanczos with the symmetry directions projected out; where that does not converge within its
-    limits, and has found nothing negative, they are degenerate. NaN, and on the sphere the zero
-    state, are not critical.
+    States of up to 1500 numbers are classified by all eigenvalues of the dense matrix, larger ones
+    by Lanczos with the symmetry directions projected out. A search that does not converge within
+    its limits, and finds no negative eigenvalue, gives *degenerate*. States with NaN, and on a
+    sphere the zero state, are not critical.
 
     Args:
+        problem: of `OnSphere(problem)` the state is classified as a point of ‖W‖² + ‖H‖² = ρ², as
+            in Ji's theorems 3.3 and 3.4.
         state: of the problem, whose rows are class by class; `problem_for` sorts the features of a
-            network. Half precision is taken in float32.
-        on_sphere: as a point of ‖W‖² + ‖H‖² = ρ², the stage of Ji's theorems 3.3 and 3.4.
-        log_scale: s of e^s L, for states whose loss underflows.
+            network. Half precision is converted to float32.
+        log_scale: s for e^s L, for states whose loss underflows.
         tolerance: ε; None means 1e-7 in float64 and 1e-3 in float32.
 
-    Raises: ValueError for a state of another shape, `on_sphere` with one that is no `LastLayer`, or
-    a tolerance that is not above 0.
+    Raises: ValueError for a state of another shape, a sphere with a state that is no `LastLayer`, a
+    problem whose flow is not −∇L without constraints, or a tolerance that is not above 0.
 
-    Example: `classify(problem, state).kind`.
+    Example: the origin of a model with weak decay is a saddle.
+
+        >>> problem = nc.zhu(3, 2, 2, 5e-3)
+        >>> origin = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)))
+        >>> found = nc.landscape.classify(problem, origin)
+        >>> found.kind, int(found.index)
+        ('strict saddle', 4)
     """
-    check_shapes(problem, state, "state")
+    domain = domain_of(problem)
+    check_shapes(domain.problem, state, name="state")
     if tolerance is not None:
         check_number("tolerance", tolerance, above_zero=True, scalar=True)
     state = widened(state)
     flat, unravel = ravel_pytree(state)
     if tolerance is None:
         tolerance = 1e-7 if flat.dtype == jnp.float64 else 1e-3
-    if on_sphere:
-        gradient, _ = sphere_gradient(problem, state, log_scale)
-    else:
-        gradient = jax.tree.map(jnp.negative, descent_at(problem, state, log_scale))
-    symmetries = symmetry_dimension(problem, state, on_sphere)
+    gradient = domain.gradient(state, log_scale)
+    symmetries = orbit_dimension(domain, state)
     smallest = _smallest_dense if flat.size <= DENSE_LIMIT else _smallest_by_lanczos
-    found = smallest(problem, state, on_sphere, log_scale, tolerance)
+    found = smallest(domain, state, log_scale, tolerance)
     value, threshold = found.value, tolerance * found.scale
     gradient_norm = safe_norm(gradient)
+    # False for NaN: such states are not critical.
     critical = gradient_norm <= threshold * jnp.maximum(safe_norm(flat), 1)
-    # A Ritz value is above the smallest eigenvalue, by as much as its residual.
+    # A Ritz value may be above the smallest eigenvalue by as much as its residual.
     code = jnp.select(
-        [~critical, value < -threshold, found.sure & (value - found.residual > threshold)],
+        [~critical, value < -threshold, found.certain & (value - found.residual > threshold)],
         [_NOT_CRITICAL, _SADDLE, _MINIMUM],
         _DEGENERATE,
     )
-    # An eigenvector goes both ways; take the one along which the gradient, if any, falls too.
+    # The sign of an eigenvector is arbitrary. It is chosen so that the loss does not increase to
+    # first order either, where the gradient is not exactly 0.
     flat_gradient, _ = ravel_pytree(gradient)
     vector = jnp.where(jnp.vdot(found.vector, flat_gradient) > 0, -found.vector, found.vector)
     length = jnp.where(gradient_norm > 0, gradient_norm, 1)
@@ -153,18 +170,22 @@ def classify(
 
 
 def _smallest_dense(
-    problem: AbstractProblem, state: PyTree, on_sphere: bool, log_scale: ArrayLike, tolerance: float
+    domain: AbstractDomain, state: PyTree, log_scale: Float[ArrayLike, ""], tolerance: float
 ) -> _Smallest:
-    hessian = dense_hessian(problem, state, on_sphere, log_scale)
-    _, keep = _off_symmetries(problem, state, on_sphere, log_scale)
+    """The smallest eigenpair off the orbit, and counts, from all eigenvalues of the matrix."""
+    hessian = dense_matrix(domain, state, log_scale)
+    _, project = _off_symmetries(domain, state, log_scale)
     size = len(hessian)
-    kept = jax.vmap(keep)(jnp.eye(size, dtype=hessian.dtype))
-    excluded = jnp.eye(size, dtype=hessian.dtype) - kept
-    # What is excluded goes above all other eigenvalues.
+    projection = jax.vmap(project)(jnp.eye(size, dtype=hessian.dtype))
+    excluded = jnp.eye(size, dtype=hessian.dtype) - projection
+    # The Frobenius norm is at least ‖∇²L‖₂, so that this shift moves the eigenvalues of the
+    # excluded directions to the end of the ascending order.
     shift = 2 * safe_norm(hessian)
-    values, vectors = jnp.linalg.eigh(matmul(matmul(kept, hessian), kept) + shift * excluded)
-    symmetries = symmetry_dimension(problem, state, on_sphere)
-    counted = jnp.arange(size) < size - symmetries - int(on_sphere)
+    values, vectors = jnp.linalg.eigh(
+        matmul(matmul(projection, hessian), projection) + shift * excluded
+    )
+    symmetries = orbit_dimension(domain, state)
+    counted = jnp.arange(size) < size - symmetries - domain.codimension
     scale = jnp.max(jnp.where(counted, jnp.abs(values), 0))
     null = counted & (jnp.abs(values) <= tolerance * scale)
     vector = vectors[:, 0]
@@ -173,42 +194,49 @@ def _smallest_dense(
         vector=vector,
         residual=safe_norm(matmul(hessian, vector) - values[0] * vector),
         scale=scale,
-        sure=jnp.array(True),
+        certain=jnp.array(True),
         nullity=jnp.sum(null) + symmetries,
         num_negative=jnp.sum(counted & (values < -tolerance * scale)),
     )
 
 
 def _smallest_by_lanczos(
-    problem: AbstractProblem, state: PyTree, on_sphere: bool, log_scale: ArrayLike, tolerance: float
+    domain: AbstractDomain, state: PyTree, log_scale: Float[ArrayLike, ""], tolerance: float
 ) -> _Smallest:
-    apply, keep = _off_symmetries(problem, state, on_sphere, log_scale)
+    """The smallest eigenpair from a Lanczos search off the symmetry orbit."""
+    apply, project = _off_symmetries(domain, state, log_scale)
     flat, _ = ravel_pytree(state)
-    found = lanczos(apply, keep, 1, flat, tolerance / 10, 32, 300, jax.random.key(0))
+    # The residual has to be well below the threshold, since `classify` subtracts it from the value.
+    # The key is fixed, so that a state has one classification.
+    found = lanczos(
+        apply, project, flat,
+        num=1, rtol=tolerance / 10, basis_size=32, max_restarts=300, key=jax.random.key(0),
+    )  # fmt: skip
     unknown = jnp.array(-1)
     return _Smallest(
         value=found.values[0],
         vector=found.vectors[0],
         residual=found.residuals[0],
         scale=found.norm,
-        sure=found.converged,
+        certain=found.converged,
         nullity=unknown,
         num_negative=unknown,
     )
 
 
 def _off_symmetries(
-    problem: AbstractProblem, state: PyTree, on_sphere: bool, log_scale: ArrayLike
-) -> tuple[Apply, Apply]:
-    """The Hessian on flat vectors, and the projection off the orbit and the sphere's normal.
+    domain: AbstractDomain, state: PyTree, log_scale: Float[ArrayLike, ""]
+) -> tuple[VectorMap, VectorMap]:
+    """The Hessian on flat vectors, and the projection off the symmetry orbit within the domain.
 
-    The two commute, since a rotation leaves the sphere as it is.
+    The projections off the orbit and onto the tangent space commute, since the orbit lies in the
+    domain.
     """
-    apply, project = flat_operator(problem, state, on_sphere, log_scale)
+    apply, onto_domain = flat_hessian(domain, state, log_scale)
     unravel = ravel_pytree(state)[1]
 
-    def keep(vector: Vector) -> Vector:
-        moved = project_onto_symmetries(problem, state, unravel(vector), on_sphere)
-        return project(vector - ravel_pytree(moved)[0])
+    def project(vector: Vector) -> Vector:
+        along_orbit = onto_orbit(domain, state, unravel(vector))
+        return onto_domain(vector - ravel_pytree(along_orbit)[0])
 
-    return apply, keep
+    return apply, project

@@ -1,9 +1,9 @@
-"""Explicit directions out of critical points that are no minima (Ji, thm 3.4; Zhu, thm 3.2).
+"""Explicit directions of descent at critical points that are no minima (Ji, 3.4; Zhu, 3.2).
 
-Both proofs rest on the top singular pair (u, v) of G = ∂L/∂Z and a unit vector a with Wa = 0 and
-Hᵀa = 0 (in the papers' notation): along dW = x·u aᵀ, dH = −y·a vᵀ the logits stay as they are to
-first order, and the loss falls to second. The best x and y are the lower eigenvector of a 2 x 2
-matrix; the papers' choices are among them.
+Both proofs use the top singular pair (u, v) of G = ∂L/∂Z and a unit vector a with Wa = 0 and
+Hᵀa = 0 (in the papers' notation). Along dW = x·u aᵀ, dH = −y·a vᵀ the logits are constant to first
+order, and the loss decreases to second order. The best (x, y) is the eigenvector of a 2 x 2 matrix
+for its smaller eigenvalue; the papers use fixed values.
 """
 
 import equinox as eqx
@@ -16,17 +16,12 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ..checks import check_integer
 from ..display import named, summary
 from ..precision import widened
-from ..problems import UnconstrainedFeatures, check_like, check_shapes, check_unconstrained
+from ..preconditions import check_homogeneous, check_unconstrained
+from ..problems import UnconstrainedFeatures, check_like, check_shapes
 from ..state import LastLayer
+from .domains import LinearMap, OnSphere, WholeSpace, domain_of
 from .duality import top_singular_pair
-from .hessian import (
-    Linear,
-    hessian_operator,
-    project_onto_tangent,
-    safe_norm,
-    sphere_gradient,
-)
-from .kkt import check_homogeneous
+from .lanczos import safe_norm
 
 CASES = (
     "optimal", "gradient", "zero multiplier", "positive multiplier", "null vector", "none known",
@@ -35,16 +30,23 @@ _OPTIMAL, _GRADIENT, _ZERO, _POSITIVE, _NULL, _UNKNOWN = range(6)
 
 
 class DescentDirection(eqx.Module):
-    """A unit direction in which the loss falls; under vmap every array gains leading axes.
+    """A unit direction in which the loss decreases; under vmap every array gains leading axes.
 
     Attributes:
         direction: the unit direction; NaN in the cases "optimal", where there is none, and
             "none known".
         code: index into `CASES`; `case` is its name.
         slope: first derivative along it, <= 0.
-        curvature: second derivative, on the sphere that along the great circle.
+        curvature: second derivative along it, on the sphere along the great circle.
         spectral_norm: ‖G‖₂.
         multiplier: λ of ∇L = λ(W, H) + tangential part; without a sphere −√(λ_W λ_H).
+
+    Example: ‖G‖₂ is larger than abs(λ) where the loss decreases along a null vector.
+
+        >>> problem = nc.zhu(4, 4, 1, 5e-3)
+        >>> found = nc.landscape.escape_direction(problem, nc.exact.grouped_saddle(problem, 2))
+        >>> bool(found.spectral_norm > -found.multiplier)
+        True
     """
 
     direction: LastLayer
@@ -64,14 +66,14 @@ class DescentDirection(eqx.Module):
         return str(names) if names.ndim == 0 else names
 
 
-@jax.debug_nans(False)  # Some of its results are NaN where there is none.
+@jax.debug_nans(False)  # NaN is a result: there is no direction at an optimum.
 @eqx.filter_jit
 def tangent_descent_direction(
-    problem: UnconstrainedFeatures, state: LastLayer, log_scale: Float[ArrayLike, ""] = 0.0
+    problem: UnconstrainedFeatures, state: LastLayer, *, log_scale: Float[ArrayLike, ""] = 0.0
 ) -> DescentDirection:
-    """A direction tangent to the sphere in which the loss falls (Ji, theorem 3.4).
+    """A direction tangent to the sphere in which the loss decreases (Ji, theorem 3.4).
 
-    One exists unless the state is collapsed with ‖W‖_F = ‖H‖_F. Which case of the proof gives it:
+    One exists unless the state is collapsed with ‖W‖_F = ‖H‖_F. The cases of the proof:
 
     | `case` | state | direction | on the sphere |
     |---|---|---|---|
@@ -82,17 +84,24 @@ def tangent_descent_direction(
     | optimal | λ < 0, abs(λ) = ‖G‖₂ | none | – |
     | none known | d < K−1, where there may be other minima; NaN, or the zero state | – | – |
 
-    These are told apart to √eps of ‖G‖₂. Slopes and curvatures are those of e^log_scale L.
+    Quantities below √eps ‖G‖₂ count as zero. The last column has the slope or the curvature of
+    e^log_scale L. `problem` is the problem itself, not `OnSphere(problem)`.
 
     Raises: ValueError for a problem with bias, weight decay or another loss than cross-entropy.
 
-    Example: `tangent_descent_direction(ulpm(4, 4, 1), exact.example_3_1()).case`.
+    Example:
+
+        >>> problem, state = nc.ulpm(4, 4, 1), nc.exact.example_3_1()
+        >>> found = nc.landscape.tangent_descent_direction(problem, state)
+        >>> found.case, bool(found.curvature < 0)
+        ('null vector', True)
     """
     check_homogeneous(problem)
-    check_shapes(problem, state, "state")
+    check_shapes(problem, state, name="state")
     state = widened(state)
-    gradient, multiplier = sphere_gradient(problem, state, log_scale)
-    apply = hessian_operator(problem, state, True, log_scale)
+    sphere = OnSphere(problem)
+    gradient, multiplier = sphere.gradient_and_multiplier(state, log_scale)
+    apply = sphere.hessian(state, log_scale)
     sigma, paired = _singular_direction(problem, state, apply, log_scale)
     small = jnp.sqrt(jnp.finfo(sigma.dtype).eps) * sigma
     code = jnp.select(
@@ -103,6 +112,7 @@ def tangent_descent_direction(
             sigma + multiplier > small,
             sigma + multiplier <= small,
         ],
+        # For NaN all comparisons are False, which leaves the default.
         [_GRADIENT, _ZERO, _POSITIVE, _NULL, _OPTIMAL],
         _UNKNOWN,
     )
@@ -111,30 +121,42 @@ def tangent_descent_direction(
         lambda *leaves: jnp.select([code == _GRADIENT, code == _POSITIVE], leaves[:-1], leaves[-1]),
         gradient, unbalanced, paired,
     )  # fmt: skip
-    return _finish(project_onto_tangent(state, chosen), gradient, apply, code, sigma, multiplier)
+    tangent = sphere.project(state, chosen)
+    return _normalized(tangent, gradient, apply, code, sigma, multiplier)
 
 
-@jax.debug_nans(False)  # Some of its results are NaN where there is none.
+@jax.debug_nans(False)  # NaN is a result: there is no direction at an optimum.
 @eqx.filter_jit
 def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> DescentDirection:
-    """A direction in which the regularised loss falls (Zhu, theorem 3.2, as repaired).
+    """A direction in which the regularised loss decreases (Zhu, theorem 3.2, repaired).
 
-    −∇L where that is not zero ("gradient"); at a critical point with ‖G‖₂ > √(λ_W λ_H) the pair
-    above ("null vector"), of curvature (λ_W + λ_H)/2 − √((λ_W − λ_H)²/4 + ‖G‖₂²) or less; "optimal"
-    where ‖G‖₂ <= √(λ_W λ_H), a global minimum. d >= K−1 is all it needs (the paper asks d > K),
-    since critical points of rank d = K−1 are global; d >= K under squared error. Below that there
-    may be other minima, with no null vector: "none known".
+    | `case` | state | direction |
+    |---|---|---|
+    | gradient | ∇L ≠ 0 | −∇L |
+    | null vector | critical, ‖G‖₂ > √(λ_W λ_H) | (x·u aᵀ, −y·a vᵀ), Wa = 0, Hᵀa = 0 |
+    | optimal | ‖G‖₂ <= √(λ_W λ_H), a global minimum | none |
+    | none known | no null vector a | none |
+
+    The curvature along the null vector is (λ_W + λ_H)/2 − √((λ_W − λ_H)²/4 + ‖G‖₂²) or less. Such a
+    vector exists for d >= K−1 (the paper asks d > K), since critical points of rank d = K−1 are
+    global minima, and for d >= K under squared error. In fewer dimensions there may be other
+    minima.
 
     Raises: ValueError for a problem that is no `UnconstrainedFeatures`, or a state of another
     shape.
 
-    Example: `escape_direction(problem, exact.grouped_saddle(problem, 2)).curvature`.
+    Example:
+
+        >>> problem = nc.zhu(4, 4, 1, 5e-3)
+        >>> found = nc.landscape.escape_direction(problem, nc.exact.grouped_saddle(problem, 2))
+        >>> found.case, bool(found.curvature < 0)
+        ('null vector', True)
     """
     check_unconstrained(problem)
-    check_shapes(problem, state, "state")
+    check_shapes(problem, state, name="state")
     state = widened(state)
     gradient, decay = problem.gradient(state), problem.weight_decay
-    apply = hessian_operator(problem, state)
+    apply = WholeSpace(problem).hessian(state, 0.0)
     sigma, paired = _singular_direction(problem, state, apply, 0.0)
     threshold = jnp.sqrt(jnp.asarray(decay.classifier * decay.features, sigma.dtype))
     small = jnp.sqrt(jnp.finfo(sigma.dtype).eps) * jnp.maximum(sigma, threshold)
@@ -149,50 +171,59 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
         _UNKNOWN,
     )
     chosen = optax.tree.where(code == _GRADIENT, gradient, paired)
-    return _finish(chosen, gradient, apply, code, sigma, -threshold)
+    return _normalized(chosen, gradient, apply, code, sigma, -threshold)
 
 
 @eqx.filter_jit
 def descent_range(
-    problem: UnconstrainedFeatures,
+    problem: UnconstrainedFeatures | OnSphere,
     state: LastLayer,
     direction: LastLayer,
-    on_sphere: bool = False,
+    *,
     num_steps: int = 600,
 ) -> Float[Array, ""]:
-    """How far along a unit direction the loss is below its start, measured on a grid of steps.
+    """Largest step along a unit direction up to which the loss is below its value at the state.
 
-    The largest step of the grid at which the loss is lower and up to which it is nowhere higher, 0
-    if it is not at the first. Steps are even in their logarithm, from 1e-8 to 100 times max(‖x‖, 1)
-    along the straight line, or angles from 1e-8 to π along the great circle of (W, H), ρ to the
-    radian; a bias moves straight with them.
+    The loss is evaluated on a grid of steps in geometric progression. The result is the largest
+    step at which the loss is lower, with no higher loss at any smaller step; 0 if there is none.
+    Steps are lengths from 1e-8 to 100 times max(‖x‖, 1) along the straight line, and for
+    `OnSphere(problem)` angles in radians from 1e-8 to π along the great circle of (W, H), while a
+    bias moves straight, by ρ times the angle.
 
     Raises: ValueError for a state or a direction of another shape, or no steps.
 
-    Example: `descent_range(problem, state, found.direction, on_sphere=True)`.
+    Example: from Ji's example 3.1 along its direction of descent.
+
+        >>> problem, state = nc.ulpm(4, 4, 1), nc.exact.example_3_1()
+        >>> found = nc.landscape.tangent_descent_direction(problem, state)
+        >>> sphere = nc.landscape.OnSphere(problem)
+        >>> reach = nc.landscape.descent_range(sphere, state, found.direction)
+        >>> 0.5 < float(reach) < 3.15
+        True
     """
-    check_unconstrained(problem)
-    check_shapes(problem, state, "state")
-    check_like(state, direction, "direction", "the state", "give one for each of its arrays.")
+    domain = domain_of(problem)
+    model = domain.problem
+    check_unconstrained(model)
+    # For type checkers: the line above has refused other problems.
+    assert isinstance(model, UnconstrainedFeatures)
+    check_shapes(model, state, name="state")
+    check_like(
+        state,
+        direction,
+        name="direction",
+        owner="the state",
+        advice="give one for each of its arrays.",
+    )
     num_steps = check_integer("num_steps", num_steps)
     state, direction = widened((state, direction))
-    length, radius = jnp.maximum(optax.tree.norm(state), 1), jnp.sqrt(state.squared_norm())
-    steps = jnp.asarray(np.geomspace(1e-8, np.pi if on_sphere else 100, num_steps), length.dtype)
-    steps = steps if on_sphere else steps * length
+    steps, start = domain.steps(state, num_steps), model.log_objective(state)
 
-    def moved(step: Float[Array, ""]) -> LastLayer:
-        if not on_sphere:
-            return optax.tree.add_scale(state, step, direction)
-        turned = optax.tree.scale(jnp.cos(step), state)
-        turned = optax.tree.add_scale(turned, jnp.sin(step) * radius, direction)
-        if state.bias is None or direction.bias is None:
-            return turned
-        bias = state.bias + step * radius * direction.bias
-        return LastLayer(turned.features, turned.classifier, bias)
+    def log_change(step: Float[Array, ""]) -> Float[Array, ""]:
+        return model.log_objective(domain.move(state, direction, step)) - start
 
-    start = problem.log_objective(state)
-    change = jax.lax.map(lambda step: problem.log_objective(moved(step)) - start, steps)
-    # Rounding errors of log L are those of the logits.
+    change = jax.lax.map(log_change, steps)
+    # A change counts if it exceeds the rounding errors of log L, which are of the size of those of
+    # the logits.
     noise = 10 * jnp.finfo(change.dtype).eps * jnp.maximum(jnp.max(jnp.abs(state.logits())), 1)
     not_yet_above = jnp.cumsum(change > noise) == 0
     return jnp.max(jnp.where(not_yet_above & (change < -noise), steps, 0))
@@ -201,14 +232,16 @@ def descent_range(
 def _singular_direction(
     problem: UnconstrainedFeatures,
     state: LastLayer,
-    apply: Linear,
+    apply: LinearMap,
     log_scale: Float[ArrayLike, ""],
 ) -> tuple[Float[Array, ""], LastLayer]:
     """‖G‖₂, and the direction of least curvature in the span of (u aᵀ, 0) and (0, −a vᵀ)."""
     total_scale = log_scale + np.log(problem.loss_scale).item()
     residual = problem.loss.scaled_gradient(state.logits(), problem.labels, total_scale)
     sigma, left, right = top_singular_pair(residual)
-    # An SVD, since Gram matrices know null vectors to √eps only; rows of zeros make it give all d.
+    # An SVD, since null vectors of the Gram matrix are accurate to √eps only. Rows of zeros make
+    # the reduced SVD return all d right singular vectors. A full SVD would also form all N+K left
+    # ones.
     stacked = jnp.concatenate([state.classifier, state.features])
     stacked = jnp.pad(stacked, ((0, max(0, stacked.shape[1] - stacked.shape[0])), (0, 0)))
     null = jnp.linalg.svd(stacked, full_matrices=False)[2][-1]
@@ -221,22 +254,23 @@ def _singular_direction(
         [jnp.stack([optax.tree.vdot(other, apply(one)) for other in pair]) for one in pair]
     )
     _, vectors = jnp.linalg.eigh(compressed)
-    shares = vectors[:, 0]
+    shares = vectors[:, 0]  # (x, y)
     combined = optax.tree.add_scale(optax.tree.scale(shares[0], pair[0]), shares[1], pair[1])
     return sigma, combined
 
 
-def _finish(
+def _normalized(
     direction: LastLayer,
     gradient: LastLayer,
-    apply: Linear,
+    apply: LinearMap,
     code: Int[Array, ""],
     sigma: Float[Array, ""],
     multiplier: Float[Array, ""],
 ) -> DescentDirection:
-    """Of unit length, downhill, with its derivatives."""
+    """The direction with unit length and descending sign, and the derivatives along it."""
     length = safe_norm(direction)
-    # What the proof promises of null vectors is checked: without one there is no descent.
+    # If no null vector exists, the proof does not apply, and the curvature may be positive. "Not
+    # negative" in the place of "positive" includes NaN.
     curvature = optax.tree.vdot(direction, apply(direction)) / length**2
     needs_curvature = (code == _NULL) | (code == _ZERO)
     code = jnp.where(needs_curvature & ~(curvature < 0), _UNKNOWN, code)

@@ -1,4 +1,4 @@
-"""Global optimality, proved for one state: the convex counterpart of unconstrained features.
+"""Certificates of global optimality from the convex relaxation of unconstrained features.
 
 With c = √(λ_W λ_H), L(W, H, b) >= g(WH, b) + c‖WH‖_* + λ_b/2 ‖b‖², a convex function of Z = WH,
 with g the data term (Zhu, section 3; the nuclear norm is the least of (λ_W‖W‖² + λ_H‖H‖²)/2 over
@@ -15,11 +15,15 @@ from jaxtyping import Array, Bool, Float
 
 from ..display import summary
 from ..geometry import membership
-from ..losses import CrossEntropy, SquaredError, has_formulas_of
 from ..precision import matmul, widened
-from ..problems import UnconstrainedFeatures, check_shapes, check_unconstrained
+from ..preconditions import (
+    bias_is_free,
+    check_convex_dual,
+    check_undecayed,
+)
+from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
-from .symmetries import bias_is_free
+from .domains import OnSphere, domain_of
 
 
 class GlobalCertificate(eqx.Module):
@@ -27,15 +31,23 @@ class GlobalCertificate(eqx.Module):
 
     Attributes:
         spectral_norm: ‖∂L/∂Z‖₂, the largest singular value of the residual.
-        threshold: c = √(λ_W λ_H), or on the sphere −λ (0 where that is negative), with
-            ∇L = λ(W, H) + tangential part. A critical point is a global minimum if
-            spectral_norm <= threshold, and for d >= K−1 under cross-entropy only then.
+        threshold: c = √(λ_W λ_H), or on the sphere max(−λ, 0), with ∇L = λ(W, H) + tangential
+            part. A critical point is a global minimum if spectral_norm <= threshold, and for
+            d >= K−1 under cross-entropy only then.
         lower_bound: no state (of this sphere) has a smaller loss.
-        gap: loss of the state minus that; 0 proves it a global minimum, a positive one proves
-            nothing but that no state is lower by more. Hold it against the loss itself, which may
-            be tiny.
+        gap: loss of the state minus this bound. A gap of 0 proves that the state is a global
+            minimum. A positive gap proves only that no state has a loss lower by more than the gap.
+            Compare it with the loss, which may be tiny.
 
-    Bound and gap are NaN where a loss of cross-entropy has underflowed to 0, which it never is.
+    Bound and gap are NaN where cross-entropy, which is positive, has underflowed to 0.
+
+    Example: the bound from any state is below the minimum.
+
+        >>> problem = nc.zhu(3, 4, 2, 5e-3)
+        >>> state = problem.init(jax.random.key(0))
+        >>> bound = nc.landscape.global_certificate(problem, state).lower_bound
+        >>> bool(bound < nc.exact.regularized_minimum(problem))
+        True
     """
 
     spectral_norm: Float[Array, "*batch"]
@@ -47,61 +59,56 @@ class GlobalCertificate(eqx.Module):
         return summary(self)
 
     def holds(self, tolerance: float) -> Bool[Array, "*batch"]:
-        """Whether no state is lower by more than this, in units of the loss; False for NaN."""
+        """Whether no state has a loss lower by more than the tolerance; False for NaN."""
         return self.gap <= tolerance
 
 
-@jax.debug_nans(False)  # Some of its results are NaN where there is none.
+@jax.debug_nans(False)  # NaN is a result: there is no bound for a loss that has underflowed.
 @eqx.filter_jit
 def global_certificate(
-    problem: UnconstrainedFeatures, state: LastLayer, on_sphere: bool = False
+    problem: UnconstrainedFeatures | OnSphere, state: LastLayer
 ) -> GlobalCertificate:
-    """Bound the loss of all states from below by the dual point U = ∂L/∂Z of this one.
+    """Lower bound on the loss of all states from the dual point U = ∂L/∂Z of one state.
 
-    U is scaled down to ‖U‖₂ <= c where it is not; with an unpenalised bias its sums over the
-    samples are first brought to 0, by the least shift that leaves probabilities probabilities.
-    Holds for any state and classes of any size, and is tight exactly at the minima of the convex
-    problem, which d >= K−1 puts within reach.
+    U is scaled down to ‖U‖₂ <= c where it is larger. With an unpenalised bias, its sums over the
+    samples are first shifted to 0, by the least shift for which each row remains the difference of
+    a probability vector and a one-hot vector. The bound holds for any state and classes of any
+    size. It is tight exactly at the minima of the convex problem, which the model attains for
+    d >= K−1.
 
-    Args: `on_sphere` compares with the states of the same ‖W‖² + ‖H‖² (Ji, theorem 3.3). A λ_b of 0
-    is to be a number: given as an array it bounds nothing (−∞).
+    Args:
+        problem: `OnSphere(problem)` compares with the states of the same ‖W‖² + ‖H‖² (Ji, theorem
+            3.3). A λ_b of 0 must be a number: for an array the bound is −∞.
+        state: of the problem.
 
     Raises: ValueError for losses other than cross-entropy and squared error, and on the sphere for
     a problem with weight decay.
 
-    Example: `global_certificate(problem, state).holds(1e-10)`.
+    Example:
+
+        >>> problem = nc.zhu(3, 4, 2, 5e-3)
+        >>> state = nc.exact.regularized_minimizer(problem)
+        >>> bool(nc.landscape.global_certificate(problem, state).holds(1e-12))
+        True
     """
-    check_unconstrained(problem)
-    if not any(has_formulas_of(problem.loss, kind) for kind in (CrossEntropy, SquaredError)):
-        raise ValueError(
-            f"problem has {problem.loss}: the dual is known for CrossEntropy() and SquaredError()."
-        )
-    check_shapes(problem, state, "state")
+    domain = domain_of(problem)
+    model = domain.problem
+    check_convex_dual(model)
+    # For type checkers: the line above has refused other problems.
+    assert isinstance(model, UnconstrainedFeatures)
+    check_shapes(model, state, name="state")
     state = widened(state)
-    decay = problem.weight_decay
-    if on_sphere and not decay.absent:
-        raise ValueError(
-            "on_sphere: the problem has weight decay; leave on_sphere out, or the decay."
-        )
-    residual = problem.loss.gradient(state.logits(), problem.labels)
-    dual = _feasible_for_bias(problem, residual)
-    scale = problem.loss_scale
+    residual = model.loss.gradient(state.logits(), model.labels)
+    dual = _feasible_for_bias(model, residual)
+    scale = model.loss_scale
     plain_norm, dual_norm = (scale * top_singular_pair(part)[0] for part in (residual, dual))
-    if on_sphere:
-        product = matmul(state.features, state.classifier.T)  # logits without the bias
-        multiplier = 2 * scale * jnp.sum(residual * product) / state.squared_norm()
-        threshold = jnp.maximum(-multiplier, 0)
-        bound = -scale * _conjugate(problem, dual) - state.squared_norm() / 2 * dual_norm
+    # The nuclear norm of WH is penalised in the space, and bounded by ρ²/2 on the sphere.
+    if isinstance(domain, OnSphere):
+        threshold, bound = _bound_on_sphere(model, state, residual, dual, dual_norm)
     else:
-        threshold = jnp.sqrt(jnp.asarray(decay.classifier * decay.features, residual.dtype))
-        dual = dual * jnp.minimum(1, threshold / jnp.where(dual_norm > 0, dual_norm, 1))
-        bound = -scale * _conjugate(problem, dual)
-        if problem.bias and not bias_is_free(problem):
-            # min over b of λ_b/2 ‖b‖² + ⟨ΣU, b⟩.
-            squared = jnp.sum((scale * jnp.sum(dual, axis=0)) ** 2)
-            bound -= squared / (2 * jnp.asarray(decay.bias, bound.dtype))
-    objective = problem.objective(state)
-    if has_formulas_of(problem.loss, CrossEntropy):
+        threshold, bound = _bound_in_space(model, dual, dual_norm)
+    objective = model.objective(state)
+    if model.loss.is_cross_entropy:
         bound = jnp.where(objective > 0, bound, jnp.nan)
     return GlobalCertificate(
         spectral_norm=plain_norm,
@@ -115,7 +122,8 @@ def top_singular_pair(
     residual: Float[Array, "N K"],
 ) -> tuple[Float[Array, ""], Float[Array, " K"], Float[Array, " N"]]:
     """σ, u (K,) and v (N,) of the papers' G = residualᵀ: G v = σu; N may be large."""
-    # In units of the largest entry, since squares underflow long before the residual does.
+    # The Gram matrix is (K, K), where an SVD of the residual would take N rows. It is formed in
+    # units of the largest entry, since squares of residuals underflow.
     largest = jnp.max(jnp.abs(residual))
     unit = residual / jnp.where(largest > 0, largest, 1)
     squared, vectors = jnp.linalg.eigh(matmul(unit.T, unit))
@@ -123,13 +131,46 @@ def top_singular_pair(
     return largest * sigma, left, matmul(unit, left) / jnp.where(sigma > 0, sigma, 1)
 
 
+def _bound_in_space(
+    problem: UnconstrainedFeatures, dual: Float[Array, "N K"], dual_norm: Float[Array, ""]
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """c = √(λ_W λ_H), and the bound from the dual point scaled down to the norm c."""
+    decay, scale = problem.weight_decay, problem.loss_scale
+    threshold = jnp.sqrt(jnp.asarray(decay.classifier * decay.features, dual.dtype))
+    dual = dual * jnp.minimum(1, threshold / jnp.where(dual_norm > 0, dual_norm, 1))
+    bound = -scale * _conjugate(problem, dual)
+    if problem.bias and not bias_is_free(problem):
+        # The minimum over b of λ_b/2 ‖b‖² + ⟨ΣU, b⟩, where ΣU sums over the samples.
+        squared = jnp.sum((scale * jnp.sum(dual, axis=0)) ** 2)
+        bound -= squared / (2 * jnp.asarray(decay.bias, bound.dtype))
+    return threshold, bound
+
+
+def _bound_on_sphere(
+    problem: UnconstrainedFeatures,
+    state: LastLayer,
+    residual: Float[Array, "N K"],
+    dual: Float[Array, "N K"],
+    dual_norm: Float[Array, ""],
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """max(−λ, 0), and the bound on the sphere through the state."""
+    check_undecayed(problem)
+    # λ = ⟨∇L, (W, H)⟩/ρ², where ⟨∇L, (W, H)⟩ = 2⟨∂L/∂Z, WH⟩, since WH is quadratic.
+    scale, squared_norm = problem.loss_scale, state.squared_norm()
+    without_bias = matmul(state.features, state.classifier.T)
+    multiplier = 2 * scale * jnp.sum(residual * without_bias) / squared_norm
+    bound = -scale * _conjugate(problem, dual) - squared_norm / 2 * dual_norm
+    return jnp.maximum(-multiplier, 0), bound
+
+
 def _conjugate(problem: UnconstrainedFeatures, dual: Float[Array, "N K"]) -> Float[Array, ""]:
     """Σ_i ℓ*(u_i): −entropy of u + y for cross-entropy, ½‖u‖² + ⟨u, y⟩ for squared error."""
     targets = membership(problem.labels, problem.num_classes).astype(dual.dtype)
-    if has_formulas_of(problem.loss, SquaredError):
+    if problem.loss.is_squared_error:
         return jnp.sum(dual**2 / 2 + dual * targets)
+    # Rounding errors may leave a probability below 0, whose logarithm would be NaN.
     probabilities = jnp.maximum(dual + targets, 0)
-    # p log p, with log1p at the label, where p is near 1.
+    # p log p, with log1p at the label, where p is close to 1 and log p would lose its digits.
     logs = jnp.where(targets > 0, jnp.log1p(jnp.maximum(dual, -1)), jnp.log(probabilities))
     return jnp.sum(jnp.where(probabilities > 0, probabilities * logs, 0))
 
@@ -140,11 +181,13 @@ def _feasible_for_bias(
     """A dual point near the residual whose sums over samples are 0 if the bias is not penalised."""
     if not bias_is_free(problem):
         return residual
-    if has_formulas_of(problem.loss, SquaredError):
+    if problem.loss.is_squared_error:
         return residual - jnp.mean(residual, axis=0, keepdims=True)
     targets = membership(problem.labels, problem.num_classes).astype(residual.dtype)
     sizes = jnp.asarray(np.array(problem.class_sizes), residual.dtype)
-    # P' = (1 − β)P + β1qᵀ with the least β for which q, fixed by the column sums, is >= 0.
+    # The residual is P − Y, with the probabilities P and the one-hot labels Y. It is replaced by
+    # P' − Y with P' = (1 − β)P + β1qᵀ. The sums of 0 determine q, and β is the least number for
+    # which q >= 0, so that the rows of P' are probabilities.
     excess = jnp.max(jnp.sum(residual, axis=0) / sizes)
     share = excess / (1 + excess)
     common = (share * sizes - (1 - share) * jnp.sum(residual, axis=0)) / problem.num_samples

@@ -1,5 +1,7 @@
 """Search for critical points of every kind, minima or not, from many starts at once."""
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -10,12 +12,14 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key
 
 from ..checks import check_integer, check_number
 from ..precision import matmul
-from ..problems import UnconstrainedFeatures, check_unconstrained
+from ..preconditions import check_unconstrained
+from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
 from .classification import Classification, classify
-from .hessian import sphere_gradient
+from .domains import OnSphere
 
-# Starts in one batch: all lanes step until the last has converged.
+# Starts in one batch. All lanes of a batch step until the last has converged. Small batches save
+# such steps, and large batches save iterations of the loop over batches.
 _BATCH = 32
 
 
@@ -24,10 +28,20 @@ class CriticalPoints(eqx.Module):
 
     Attributes:
         states: with leading axis M, one for each point.
-        classification: of each, from `classify`.
-        objectives: (M,) their losses.
-        counts: (M,) how many starts ended at each.
-        num_lost: starts that ended at none: local minima of ‖∇L‖, or the step limit.
+        classification: result of `classify` for each point.
+        objectives: (M,) losses of the points.
+        counts: (M,) how many starts ended at each point.
+        num_lost: how many starts ended elsewhere: at local minima of ‖∇L‖, or the step limit.
+
+    Example:
+
+        >>> problem = nc.UnconstrainedFeatures(
+        ...     (1, 1), 1, weight_decay=nc.WeightDecay(classifier=0.1, features=0.1)
+        ... )
+        >>> keys = jax.random.split(jax.random.key(0), 16)
+        >>> found = nc.landscape.find_critical_points(problem, keys, norm=1.0)
+        >>> int(found.counts.sum()) + found.num_lost
+        16
     """
 
     states: LastLayer
@@ -48,6 +62,7 @@ class CriticalPoints(eqx.Module):
 def find_critical_points(
     problem: UnconstrainedFeatures,
     keys: Key[Array, " S"],
+    *,
     radius: float | None = None,
     norm: Float[ArrayLike, ""] = 4.0,
     max_steps: int = 500,
@@ -55,28 +70,38 @@ def find_critical_points(
 ) -> CriticalPoints:
     """Critical points that Levenberg-Marquardt finds on ∇L = 0 from random starts, classified.
 
-    It minimises ‖∇L‖² and so is drawn to saddles as much as to minima: an experiment that tests
-    "every critical point is a minimum or a strict saddle" where the papers prove it and where they
-    do not (d = K, d = K−1). Ends are told apart by what rotations of feature space and relabelling
-    of classes and samples leave alone: loss, singular values, norms and products of the
-    classifiers, norms of the features, losses of the samples. Two points that agree in all of these
-    would count as one, and so do points of one loss with one number of zero eigenvalues beyond
-    those of symmetry, which lie on a continuum. Every step factors a matrix of the state's size,
-    so this is for states of some hundred numbers.
+    The search minimises ‖∇L‖² and converges to saddles as well as to minima: an experiment on the
+    claim "every critical point is a minimum or a strict saddle", for dimensions where the papers
+    prove it and where they do not (d = K, d = K−1).
+
+    Two ends count as one point if they agree in numbers that rotations of feature space and
+    permutations of classes and samples do not change: loss, singular values, norms and products of
+    the classifiers, norms of the features, and losses of the samples. Points with zero eigenvalues
+    beyond those of symmetry lie on a continuum, and count as one point if they agree in the loss
+    and in the number of these eigenvalues. Every step factors a matrix of the state's size, so that
+    states of some hundred numbers are feasible. Do not call it under jit or vmap.
 
     Args:
-        keys: (S,) typed keys, one a start.
+        problem: with any loss and decay.
+        keys: (S,) typed keys, one for each start.
         radius: ρ of the sphere ‖W‖² + ‖H‖² = ρ², for problems without weight decay, whose only
             critical points in the whole space have WH constant over the classes.
-        norm: ‖W‖_F = ‖H‖_F of the starts; small ones end at the origin. On a sphere it is given.
+        norm: ‖W‖_F = ‖H‖_F of the starts. From small norms the search ends at the origin. If a
+            `radius` is given, starts are scaled to the sphere afterwards.
         max_steps: of the search.
-        tolerance: relative difference that tells two points apart.
+        tolerance: relative difference from which on two points count as different.
 
-    Not to be called under jit or vmap.
+    Raises: ValueError for raw keys, numbers out of range, or a radius together with weight decay.
 
-    Raises: ValueError for raw keys, numbers out of range, or a radius that comes with weight decay.
+    Example: two classes on the line have the origin, a saddle, and one minimum.
 
-    Example: `find_critical_points(zhu(3, 3, 2, 5e-3), jax.random.split(jax.random.key(0), 64))`.
+        >>> problem = nc.UnconstrainedFeatures(
+        ...     (1, 1), 1, weight_decay=nc.WeightDecay(classifier=0.1, features=0.1)
+        ... )
+        >>> keys = jax.random.split(jax.random.key(0), 16)
+        >>> found = nc.landscape.find_critical_points(problem, keys, norm=1.0)
+        >>> found.classification.kind.tolist()
+        ['minimum', 'strict saddle']
     """
     check_unconstrained(problem)
     dtype = getattr(keys, "dtype", None)
@@ -92,61 +117,80 @@ def find_critical_points(
             raise ValueError(
                 f"radius = {radius}: the sphere is for problems without weight decay; leave it out."
             )
-    states, classes, marks = _search(problem, keys, radius, jnp.asarray(norm, float), max_steps)
-    # On the host: each operation by itself would be a program of its own.
-    states, classes, marks = jax.tree.map(np.array, (states, classes, marks))
+    states, classes, signatures = _search_from_starts(
+        problem, keys, radius, jnp.asarray(norm, float), max_steps
+    )
+    # NumPy on the host, since outside of jit JAX compiles each operation as a separate program.
+    states, classes, signatures = jax.tree.map(np.array, (states, classes, signatures))
     critical = np.asarray(classes.kind) != "not critical"
-    # Of points on a continuum the loss counts, and its dimension.
+    # Points on a continuum are compared by their loss and its dimension alone.
     beyond = (classes.nullity - classes.symmetries)[:, None]
-    marks[:, 1:] = np.where(beyond > 0, beyond, marks[:, 1:])
-    first, counts = _distinct(marks, critical, tolerance)
+    signatures[:, 1:] = np.where(beyond > 0, beyond, signatures[:, 1:])
+    first, counts = _distinct(signatures, critical, tolerance)
     return CriticalPoints(
         states=jax.device_put(jax.tree.map(lambda leaf: leaf[first], states)),
         classification=jax.device_put(jax.tree.map(lambda leaf: leaf[first], classes)),
-        objectives=marks[first, 0],
+        objectives=signatures[first, 0],
         counts=counts,
         num_lost=int(np.sum(~critical)),
     )
 
 
 @eqx.filter_jit
-def _search(
+def _search_from_starts(
     problem: UnconstrainedFeatures,
     keys: Key[Array, " S"],
     radius: float | None,
     norm: Float[Array, ""],
     max_steps: int,
-) -> tuple[LastLayer, Classification, Float[Array, "S marks"]]:
+) -> tuple[LastLayer, Classification, Float[Array, "S numbers"]]:
+    """End of each search, its classification and its signature, in one program."""
     solver = optimistix.LevenbergMarquardt(rtol=1e-12, atol=1e-14)
+    if radius is None:
+        domain, equations, rescaled = problem, problem.gradient, lambda state: state
+    else:
+        domain, equations, rescaled = _equations_on_sphere(problem, radius)
 
-    def residual(state: LastLayer, args: None) -> LastLayer:
-        del args
-        if radius is None:
-            return problem.gradient(state)
-        # Tangential and radial equation at once, being orthogonal.
-        excess = state.squared_norm() / radius**2 - 1
-        return optax.tree.add_scale(sphere_gradient(problem, state)[0], excess, state)
-
-    def from_key(key: Key[Array, ""]) -> tuple[LastLayer, Classification, Float[Array, " marks"]]:
-        start = _leaning_start(problem, key, norm)
-        if radius is not None:
-            start = optax.tree.scale(radius / jnp.sqrt(start.squared_norm()), start)
+    def from_key(
+        key: Key[Array, ""],
+    ) -> tuple[LastLayer, Classification, Float[Array, " numbers"]]:
+        start = rescaled(_aligned_start(problem, key, norm))
         found = optimistix.least_squares(
-            residual, solver, start, throw=False, max_steps=max_steps
+            lambda state, args: equations(state), solver, start, throw=False, max_steps=max_steps
         ).value
-        return found, classify(problem, found, radius is not None), _marks(problem, found)
+        # No error for a search that has failed: `classify` decides whether its end is critical.
+        return found, classify(domain, found), _signature(problem, found)
 
     return jax.lax.map(from_key, keys, batch_size=_BATCH)
 
 
-def _leaning_start(
+def _equations_on_sphere(
+    problem: UnconstrainedFeatures, radius: float
+) -> tuple[OnSphere, Callable[[LastLayer], LastLayer], Callable[[LastLayer], LastLayer]]:
+    """The domain, the equations of its critical points, and the map of a start onto it."""
+    sphere = OnSphere(problem)
+
+    def equations(state: LastLayer) -> LastLayer:
+        # The tangential gradient and the multiple of the state are orthogonal, so that their sum is
+        # 0 only where both are 0.
+        excess = state.squared_norm() / radius**2 - 1
+        return optax.tree.add_scale(sphere.gradient(state, 0.0), excess, state)
+
+    def rescaled(start: LastLayer) -> LastLayer:
+        return optax.tree.scale(radius / jnp.sqrt(start.squared_norm()), start)
+
+    return sphere, equations, rescaled
+
+
+def _aligned_start(
     problem: UnconstrainedFeatures, key: Key[Array, ""], norm: Float[Array, ""]
 ) -> LastLayer:
-    """A Gaussian start whose features lean towards the classifiers of their classes.
+    """A Gaussian start with features moved a random share towards their classifiers.
 
-    By a random share: of Gaussian starts alone most end at points of low rank.
+    From Gaussian starts alone the search mostly ends at points of low rank.
     """
     start = problem.init(key, norm)
+    # A derived key, since `init` has drawn from `key`.
     share = jnp.sqrt(jax.random.uniform(jax.random.fold_in(key, 1), dtype=start.features.dtype))
     aligned = start.classifier[problem.labels]
     aligned = aligned * (norm / jnp.linalg.norm(aligned))
@@ -154,10 +198,11 @@ def _leaning_start(
     return LastLayer(features, start.classifier, start.bias)
 
 
-def _marks(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, " marks"]:
-    """Numbers that rotations of feature space and relabelling leave alone, the loss first."""
+def _signature(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, " numbers"]:
+    """The loss, and numbers that rotations and permutations of classes do not change."""
     classifier, features = state.classifier, state.features
-    marks = [
+    # Sorted, so that the order of classes and samples does not matter.
+    numbers = [
         problem.objective(state)[None],
         jnp.linalg.svd(classifier, compute_uv=False),
         jnp.linalg.svd(features, compute_uv=False),
@@ -166,22 +211,26 @@ def _marks(problem: UnconstrainedFeatures, state: LastLayer) -> Float[Array, " m
         jnp.sort(problem.loss.value(state.logits(), problem.labels)),
     ]
     if state.bias is not None:
-        # Only differences count, where the bias is free.
-        marks.append(jnp.sort(state.bias - jnp.mean(state.bias)))
-    return jnp.concatenate(marks)
+        # Minus the mean, since a constant may be added to a free bias.
+        numbers.append(jnp.sort(state.bias - jnp.mean(state.bias)))
+    return jnp.concatenate(numbers)
 
 
 def _distinct(
-    marks: Float[np.ndarray, "S marks"], critical: Bool[np.ndarray, " S"], tolerance: float
+    signatures: Float[np.ndarray, "S numbers"], critical: Bool[np.ndarray, " S"], tolerance: float
 ) -> tuple[Int[np.ndarray, " M"], Int[np.ndarray, " M"]]:
-    """Indices of the first of each group of ends that agree, lowest first, and their sizes."""
+    """Index of the first end of each group of equal ends, lowest loss first, and group sizes."""
+    # From the lowest loss on, so that the points are in this order too.
     first: list[int] = []
     counts: list[int] = []
-    for i in np.argsort(marks[:, 0], kind="stable"):
+    for i in np.argsort(signatures[:, 0], kind="stable"):
         if not critical[i]:
             continue
-        reach = tolerance * max(np.abs(marks[i]).max(), 1)
-        same = [m for m, j in enumerate(first) if np.abs(marks[i] - marks[j]).max() <= reach]
+        # The tolerance is relative to the largest number, and absolute below 1.
+        reach = tolerance * max(np.abs(signatures[i]).max(), 1)
+        same = [
+            m for m, j in enumerate(first) if np.abs(signatures[i] - signatures[j]).max() <= reach
+        ]
         if same:
             counts[same[0]] += 1
         else:

@@ -1,16 +1,17 @@
-"""Directions along which a problem cannot change: the tangent space of its symmetry group.
+"""Directions along which the objective is constant: the tangent space of the symmetry orbit.
 
-Z = WH is the same for (WQᵀ, QH) with any rotation Q of feature space. The orbit's tangent space
-{(WA, HA): A skew}, in rows, lies in the kernel of every Hessian at a critical point; that many
-zero eigenvalues say nothing of degeneracy. Without weight decay any invertible Q will do.
+Z = WH is the same for (WQᵀ, QH) with any rotation Q of feature space. The tangent space of the
+orbit, {(WA, HA): A skew} in rows, lies in the kernel of the Hessian at every critical point. The
+zero eigenvalues in these directions are no sign of degeneracy. Without weight decay, and off a
+sphere, every invertible map of feature space is a symmetry: (W A⁻ᵀ, HA) in rows.
 """
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..losses import CrossEntropy, has_formulas_of
 from ..precision import matmul, widened
+from ..preconditions import bias_shifts_freely
 from ..problems import (
     AbstractProblem,
     UnconstrainedFeatures,
@@ -19,33 +20,56 @@ from ..problems import (
     is_unconstrained,
 )
 from ..state import LastLayer
+from .domains import AbstractDomain, OnSphere, domain_of
 
-# Singular values of the state under this share of the largest count as zero.
+# Singular values of the state below this share of the largest count as zero.
 _RANK = 1e-6
 
 
 def project_onto_symmetries(
-    problem: AbstractProblem, state: PyTree, direction: PyTree, on_sphere: bool = False
+    problem: AbstractProblem | OnSphere, state: PyTree, direction: PyTree
 ) -> PyTree:
     """Orthogonal projection onto the tangent space of the symmetry orbit through a state.
 
-    That of rotations of feature space; of all invertible maps where there is no weight decay and no
-    sphere; and of a bias along 1 under cross-entropy with λ_b = 0. The least-squares problem for A
-    is a Sylvester equation, diagonal in the eigenvectors of WᵀW and HHᵀ: no basis of the orbit's
-    d(d−1)/2 directions is formed.
+    The symmetries are the rotations of feature space or, without weight decay and off a sphere, all
+    its invertible maps. Under cross-entropy with λ_b = 0 there is one more: the same number added
+    to every entry of the bias. The least-squares problem for A is a Sylvester equation, diagonal in
+    the eigenvectors of WᵀW and HHᵀ, so that no basis of the d(d−1)/2 directions is formed.
 
-    For problems that are no `UnconstrainedFeatures` nothing is known, and the result is zero.
+    For problems that are no `UnconstrainedFeatures` no symmetry is known, and the result is zero.
+
+    Args: `problem`, or `OnSphere(problem)`; `direction` a tree like the state.
 
     Raises: ValueError for a state or a direction of another shape.
 
-    Example: `project_onto_symmetries(problem, state, direction)`.
+    Example: the derivative of a rotation is equal to its projection.
+
+        >>> problem = nc.zhu(3, 2, 1, 5e-3)
+        >>> state, skew = problem.init(jax.random.key(0)), jnp.array([[0.0, 1.0], [-1.0, 0.0]])
+        >>> turn = nc.LastLayer(state.features @ skew, state.classifier @ skew, 0 * state.bias)
+        >>> found = nc.landscape.project_onto_symmetries(problem, state, turn)
+        >>> bool(jnp.allclose(found.features, turn.features))
+        True
     """
-    check_shapes(problem, state, "state")
-    check_like(state, direction, "direction", "the state", "give one for each of its arrays.")
+    domain = domain_of(problem)
+    check_shapes(domain.problem, state, name="state")
+    check_like(
+        state,
+        direction,
+        name="direction",
+        owner="the state",
+        advice="give one for each of its arrays.",
+    )
+    return onto_orbit(domain, state, direction)
+
+
+def onto_orbit(domain: AbstractDomain, state: PyTree, direction: PyTree) -> PyTree:
+    """`project_onto_symmetries` of a state and a direction that are checked."""
+    problem = domain.problem
     if not is_unconstrained(problem):
         return jax.tree.map(jnp.zeros_like, direction)
     state, direction = widened((state, direction))
-    spectrum = _OrbitSpectrum(problem, state, on_sphere)
+    spectrum = _OrbitSpectrum(domain, problem, state)
     against_features = matmul(state.features.T, direction.features)
     against_classifier = matmul(state.classifier.T, direction.classifier)
     if spectrum.rigid:
@@ -57,9 +81,10 @@ def project_onto_symmetries(
         # min over A of ‖dH − HA‖² + ‖dW + WAᵀ‖²: HᵀH A + A WᵀW = HᵀdH − dWᵀW.
         generator = spectrum.solve(against_features - against_classifier.T)
         on_classifier = -generator.T
+    # The bias has the symmetry of a common shift, or none: its mean in every entry, or 0.
     bias = direction.bias
     if bias is not None:
-        bias = jnp.full_like(bias, jnp.mean(bias) if _bias_shifts(problem) else 0)
+        bias = jnp.full_like(bias, jnp.mean(bias) if bias_shifts_freely(problem) else 0)
     return LastLayer(
         features=matmul(state.features, generator),
         classifier=matmul(state.classifier, on_classifier),
@@ -67,29 +92,50 @@ def project_onto_symmetries(
     )
 
 
-def symmetry_dimension(
-    problem: AbstractProblem, state: PyTree, on_sphere: bool = False
-) -> Int[Array, ""]:
-    """Dimension of the orbit's tangent space, the rank of that projection.
+def symmetry_dimension(problem: AbstractProblem | OnSphere, state: PyTree) -> Int[Array, ""]:
+    """Dimension of the symmetry orbit, the rank of `project_onto_symmetries`.
 
-    r(2d − r − 1)/2 under rotations for a state of rank r, plus 1 for a free bias: (K−1)(2d−K)/2 at
-    Zhu's minimum. Singular values under 1e-6 of the largest (in float32
+    Under rotations it is r(2d − r − 1)/2 for a state of rank r, plus 1 for a free bias:
+    (K−1)(2d−K)/2 at Zhu's minimum. Singular values below 1e-6 of the largest (in float32
     √(10 d eps)) count as zero.
+
+    Raises: ValueError for a state of another shape.
+
+    Example:
+
+        >>> problem = nc.zhu(3, 4, 2, 5e-3)
+        >>> state = nc.exact.regularized_minimizer(problem)
+        >>> int(nc.landscape.symmetry_dimension(problem, state))
+        5
     """
-    check_shapes(problem, state, "state")
+    domain = domain_of(problem)
+    check_shapes(domain.problem, state, name="state")
+    return orbit_dimension(domain, state)
+
+
+def orbit_dimension(domain: AbstractDomain, state: PyTree) -> Int[Array, ""]:
+    """`symmetry_dimension` of a state that is checked."""
+    problem = domain.problem
     if not is_unconstrained(problem):
         return jnp.array(0)
-    spectrum = _OrbitSpectrum(problem, state, on_sphere)
+    spectrum = _OrbitSpectrum(domain, problem, state)
+    # A skew generator has free entries above the diagonal only.
     moved = jnp.triu(spectrum.moved, 1) if spectrum.rigid else spectrum.moved
-    return jnp.sum(moved) + int(_bias_shifts(problem))
+    return jnp.sum(moved) + int(bias_shifts_freely(problem))
 
 
 class _OrbitSpectrum:
-    """What the generators do to a state, in the eigenvectors of its Gram matrices."""
+    """How far generators of symmetries move a state, in the eigenvectors of its Gram matrices.
 
-    def __init__(self, problem: UnconstrainedFeatures, state: LastLayer, on_sphere: bool):
+    Attributes:
+        rigid: whether rotations are the only maps of feature space that do not change L.
+        stretch: (d, d) squared length by which each generator moves the state.
+        moved: (d, d) where `stretch` is above rounding.
+    """
+
+    def __init__(self, domain: AbstractDomain, problem: UnconstrainedFeatures, state: LastLayer):
         state = widened(state)
-        self.rigid = on_sphere or not problem.weight_decay.absent
+        self.rigid = domain.fixes_norm or not problem.weight_decay.absent
         of_features = matmul(state.features.T, state.features)
         of_classifier = matmul(state.classifier.T, state.classifier)
         if self.rigid:
@@ -98,23 +144,13 @@ class _OrbitSpectrum:
         right, self.right = jnp.linalg.eigh(of_classifier)
         self.stretch = left[:, None] + right[None]
         largest = jnp.maximum(left[-1], right[-1])
-        # Gram matrices know squares to eps only, which in float32 is the coarser of the two.
+        # Eigenvalues of Gram matrices are squared singular values, with rounding errors of some
+        # eps. In float32 these errors are above _RANK².
         share = max(_RANK**2, 10 * len(left) * float(jnp.finfo(left.dtype).eps))
         self.moved: Bool[Array, "d d"] = self.stretch > share * largest
 
     def solve(self, target: Float[Array, "d d"]) -> Float[Array, "d d"]:
-        """The least-norm A with HᵀH A + A WᵀW = target, or G in the place of both."""
+        """The least-norm A with HᵀH A + A WᵀW = target, with G for both Gram matrices if rigid."""
         rotated = matmul(matmul(self.left.T, target), self.right)
         solved = jnp.where(self.moved, rotated / jnp.where(self.moved, self.stretch, 1), 0)
         return matmul(matmul(self.left, solved), self.right.T)
-
-
-def bias_is_free(problem: UnconstrainedFeatures) -> bool:
-    """Whether there is a bias, known not to be penalised."""
-    decay = problem.weight_decay.bias
-    return problem.bias and isinstance(decay, float) and decay == 0
-
-
-def _bias_shifts(problem: UnconstrainedFeatures) -> bool:
-    """Whether adding a constant to the bias changes nothing."""
-    return bias_is_free(problem) and has_formulas_of(problem.loss, CrossEntropy)

@@ -1,4 +1,4 @@
-"""Measures of collapse, margins and invariants: functions of a `LastLayer`, nothing else."""
+"""Measures of collapse, margins and invariants, as functions of a `LastLayer` and its labels."""
 
 from .collapse import (
     collapse_from_statistics as collapse_from_statistics,
@@ -17,6 +17,29 @@ from .margins import (
     margin_metrics as margin_metrics,
     max_margin as max_margin,
     sample_margins as sample_margins,
+)
+from .single import (
+    cdnv as cdnv,
+    ji_classifier_cosine_gap as ji_classifier_cosine_gap,
+    ji_classifier_norm_variation as ji_classifier_norm_variation,
+    ji_feature_cosine_gap as ji_feature_cosine_gap,
+    ji_feature_norm_variation as ji_feature_norm_variation,
+    ji_self_duality as ji_self_duality,
+    ji_within_class_variation as ji_within_class_variation,
+    mixon_distance_to_s as mixon_distance_to_s,
+    mixon_snc1 as mixon_snc1,
+    mixon_snc2 as mixon_snc2,
+    mixon_snc3 as mixon_snc3,
+    papyan_classifier_cosine_gap as papyan_classifier_cosine_gap,
+    papyan_classifier_equinorm as papyan_classifier_equinorm,
+    papyan_feature_equinorm as papyan_feature_equinorm,
+    papyan_nc1 as papyan_nc1,
+    papyan_ncc_mismatch as papyan_ncc_mismatch,
+    papyan_self_duality as papyan_self_duality,
+    zhu_nc1 as zhu_nc1,
+    zhu_nc2 as zhu_nc2,
+    zhu_nc3 as zhu_nc3,
+    zhu_nc4 as zhu_nc4,
 )
 from .streaming import (
     ClassMoments as ClassMoments,

@@ -1,6 +1,6 @@
 """Equations of the observables that the package's problems record, with their sources.
 
-M_c = μ_c − μ_G are the class means less their mean, M the matrix of them, w̃_c = w_c − mean_c w_c,
+M_c = μ_c − μ_G are the class means minus their mean, M the matrix of them, w̃_c = w_c − mean_c w_c,
 E = (I − 11ᵀ/K)/√(K−1), Σ_W and Σ_B the covariances within and between classes.
 """
 
@@ -97,7 +97,9 @@ _INVARIANTS = {
 EQUATIONS: Mapping[str, str] = MappingProxyType(
     {**_OBJECTIVE, **_COLLAPSE, **_MARGINS, **_NETWORK, **_MOTION, **_INVARIANTS}
 )
-"""One line for every name that a problem of the package records, the drifts of invariants included.
+"""Equation and source of every name that a problem of the package records, drifts included.
 
-Example: `EQUATIONS["zhu_nc4"]`; `problem.observables()` has those of one problem.
+All quantities are dimensionless. `problem.observables()` has the entries of one problem.
+
+Example: `EQUATIONS["zhu_nc4"]` is '‖W μ_G + b‖₂ (Zhu, section 4)'.
 """

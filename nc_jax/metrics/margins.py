@@ -16,7 +16,13 @@ def sample_margins(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[
 
     Args: `labels` (N,) integers in 0..K−1, in any order.
 
-    Raises: ValueError for labels that are not so; under tracing for their shape and dtype.
+    Raises: ValueError for other labels; traced ones are checked for shape and dtype.
+
+    Example:
+
+        >>> state = nc.LastLayer(features=2 * jnp.eye(3), classifier=jnp.eye(3))
+        >>> nc.metrics.sample_margins(state, jnp.array([0, 1, 1])).tolist()
+        [2.0, 2.0, -2.0]
     """
     check_last_layer(state)
     return logit_margins(state.logits(), labels)
@@ -25,25 +31,39 @@ def sample_margins(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[
 def logit_margins(
     logits: Real[Array, "N K"], labels: Integer[ArrayLike, " N"]
 ) -> Float[Array, " N"]:
-    """`sample_margins` of class scores (N, K), wherever they come from; shape (N,)."""
+    """`sample_margins` of any class scores (N, K), such as a network's logits; shape (N,).
+
+    Args and errors: those of `sample_margins`.
+
+    Example:
+
+        >>> nc.metrics.logit_margins(jnp.array([[3.0, 1.0, 0.0]]), jnp.array([0])).tolist()
+        [2.0]
+    """
     check_matrix("logits", logits, "(N, K)")
     logits = widened(logits)
     labels = check_labels(labels, logits.shape[1], logits.shape[0])
-    own, others = split_at_label(logits, labels)
-    return own - jnp.max(others, axis=1)
+    at_label, others = split_at_label(logits, labels)
+    return at_label - jnp.max(others, axis=1)
 
 
 def margin_metrics(
     state: LastLayer, labels: Integer[ArrayLike, " N"]
 ) -> dict[str, Float[Array, ""]]:
-    """Margins over the samples.
+    """Smallest and mean margin, squared norm, and normalised margin of a state.
 
-    `margin_min` is Ji's q_min and `margin_mean` the average; `squared_norm` is ρ² = ‖W‖² + ‖H‖²
-    and `normalized_margin` is q_min/ρ², which the flow of homogeneous models drives up.
+    `margin_min` is Ji's q_min and `margin_mean` the average over samples; `squared_norm` is
+    ρ² = ‖W‖² + ‖H‖², and `normalized_margin` is q_min/ρ², which tends to its maximum along the flow
+    of homogeneous models.
 
     Args and errors: those of `sample_margins`.
 
-    Example: `margin_metrics(state, problem.labels)["margin_min"]`.
+    Example:
+
+        >>> state = nc.LastLayer(features=2 * jnp.eye(2), classifier=jnp.eye(2))
+        >>> found = nc.metrics.margin_metrics(state, jnp.arange(2))
+        >>> {name: float(value) for name, value in found.items()}
+        {'margin_min': 2.0, 'margin_mean': 2.0, 'squared_norm': 10.0, 'normalized_margin': 0.2}
     """
     margins = sample_margins(state, labels)
     smallest, squared_norm = jnp.min(margins), state.squared_norm()
@@ -61,11 +81,19 @@ def max_margin(
     """Largest q_min at this ρ² = ‖W‖² + ‖H‖²: ρ²/(2(K−1)√n) (Ji, theorem 3.1), bias-free.
 
     Attained exactly at collapse with ‖W‖_F = ‖H‖_F, for balanced classes and d >= K−1.
+
+    Raises: ValueError for fewer than 2 classes, no samples, or a negative squared norm.
+
+    Example:
+
+        >>> float(nc.metrics.max_margin(4.0, num_classes=3, samples_per_class=4))
+        0.5
     """
     check_integer("num_classes", num_classes, least=2)
     check_integer("samples_per_class", samples_per_class)
     check_number("squared_norm", squared_norm)
     divisor = 2 * (num_classes - 1) * np.sqrt(samples_per_class)
+    # A Python float: NumPy's scalar is a float64, which would promote a float32 array.
     return widened(squared_norm) / divisor.item()
 
 
@@ -74,11 +102,21 @@ def gamma_tilde(
 ) -> Float[Array, "*batch"]:
     """γ̃ = −log(e^L − 1)/ρ², the smoothed normalised margin of the summed loss L (Ji, app. B).
 
-    Takes log L, so it holds long after L has underflowed. γ̃ <= q_min/ρ² (B.8), and γ̃ never falls
-    along the flow once L < log 2 (lemma B.2). It tends to 1/(2(K−1)√n).
+    γ̃ <= q_min/ρ² (B.8), and along the flow γ̃ does not decrease once L < log 2 (lemma B.2). Its
+    limit is 1/(2(K−1)√n).
+
+    Args:
+        log_summed_loss: log L, which is finite where L underflows; not divided by N.
+        squared_norm: ρ² = ‖W‖² + ‖H‖².
+
+    Example: for a tiny loss γ̃ is −log L/ρ².
+
+        >>> float(nc.metrics.gamma_tilde(-1e5, 2e5))
+        0.5
     """
     log_loss, squared_norm = widened((log_summed_loss, squared_norm))
-    # log(e^L − 1) = L + log(1 − e^−L) for L >= eps; below, log L to rounding, and L may be zero.
+    # log(e^L − 1) = L + log(1 − e^−L) for L >= eps. Below eps it is log L to rounding, and the
+    # formula would fail where L underflows: L is limited to eps, and log L − log eps is added.
     floor = np.log(np.finfo(log_loss.dtype).eps).item()
     loss = jnp.exp(jnp.maximum(log_loss, floor))
     log_expm1 = loss + jnp.log(-jnp.expm1(-loss)) + jnp.minimum(log_loss - floor, 0)

@@ -1,13 +1,14 @@
 """Per-class statistics of features, in batches of any size and order.
 
-Two passes suffice for every collapse metric: the first merges class means and scatters batch by
-batch (`class_moments`, `merge_moments`), the second, knowing the means, sums what is not a moment
-(`spread`, `merge_spreads`). No (d, d) covariance is formed: `zhu_nc1` needs the within-class
-scatter in the K−1 directions of the class means only, where a full covariance would lose it to
-rounding as soon as the spread elsewhere is larger.
+Two passes over the data give every collapse metric. The first pass computes class means and
+scatters of each batch (`class_moments`, `merge_moments`). The second pass sums, over samples, the
+quantities that depend on the final means (`spread`, `merge_spreads`). No (d, d) covariance is
+formed: `zhu_nc1` needs the within-class scatter in the K−1 directions of the class means only, and
+a full covariance would lose it to rounding where the scatter in other directions is larger.
 
 A row with the label `ignore_index`, −1 by default, is left out, so that a last batch may be padded.
-Other labels outside 0..K−1 are refused where they are concrete; traced ones are left out too.
+A concrete label that is neither this nor in 0..K−1 is an error; rows with such traced labels are
+left out.
 """
 
 import equinox as eqx
@@ -22,18 +23,30 @@ from ..labels import check_labels
 from ..precision import matmul, widened
 from ..state import LastLayer
 
-# Rotations take less time than LAPACK up to 10 classes and up to three times as much at 32, which
-# the other cores, idle beside a call of LAPACK's, make up for.
+# Above this number of classes singular vectors are computed by LAPACK, not by rotations. Rotations
+# are faster up to 10 classes, and take three times as long at 32. Beyond 20 LAPACK is faster,
+# although it uses one core and rotations use all.
 _MOST_CLASSES = 20
-# 3 to 11 are made up to 10 classes, 36 at worst at 32 of means graded over twenty decades.
+# Up to 10 classes need 3 to 11 sweeps. The worst case found needs 36, for 32 classes whose means
+# spread over twenty orders of magnitude.
 _MOST_SWEEPS = 50
 
 
 class ClassMoments(eqx.Module):
     """Count, mean and summed squared deviation ‖h − μ_c‖² of each class.
 
-    Shapes: `counts` (K,), `means` (K, d), `scatter` (K,), all in the features' dtype, or in float32
-    for half precision.
+    Attributes:
+        counts: (K,) samples of each class, as floats.
+        means: (K, d).
+        scatter: (K,).
+
+    All have the dtype of the features, float32 for half precision.
+
+    Example:
+
+        >>> features = jnp.array([[1.0], [3.0], [5.0]])
+        >>> nc.metrics.class_moments(features, jnp.array([0, 0, 1]), 2).scatter.tolist()
+        [2.0, 0.0]
     """
 
     counts: Float[Array, " K"]
@@ -42,10 +55,19 @@ class ClassMoments(eqx.Module):
 
 
 class Spread(eqx.Module):
-    """Sums over samples that need the final class means; all scalars.
+    """Sums over samples that depend on the final class means; all scalars.
 
-    `within`: Σ ‖h_i − μ_{y_i}‖; `around_global`: Σ ‖h_i − μ_G‖; `whitened`: Σ ‖Σ_B^{+½}(h_i −
-    μ_{y_i})‖²; `mismatches`: samples whose nearest class mean is not their largest logit; `count`.
+    Attributes:
+        within: Σ ‖h_i − μ_{y_i}‖.
+        around_global: Σ ‖h_i − μ_G‖.
+        whitened: Σ ‖Σ_B^{+½}(h_i − μ_{y_i})‖².
+        mismatches: samples whose nearest class mean and largest logit name different classes.
+        count: samples.
+
+    Example: see `spread`.
+
+        >>> sorted(nc.metrics.Spread.__dataclass_fields__)
+        ['around_global', 'count', 'mismatches', 'whitened', 'within']
     """
 
     within: Float[Array, ""]
@@ -62,25 +84,32 @@ def class_moments(
     *,
     ignore_index: int | None = -1,
 ) -> ClassMoments:
-    """Moments of one batch; centred before they are squared.
+    """Moments of one batch, with features centred before they are squared.
 
     Args:
-        labels: (B,) integers in 0..K−1, in any order; not every class has to be there.
-        ignore_index: label of the rows to be left out, such as PyTorch's −100; None for none.
+        features: (B, d).
+        labels: (B,) integers in 0..K−1, in any order; a batch need not have all classes.
+        num_classes: K.
+        ignore_index: label of the rows to leave out, such as PyTorch's −100; None for none.
 
-    Raises: ValueError for labels that are not so; under tracing for their shape and dtype.
+    Raises: ValueError for other labels; traced ones are checked for shape and dtype.
 
-    Example: `class_moments(features, labels, 10)`.
+    Example: the row with the label −1 pads the batch.
+
+        >>> features = jnp.array([[1.0], [3.0], [100.0]])
+        >>> moments = nc.metrics.class_moments(features, jnp.array([0, 0, -1]), 2)
+        >>> moments.counts.tolist(), moments.means.tolist()
+        ([2.0, 0.0], [[2.0], [0.0]])
     """
     check_matrix("features", features, "(B, d)")
     num_classes = check_integer("num_classes", num_classes)
     features = widened(features)
     labels = check_labels(labels, num_classes, len(features), ignore_index=ignore_index)
     members = membership(labels, num_classes).astype(features.dtype)
-    # Sums over samples are products here and below: for a CPU XLA makes a call of a product, of a
-    # sum of more than 32 terms three kernels to compile.
+    # Sums over samples are written as matrix products, here and below: on a CPU XLA compiles a
+    # product to one call, but a sum of more than 32 terms to three kernels.
     counts = matmul(jnp.sum(members, axis=1), members)
-    # A class without samples in this batch has no mean; zero stands in, with weight 0 in merges.
+    # A class without samples in this batch has no mean; its zero has weight 0 in `merge_moments`.
     means = matmul(members.T, features) / jnp.maximum(counts, 1)[:, None]
     deviations = features - matmul(members, means)
     scatter = matmul(members.T, jnp.sum(deviations**2, axis=1))
@@ -88,8 +117,21 @@ def class_moments(
 
 
 def merge_moments(left: ClassMoments, right: ClassMoments) -> ClassMoments:
-    """Moments of two batches together (Chan, Golub, LeVeque 1983): no E[h²] − μ² anywhere."""
+    """Moments of the union of two batches (Chan, Golub, LeVeque 1983).
+
+    No difference E[h²] − μ² is formed, which would lose a small scatter to rounding.
+
+    Example:
+
+        >>> one, two = (
+        ...     nc.metrics.class_moments(jnp.array([[h]]), jnp.array([0]), 2) for h in (1.0, 3.0)
+        ... )
+        >>> merged = nc.metrics.merge_moments(one, two)
+        >>> merged.means.tolist(), merged.scatter.tolist()
+        ([[2.0], [0.0]], [2.0, 0.0])
+    """
     counts = left.counts + right.counts
+    # A class without samples in either batch has zero means, which 0/0 would turn into NaN.
     total = jnp.maximum(counts, 1)
     delta = right.means - left.means
     means = left.means + delta * (right.counts / total)[:, None]
@@ -107,13 +149,28 @@ def spread(
     labels: Integer[ArrayLike, " B"],
     moments: ClassMoments,
     classifier: Real[Array, "K d"],
-    bias: Real[Array, " K"] | None = None,
     *,
+    bias: Real[Array, " K"] | None = None,
     ignore_index: int | None = -1,
 ) -> Spread:
-    """Second-pass sums of one batch around the final class means.
+    """Sums of one batch around the final class means, in a second pass over the data.
 
-    Labels and errors: as for `class_moments`.
+    Args:
+        features, labels, ignore_index: as for `class_moments`.
+        moments: of all batches.
+        classifier: (K, d).
+        bias: (K,) or None.
+
+    Raises: as `class_moments`.
+
+    Example:
+
+        >>> features, labels = jnp.array([[1.5], [0.5], [-1.0]]), jnp.array([0, 0, 1])
+        >>> moments = nc.metrics.class_moments(features, labels, 2)
+        >>> classifier = jnp.array([[1.0], [-1.0]])
+        >>> found = nc.metrics.spread(features, labels, moments, classifier)
+        >>> float(found.within), float(found.mismatches), float(found.count)
+        (1.0, 0.0, 3.0)
     """
     check_matrix("features", features, "(B, d)")
     check_matrix("classifier", classifier, "(K, d)")
@@ -122,7 +179,8 @@ def spread(
     labels = check_labels(labels, num_classes, len(features), ignore_index=ignore_index)
     members = membership(labels, num_classes).astype(features.dtype)
     counted = jnp.sum(members, axis=1)
-    # A class without samples has no sample that deviates from its mean, here zero.
+    # From `moments.means` and not `class_means`: the NaN of a class without samples would spread to
+    # all samples in the product.
     deviations = features - matmul(members, moments.means)
     means = class_means(moments)
     global_mean = jnp.mean(means, axis=0, keepdims=True)
@@ -135,7 +193,7 @@ def spread(
         jnp.ones_like(counted),
     ]
     within, around_global, mismatches, count = matmul(counted, jnp.stack(per_sample, axis=1))
-    # Apart from those above, so that without NC1 nothing of the whitening is computed.
+    # Separate from the sums above, so that XLA removes the whitening where NC1 is not used.
     whitened = matmul(deviations, _whitening(centered_means))
     return Spread(
         within=within,
@@ -151,18 +209,25 @@ def _mismatches(
     centered_means: Float[Array, "K d"],
     logits: Float[Array, "B K"],
 ) -> Float[Array, " B"]:
-    """1 where the nearest class mean is not the largest logit, else 0; NaN where either is."""
-    # ½‖h‖² − ½‖h − μ_c‖², both from the global mean, so that far-off means cancel nothing.
+    """1 where nearest class mean and largest logit have different classes, else 0, or NaN."""
+    # ½‖h‖² − ½‖h − μ_c‖² with the global mean as origin, which avoids cancellation far from 0.
     nearness = matmul(from_global, centered_means.T) - jnp.sum(centered_means**2, axis=1)[None] / 2
     scores = jnp.stack([nearness, logits])
     nearest, predicted = jnp.argmax(scores, axis=2)
-    # NaN has no nearest mean; two argmaxes of NaN would agree.
+    # For two rows of NaN argmax gives class 0 both times, which would count as a match.
     known = jnp.all(jnp.isfinite(scores), axis=(0, 2))
     return jnp.where(known, (nearest != predicted).astype(logits.dtype), jnp.nan)
 
 
 def merge_spreads(left: Spread, right: Spread) -> Spread:
-    """Sums of two batches together."""
+    """Sums of the union of two batches.
+
+    Example:
+
+        >>> part = nc.metrics.Spread(*jnp.arange(5.0))
+        >>> float(nc.metrics.merge_spreads(part, part).count)
+        8.0
+    """
     return Spread(
         within=left.within + right.within,
         around_global=left.around_global + right.around_global,
@@ -174,9 +239,13 @@ def merge_spreads(left: Spread, right: Spread) -> Spread:
 
 @jax.custom_jvp
 def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
-    """Σ_B^{+½} up to a rotation: Σ_B = MᵀM/K for the (K, d) centred means M."""
+    """Σ_B^{+½} up to a rotation: Σ_B = MᵀM/K for the (K, d) centred means M.
+
+    The derivative is explicit, since singular vectors have none at collapse.
+    """
     num_classes = centered_means.shape[0]
-    # Norms are squared below: at entries of at most 1 they can neither overflow nor all underflow.
+    # Squares of norms are formed below. With a largest entry of 1 they do not overflow, and do not
+    # all underflow.
     scale = jnp.max(jnp.abs(centered_means))
     scale = jnp.where(scale == 0, 1, scale)
     contrasts = _contrasts(centered_means / scale)
@@ -186,8 +255,10 @@ def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
     else:
         rows = _orthogonal_rows(contrasts)
         singular = jnp.linalg.norm(rows, axis=1)
-    kept = above_rounding(singular, centered_means.shape)
-    inverse = jnp.where(kept, 1 / jnp.where(kept, singular, 1) ** 2, 0)
+    # Rows are σ vᵀ, so that division by σ² leaves vᵀ/σ. Singular values that are rounding errors
+    # have the pseudo-inverse 0.
+    above = above_rounding(singular, centered_means.shape)
+    inverse = jnp.where(above, 1 / jnp.where(above, singular, 1) ** 2, 0)
     lengths = inverse * jnp.sqrt(jnp.asarray(num_classes, scale.dtype)) / scale
     return rows.T * lengths[None]
 
@@ -196,7 +267,7 @@ def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
 def _whitening_jvp(
     primals: tuple[Float[Array, "K d"]], tangents: tuple[Float[Array, "K d"]]
 ) -> tuple[Float[Array, "d r"], Float[Array, "d r"]]:
-    """dP = −P dM P + PPᵀ dMᵀ(I − MP) + (I − PM) dMᵀ PᵀP, in a basis that does not turn with M.
+    """dP = −P dM P + PPᵀ dMᵀ(I − MP) + (I − PM) dMᵀ PᵀP, in a basis that is constant in M.
 
     P = M⁺ at constant rank (Golub, Pereyra 1973). Singular vectors have no derivative where
     singular values coincide, as they all do at collapse; M⁺ has.
@@ -213,37 +284,43 @@ def _whitening_jvp(
 def _contrasts(centered_means: Float[Array, "K d"]) -> Float[Array, "r d"]:
     """Rows 2..K of (I − 2uuᵀ/‖u‖²) M, u = 1 + √K e₁: r = K−1 rows N with NᵀN = MᵀM.
 
-    The reflection takes 1 to −√K e₁, so the row left out is 1ᵀM. That is the rounding of the global
-    mean, which no threshold relative to M can tell from signal when features sit far from 0.
+    The reflection maps 1 to −√K e₁, so that the row left out is a multiple of 1ᵀM. It is 0 except
+    for rounding errors of the global mean. For features far from 0 they exceed a threshold relative
+    to M, and would count as signal.
     """
     root = jnp.sqrt(jnp.asarray(centered_means.shape[0], centered_means.dtype))
     along = jnp.sum(centered_means, axis=0) + root * centered_means[0]
     return centered_means[1:] - along[None] / (root**2 + root)
 
 
-@jax.jit  # Once for a shape: a loop outside jit would compile anew at every call.
+@jax.jit  # One compilation for each shape: outside of jit, a loop compiles anew in every call.
 def _orthogonal_rows(matrix: Float[Array, "r d"]) -> Float[Array, "r d"]:
     """Rows s_i v_iᵀ of Uᵀ N for N = U S Vᵀ, in any order, by one-sided Jacobi rotations.
 
-    In place of LAPACK, whose calls XLA's CPU runtime can neither batch nor, safely, run two at a
-    time. Rounds of disjoint pairs as in a tournament: in a sweep of r − 1 every pair meets once.
+    In the place of LAPACK, whose calls XLA's CPU runtime cannot batch, and cannot safely run two at
+    a time. A round rotates disjoint pairs of rows, in the round-robin order: every pair occurs once
+    in a sweep of r − 1 rounds (of r rounds for an odd r).
     """
     num_rows, dim = matrix.shape
-    # Below this a row, of a matrix with an entry of 1, is rounding and need not be orthogonal.
+    # The largest entry is about 1, so that a row shorter than this is a rounding error, which need
+    # not be orthogonal to others.
     floor = jnp.finfo(matrix.dtype).eps * max(matrix.shape)
-    # An odd number takes a row of zeros, in the first seat, whose row stays there.
+    # An odd number of rows is padded by a row of zeros in the first place, which never moves.
     padding = num_rows % 2
     half = (num_rows + padding) // 2
     sweep = 2 * half - 1
-    # All others move on by one seat: to the end of the first half and back along the second.
+    # All other rows move by one place in a circle: to the end of the first half, and back along the
+    # second half.
     circle = np.r_[1:half, 2 * half - 1 : half - 1 : -1]
-    seats = np.arange(2 * half)
-    seats[circle] = np.roll(circle, 1)
+    order = np.arange(2 * half)
+    order[circle] = np.roll(circle, 1)
 
-    def play(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        """Turn row i of the first half against row i of the second until they are orthogonal."""
-        rows, at_rest, rounds = state
+    def rotate_pairs(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        """Rotate row i of the first half and row i of the second half to be orthogonal."""
+        rows, unchanged, rounds = state
+        # Squared lengths a and b of the two rows of each pair, and their product c.
         (a, c), (_, b) = jnp.sum(rows[:, None] * rows[None], axis=3)
+        # Whether a cosine c/√(ab) is above rounding; a shorter row counts as of length `floor`.
         turned = jnp.any(c**2 > floor**2 * jnp.maximum(a, floor**2) * jnp.maximum(b, floor**2))
         # tan θ of the smaller angle, from tan 2θ = 2c/(b − a).
         gap = b - a
@@ -251,13 +328,16 @@ def _orthogonal_rows(matrix: Float[Array, "r d"]) -> Float[Array, "r d"]:
         tan = jnp.where(gap < 0, -2 * c, 2 * c) / jnp.where(below == 0, 1, below)
         cos = 1 / jnp.sqrt(1 + tan**2)
         rows = cos[None, :, None] * (rows + jnp.stack([-tan, tan])[..., None] * rows[::-1])
-        rows = rows.reshape(-1, dim)[seats].reshape(rows.shape)
-        return rows, jnp.where(turned, 0, at_rest + 1), rounds + 1
+        rows = rows.reshape(-1, dim)[order].reshape(rows.shape)
+        return rows, jnp.where(turned, 0, unchanged + 1), rounds + 1
 
     def unfinished(state: tuple[Array, Array, Array]) -> Array:
-        _, at_rest, rounds = state
-        return (at_rest < sweep) & (rounds < _MOST_SWEEPS * sweep)
+        # A whole sweep without a rotation means that all pairs are orthogonal.
+        _, unchanged, rounds = state
+        return (unchanged < sweep) & (rounds < _MOST_SWEEPS * sweep)
 
     padded = jnp.pad(matrix, ((padding, 0), (0, 0))).reshape(2, half, dim)
-    rows, *_ = jax.lax.while_loop(unfinished, play, (padded, jnp.asarray(0), jnp.asarray(0)))
+    rows, *_ = jax.lax.while_loop(
+        unfinished, rotate_pairs, (padded, jnp.asarray(0), jnp.asarray(0))
+    )
     return rows.reshape(-1, dim)[padding:]

@@ -60,11 +60,11 @@ def test_gap_at_time_zero_is_the_start():
 @pytest.mark.parametrize("dim", [4, 5, 9])
 def test_collapsed_state_is_balanced_and_has_the_gap(dim):
     problem = nc.ulpm(5, dim, 3)
-    state = nc.exact.collapsed_state(problem, 2.0, jax.random.key(3))
+    state = nc.exact.collapsed_state(problem, 2.0, key=jax.random.key(3))
     logits = np.asarray(state.logits())
     others = logits[np.arange(5)[None, :] != problem.labels[:, None]].reshape(15, 4)
-    own = logits[np.arange(15), problem.labels]
-    np.testing.assert_allclose(own[:, None] - others, 2.0, rtol=rounding())
+    at_label = logits[np.arange(15), problem.labels]
+    np.testing.assert_allclose(at_label[:, None] - others, 2.0, rtol=rounding())
     balance = problem.invariants(state)["balance"]
     assert jnp.abs(balance.value).max() < rounding() * balance.scale
 

@@ -7,7 +7,7 @@ import pytest
 import scipy.optimize
 from hypothesis import given, strategies as st
 from jax.flatten_util import ravel_pytree
-from landscape.points import DECAY, FREE, flat, moved, origin, random_state, saddles
+from landscape_points import DECAY, FREE, flat, moved, origin, random_state, saddles
 from tolerances import rounding
 
 import nc_jax as nc
@@ -19,7 +19,7 @@ KKT = jax.jit(lambda state: landscape.kkt_certificate(ULPM, state))
 
 def near_collapse(problem, seed, gap, distance):
     """A separated state at a distance from a collapsed one, relative to its norm."""
-    state = nc.exact.collapsed_state(problem, gap, jax.random.key(seed))
+    state = nc.exact.collapsed_state(problem, gap, key=jax.random.key(seed))
     noise = random_state(problem, seed, norm=1.0)
     return moved(state, noise, distance * float(jnp.sqrt(state.squared_norm())))
 
@@ -29,8 +29,8 @@ def constraint_gradients(problem, state):
 
     def margins(state):
         logits = state.logits()
-        own = logits[np.arange(problem.num_samples), problem.labels]
-        return own[:, None] - logits
+        at_label = logits[np.arange(problem.num_samples), problem.labels]
+        return at_label[:, None] - logits
 
     return margins(state), jax.jacobian(margins)(state)
 
@@ -60,7 +60,7 @@ def test_kkt_residuals_are_those_of_the_definition_and_under_the_bounds_of_lemma
 
 
 @given(seed=st.integers(0, 1000), gap=st.floats(3, 600), distance=st.floats(1e-6, 0.1))
-def test_kkt_residual_is_what_the_angle_says(seed, gap, distance):
+def test_kkt_residual_follows_from_the_angle_of_state_and_gradient(seed, gap, distance):
     # Lemma B.1: ‖θ - Σ λ ∇s‖² = 2(1 - β) ρ²/q_min, β the cosine of θ and -∇L.
     state = near_collapse(ULPM, seed, gap, distance)
     gradient = flat(ULPM.scaled_descent(state, gap))
@@ -72,7 +72,7 @@ def test_kkt_residual_is_what_the_angle_says(seed, gap, distance):
 
 
 def test_kkt_at_collapse_has_the_multipliers_of_corollary_3_1():
-    value, state, multipliers = nc.exact.separation_optimum(ULPM, jax.random.key(0))
+    value, state, multipliers = nc.exact.separation_optimum(ULPM, key=jax.random.key(0))
     for scale in (1.0, 30.0):  # a gap of 900, where the loss is 0 in floats beyond 745
         found = KKT(jax.tree.map(lambda x, s=scale: s * x, state))
         np.testing.assert_allclose(found.multipliers, multipliers, rtol=1e-9)
@@ -96,7 +96,7 @@ def test_kkt_holds_at_example_3_1_in_the_limit_and_not_beside_it():
         assert not landscape.kkt_certificate(problem, beside).holds(1e-4, 1e-4)
 
 
-def test_kkt_deserves_separation():
+def test_kkt_residuals_are_infinite_without_separation():
     state = near_collapse(ULPM, 0, 5.0, 0.01)
     one_wrong = nc.LastLayer(state.features.at[0].multiply(-1), state.classifier)
     found = KKT(one_wrong)
@@ -119,17 +119,19 @@ def test_kkt_residuals_fall_along_the_flow():
     flow = nc.gradient_flow(
         ULPM, ULPM.init(jax.random.key(3)), nc.log_times(1000, 5, start_log10=200), observe=observe
     )
-    seen = flow.observables
+    recorded = flow.observables
     for name in ("epsilon", "delta"):
-        assert jnp.all(jnp.diff(seen[name]) < 0)
-        assert jnp.all(seen[name] <= seen[f"{name} bound"])
-    assert jnp.all(seen["epsilon"] > 0.9 * seen["epsilon bound"])  # the first bound is sharp
+        assert jnp.all(jnp.diff(recorded[name]) < 0)
+        assert jnp.all(recorded[name] <= recorded[f"{name} bound"])
+    assert jnp.all(
+        recorded["epsilon"] > 0.9 * recorded["epsilon bound"]
+    )  # the first bound is sharp
     # 1 - β is of size 1/log t.
     np.testing.assert_allclose(flow.decay_exponent("epsilon", 200 * np.log(10)), -0.5, atol=0.02)
 
 
 @pytest.mark.parametrize("problem", [nc.zhu(3, 3, 1, 0.1), nc.mixon(3, 3, 1)])
-def test_kkt_is_of_plain_cross_entropy(problem):
+def test_kkt_certificate_refuses_all_but_plain_cross_entropy(problem):
     with pytest.raises(ValueError, match="Ji's theorems are of cross-entropy without bias"):
         landscape.kkt_certificate(problem, random_state(problem, 0))
 
@@ -138,16 +140,24 @@ PENALISED = {
     "free bias": nc.zhu(4, 5, 3, FREE),
     "decayed bias": nc.zhu(4, 5, 3, DECAY),
     "no bias, summed": nc.UnconstrainedFeatures(
-        (3, 3, 3, 3), 5, reduction="sum", weight_decay=nc.WeightDecay(0.1, 0.2)
+        (3, 3, 3, 3), 5, reduction="sum", weight_decay=nc.WeightDecay(classifier=0.1, features=0.2)
     ),
     "unbalanced": nc.UnconstrainedFeatures(
-        (1, 5, 2), 3, bias=True, weight_decay=nc.WeightDecay(0.02, 0.03)
+        (1, 5, 2), 3, bias=True, weight_decay=nc.WeightDecay(classifier=0.02, features=0.03)
     ),
     "squared error": nc.UnconstrainedFeatures(
-        (2, 3, 2), 3, nc.SquaredError(), bias=True, weight_decay=nc.WeightDecay(0.02, 0.03)
+        (2, 3, 2),
+        3,
+        loss=nc.SquaredError(),
+        bias=True,
+        weight_decay=nc.WeightDecay(classifier=0.02, features=0.03),
     ),
     "squared error, decayed bias": nc.UnconstrainedFeatures(
-        (2, 3, 2), 3, nc.SquaredError(), bias=True, weight_decay=nc.WeightDecay(0.02, 0.03, 0.1)
+        (2, 3, 2),
+        3,
+        loss=nc.SquaredError(),
+        bias=True,
+        weight_decay=nc.WeightDecay(classifier=0.02, features=0.03, bias=0.1),
     ),
 }
 BOUND = {
@@ -200,12 +210,12 @@ def test_at_a_critical_point_the_spectral_norm_decides():
         assert certificate.gap >= problem.objective(state) - minimum_value - 1e-14 > 1e-3
 
 
-SPHERE = jax.jit(lambda state: landscape.global_certificate(ULPM, state, on_sphere=True))
+SPHERE = jax.jit(lambda state: landscape.global_certificate(landscape.OnSphere(ULPM), state))
 
 
 @given(seed=st.integers(0, 1000), radius=st.floats(0.5, 8))
 def test_on_the_sphere_the_bound_is_that_of_theorem_3_3(seed, radius):
-    least, optimum = nc.exact.sphere_optimum(ULPM, radius, jax.random.key(seed))
+    least, optimum = nc.exact.sphere_optimum(ULPM, radius, key=jax.random.key(seed))
     assert abs(SPHERE(optimum).gap) < 1e-12
     np.testing.assert_allclose(
         SPHERE(optimum).spectral_norm, SPHERE(optimum).threshold, rtol=rounding()
@@ -223,14 +233,14 @@ def test_on_the_sphere_the_bound_is_that_of_theorem_3_3(seed, radius):
 def test_the_bound_stays_one_where_squares_underflow(dtype, gap):
     problem = nc.ulpm(4, 4, 1)
     saddle = jax.tree.map(lambda x: (np.sqrt(gap / 2) * x).astype(dtype), nc.exact.example_3_1())
-    found = landscape.global_certificate(problem, saddle, on_sphere=True)
+    found = landscape.global_certificate(landscape.OnSphere(problem), saddle)
     assert not found.holds(0.0)
     assert found.lower_bound < problem.objective(saddle)
     np.testing.assert_allclose(found.spectral_norm / found.threshold, 2, rtol=1e-4)
 
 
 def test_a_loss_that_has_underflowed_proves_nothing():
-    saddle = nc.exact.paired_saddle(ULPM, 1000.0)
+    saddle = nc.exact.paired_saddle(ULPM, radius=1000.0)
     assert ULPM.objective(saddle) == 0
     assert not SPHERE(saddle).holds(1.0)
 
@@ -243,6 +253,8 @@ def test_anti_collapse_is_no_minimum_though_the_norms_agree():
     assert found.gap > 1
 
 
-def test_a_certificate_is_of_known_losses_and_spheres_of_no_decay():
-    with pytest.raises(ValueError, match="on_sphere: the problem has weight decay"):
-        landscape.global_certificate(PENALISED["free bias"], origin(PENALISED["free bias"]), True)
+def test_a_certificate_on_a_sphere_refuses_weight_decay():
+    with pytest.raises(ValueError, match="OnSphere: the problem has weight decay"):
+        landscape.global_certificate(
+            landscape.OnSphere(PENALISED["free bias"]), origin(PENALISED["free bias"])
+        )

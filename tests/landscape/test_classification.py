@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from landscape.points import (
+from landscape_points import (
     DECAY,
     FREE,
     flat,
@@ -23,7 +23,7 @@ from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax import landscape
-from nc_jax.landscape import classification
+from nc_jax.landscape import OnSphere, classification
 
 ZHU = nc.zhu(4, 6, 3, FREE)
 # The shape of ZHU among them, since equal shapes share programs.
@@ -52,11 +52,11 @@ def orbit_generators(problem, state, rigid):
 
 
 @eqx.filter_jit
-def on_orbit(problem, state, direction, on_sphere):
+def on_orbit(problem, state, direction):
     """The projection onto the orbit, and its rank."""
     return (
-        landscape.project_onto_symmetries(problem, state, direction, on_sphere),
-        landscape.symmetry_dimension(problem, state, on_sphere),
+        landscape.project_onto_symmetries(problem, state, direction),
+        landscape.symmetry_dimension(problem, state),
     )
 
 
@@ -83,7 +83,7 @@ def test_projection_onto_the_orbit_is_that_of_least_squares(problem, on_sphere, 
     generators = orbit_generators(problem, state, rigid)
     expected = np.linalg.pinv(generators, rcond=1e-10) @ generators
     direction = random_state(problem, 1)
-    found, dimension = on_orbit(problem, state, direction, on_sphere)
+    found, dimension = on_orbit(OnSphere(problem) if on_sphere else problem, state, direction)
     tolerance = 1000 * rounding() * float(np.linalg.norm(flat(direction)))
     image = expected @ flat(direction)
     np.testing.assert_allclose(flat(found), image, rtol=0, atol=tolerance)
@@ -106,13 +106,13 @@ def test_the_minimum_is_one_with_the_nullity_of_theory(shape, decay):
 
 def on_the_sphere(problem, state, log_scale=0.0):
     """With the scale as an argument of the program, which one of another scale then shares."""
-    return landscape.classify(problem, state, True, jnp.asarray(log_scale))
+    return landscape.classify(OnSphere(problem), state, log_scale=jnp.asarray(log_scale))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_on_the_sphere_collapse_is_the_minimum(shape):
     problem = nc.ulpm(*shape)
-    _, state = nc.exact.sphere_optimum(problem, 3.0, jax.random.key(1))
+    _, state = nc.exact.sphere_optimum(problem, 3.0, key=jax.random.key(1))
     found = on_the_sphere(problem, state)
     assert found.kind == "minimum"
     classes, dim, _ = shape
@@ -155,11 +155,11 @@ def test_past_the_threshold_the_origin_is_the_minimum():
     for decay, kind in ((0.999, "strict saddle"), (1.001, "minimum"), (1, "degenerate")):
         # An array is an argument of the program, which all three share.
         shared = jnp.asarray(decay / (3 * np.sqrt(2)))
-        problem = nc.zhu(3, 4, 2, nc.WeightDecay(shared, shared, shared))
+        problem = nc.zhu(3, 4, 2, nc.WeightDecay(classifier=shared, features=shared, bias=shared))
         assert landscape.classify(problem, origin(problem)).kind == kind
 
 
-def test_near_misses_are_told_apart():
+def test_states_near_a_minimum_are_minima_only_within_rounding():
     state = minimizer(ZHU)
     direction = random_state(ZHU, 3, norm=1.0)
     near = landscape.classify(ZHU, moved(state, direction, 1e-4))
@@ -174,7 +174,7 @@ def test_near_misses_are_told_apart():
 
 def test_minima_that_fill_more_than_an_orbit_are_degenerate():
     problem = nc.mixon(3, 5, 2)
-    state = nc.exact.strong_collapse(problem, jax.random.key(0))
+    state = nc.exact.strong_collapse(problem, key=jax.random.key(0))
     found = landscape.classify(problem, state)
     assert found.kind == "degenerate"
     # The logits may not move: (K+N)d + K unknowns, N(K-1) + K independent equations.
@@ -203,8 +203,10 @@ def test_large_states_are_classified_without_the_matrix(monkeypatch):
 
 
 @pytest.mark.parametrize("shape", [(4, 6, 3), (4, 20, 1)])
-def test_float32_tells_the_same(shape):
-    problem = nc.zhu(shape[0], shape[1], shape[2], nc.WeightDecay(0.02, 0.02, 0.01))
+def test_float32_states_are_classified_as_float64_ones(shape):
+    problem = nc.zhu(
+        shape[0], shape[1], shape[2], nc.WeightDecay(classifier=0.02, features=0.02, bias=0.01)
+    )
     points = {
         "minimum": minimizer(problem),
         "strict saddle": saddles(problem)["grouped 2"],
@@ -219,7 +221,7 @@ def test_float32_tells_the_same(shape):
         np.testing.assert_allclose(single.eigenvalue, double.eigenvalue, atol=1e-5)
 
 
-def test_states_that_are_none_are_not_critical():
+def test_nan_states_and_the_origin_of_a_sphere_are_not_critical():
     broken = jax.tree.map(lambda x: jnp.asarray(np.where(x > 0, x, np.nan)), random_state(ZHU, 0))
     assert landscape.classify(ZHU, broken).kind == "not critical"
     problem = nc.ulpm(3, 2, 2)
@@ -240,7 +242,7 @@ def test_states_whose_loss_underflows_are_classified_at_a_scale():
     optimum = nc.exact.collapsed_state(problem, 3200.0)
     assert on_the_sphere(problem, optimum, 3200.0).kind == "minimum"
     # In the whole space it is not critical: the flow goes on outwards.
-    assert landscape.classify(problem, optimum, False, 3200.0).kind == "not critical"
+    assert landscape.classify(problem, optimum, log_scale=3200.0).kind == "not critical"
 
 
 def test_a_problem_of_another_kind_has_no_known_symmetry():

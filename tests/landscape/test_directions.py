@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
-from landscape.points import (
+from landscape_points import (
     DECAY,
     FREE,
     flat,
@@ -22,10 +22,11 @@ from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax import landscape
+from nc_jax.landscape import OnSphere
 
 ULPM = nc.ulpm(4, 6, 3)
 DIRECTION = jax.jit(lambda state: landscape.tangent_descent_direction(ULPM, state))
-RANGE = jax.jit(lambda s, d: landscape.descent_range(ULPM, s, d, on_sphere=True))
+RANGE = jax.jit(lambda s, d: landscape.descent_range(OnSphere(ULPM), s, d))
 GRADIENT = jax.jit(lambda state: landscape.sphere_gradient(ULPM, state))
 LOSS = jax.jit(ULPM.objective)
 # That of example 3.1.
@@ -34,11 +35,11 @@ SQUARE = nc.ulpm(4, 4, 1)
 
 def square_direction(state, log_scale=0.0):
     """With the scale as an argument of the program, which all scales then share."""
-    return landscape.tangent_descent_direction(SQUARE, state, jnp.asarray(log_scale))
+    return landscape.tangent_descent_direction(SQUARE, state, log_scale=jnp.asarray(log_scale))
 
 
 def square_kind(state):
-    return landscape.classify(SQUARE, state, True, jnp.asarray(0.0))
+    return landscape.classify(OnSphere(SQUARE), state, log_scale=jnp.asarray(0.0))
 
 
 def scaled(state, features, classifier):
@@ -74,7 +75,7 @@ def collapsed(gap=2.0, features=1.0, classifier=1.0):
 
 @functools.cache
 def balanced(gap):
-    return nc.exact.collapsed_state(ULPM, gap, jax.random.key(5))
+    return nc.exact.collapsed_state(ULPM, gap, key=jax.random.key(5))
 
 
 def equal_means(seed=0, shift=0.0):
@@ -120,13 +121,13 @@ def test_where_the_gradient_vanishes_there_need_be_no_null_vector(shift):
     assert found.case == "zero multiplier"
     assert abs(found.slope) < rounding()
     assert found.curvature < -1e-3
-    reach = float(landscape.descent_range(problem, state, found.direction, on_sphere=True))
+    reach = float(landscape.descent_range(OnSphere(problem), state, found.direction))
     assert reach > 1e-3
     turned = on_circle(state, found.direction, reach / 2)
     assert objective(problem, turned) < objective(problem, state)
 
 
-def test_a_vanishing_gradient_with_room_to_spare():
+def test_at_a_zero_multiplier_the_curvature_is_minus_the_spectral_norm():
     for shift in (0.0, 0.7):
         state = equal_means(shift=shift)
         found = DIRECTION(state)
@@ -162,7 +163,7 @@ def test_saddles_are_left_along_a_null_vector_with_the_curvature_of_the_proof():
         assert np.abs(first_order).max() < rounding()
 
 
-def test_example_3_1_is_left_at_the_rate_of_its_own_curve():
+def test_the_curvature_at_example_3_1_is_that_of_the_curve_in_the_paper():
     state = nc.exact.example_3_1()
     found = square_direction(state)
     assert found.case == "null vector"
@@ -190,8 +191,8 @@ def test_collapse_with_equal_norms_has_no_way_down():
 
 def test_with_too_few_dimensions_a_minimum_has_no_direction():
     # d = K-2: four classes in the plane, a minimum that is not the convex problem's.
-    pairs = nc.exact.paired_saddle(nc.ulpm(4, 2, 1), 4.0)
-    assert landscape.classify(nc.ulpm(4, 2, 1), pairs, on_sphere=True).kind == "minimum"
+    pairs = nc.exact.paired_saddle(nc.ulpm(4, 2, 1), radius=4.0)
+    assert landscape.classify(OnSphere(nc.ulpm(4, 2, 1)), pairs).kind == "minimum"
     found = landscape.tangent_descent_direction(nc.ulpm(4, 2, 1), pairs)
     assert found.case == "none known"
     assert np.all(np.isnan(flat(found.direction)))
@@ -205,19 +206,19 @@ def test_the_range_on_a_sphere_leaves_the_bias_free():
     state = nc.LastLayer(example.features, example.classifier, jnp.zeros(4))
     along = square_direction(example).direction
     with_bias = nc.LastLayer(along.features, along.classifier, jnp.zeros(4))
-    plain = landscape.descent_range(SQUARE, example, along, on_sphere=True)
-    free = landscape.descent_range(problem, state, with_bias, on_sphere=True)
+    plain = landscape.descent_range(OnSphere(SQUARE), example, along)
+    free = landscape.descent_range(OnSphere(problem), state, with_bias)
     np.testing.assert_allclose(free, plain, rtol=rounding())
     # A bias that the loss is lost with does not shrink as (W, H) turn.
     skewed = nc.LastLayer(state.features, state.classifier, jnp.array([40.0, -40.0, 40.0, -40.0]))
-    away = landscape.descent_range(problem, skewed, with_bias, on_sphere=True)
+    away = landscape.descent_range(OnSphere(problem), skewed, with_bias)
     turned = on_circle(example, along, 0.1)
     turned = nc.LastLayer(turned.features, turned.classifier, skewed.bias)
     assert (away > 0.1) == (objective(problem, turned) < objective(problem, skewed))
 
 
 @pytest.mark.parametrize("gap", [300.0, 380.0, 700.0])
-def test_losses_near_underflow_are_still_judged_without_a_scale(gap):
+def test_losses_near_underflow_are_still_classified_without_a_log_scale(gap):
     saddle = scaled(nc.exact.example_3_1(), np.sqrt(gap / 2), np.sqrt(gap / 2))
     assert square_direction(saddle).case == "null vector"
     unequal = scaled(nc.exact.collapsed_state(SQUARE, gap), 1.01, 1 / 1.01)
@@ -231,7 +232,7 @@ def test_states_whose_loss_underflows_have_their_direction_at_a_scale():
     assert found.case == "null vector"
     # ‖G‖₂/|λ| = 2/(1 + e^-q) -> 2.
     np.testing.assert_allclose(-found.spectral_norm / found.multiplier, 2, rtol=1e-9)
-    assert landscape.descent_range(SQUARE, far, found.direction, on_sphere=True) > 0.01
+    assert landscape.descent_range(OnSphere(SQUARE), far, found.direction) > 0.01
 
 
 @pytest.mark.parametrize(
@@ -261,7 +262,7 @@ def test_regularised_saddles_are_left_with_the_curvature_of_the_bound(shape, dec
         assert loss(moved(state, found.direction, 1.06 * reach)) > loss(state)
 
 
-def test_escape_knows_minima_and_slopes():
+def test_escape_direction_is_optimal_at_minima_and_the_gradient_elsewhere():
     problem = nc.zhu(4, 3, 1, DECAY)
     assert landscape.escape_direction(problem, minimizer(problem)).case == "optimal"
     assert landscape.escape_direction(problem, random_state(problem, 0)).case == "gradient"
@@ -274,9 +275,14 @@ def settle(problem, starts):
 
     def run(start):
         return nc.gradient_flow(
-            problem, start, np.geomspace(1, 3e4, 20), nc.RealTime(), nc.RKC(), rtol=1e-6,
+            problem,
+            start,
+            np.geomspace(1, 3e4, 20),
+            clock=nc.RealTime(),
+            solver=nc.RKC(),
+            rtol=1e-6,
             observe=lambda state: {"loss": problem.objective(state)},
-        )  # fmt: skip
+        )
 
     return jax.vmap(run)(starts)
 
@@ -309,7 +315,9 @@ def test_a_kick_raises_the_rank_by_one_and_no_flow_raises_it_further():
     problem = nc.zhu(4, 4, 1, DECAY)
     kick = landscape.escape_direction(problem, origin(problem))
     start = moved(origin(problem), kick.direction, 1e-2)
-    flow = nc.gradient_flow(problem, start, np.array([1e4]), nc.RealTime(), nc.RKC(), rtol=1e-8)
+    flow = nc.gradient_flow(
+        problem, start, np.array([1e4]), clock=nc.RealTime(), solver=nc.RKC(), rtol=1e-8
+    )
     singular = np.linalg.svd(flow.final.classifier, compute_uv=False)
     assert singular[0] > 1 > 1e-12 > singular[1]
     found = landscape.classify(problem, flow.final)
@@ -318,7 +326,7 @@ def test_a_kick_raises_the_rank_by_one_and_no_flow_raises_it_further():
 
 
 @pytest.mark.parametrize("problem", [nc.mixon(3, 4, 2), nc.zhu(3, 4, 2, 0.1)])
-def test_theorem_3_4_is_of_plain_cross_entropy(problem):
+def test_tangent_descent_direction_refuses_all_but_plain_cross_entropy(problem):
     with pytest.raises(ValueError, match="Ji's theorems"):
         landscape.tangent_descent_direction(problem, random_state(problem, 0))
 

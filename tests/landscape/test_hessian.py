@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.flatten_util import ravel_pytree
-from landscape.points import DECAY, flat, random_state
+from landscape_points import DECAY, flat, random_state
 from tolerances import rounding
 
 import nc_jax as nc
@@ -39,7 +39,7 @@ TANGENT = jax.jit(landscape.project_onto_tangent)
 def test_on_the_sphere_it_is_the_second_derivative_along_great_circles(name):
     problem = PROBLEMS[name]
     state = random_state(problem, 2, norm=1.5)
-    hessian = np.asarray(landscape.dense_hessian(problem, state, on_sphere=True))
+    hessian = np.asarray(landscape.dense_hessian(landscape.OnSphere(problem), state))
     radius = np.linalg.norm(flat(state))
 
     @jax.jit
@@ -69,7 +69,7 @@ def test_a_log_scale_multiplies_and_outlives_underflow():
 
     def hessian(state, log_scale):
         # The scale is an argument of the program, which all scales share.
-        return np.asarray(landscape.dense_hessian(problem, state, False, jnp.asarray(log_scale)))
+        return np.asarray(landscape.dense_hessian(problem, state, log_scale=jnp.asarray(log_scale)))
 
     plain, scaled = np.asarray(landscape.dense_hessian(problem, state)), hessian(state, 3.0)
     np.testing.assert_allclose(

@@ -6,11 +6,12 @@ import jax
 import jax.monitoring
 import jax.numpy as jnp
 import pytest
-from landscape.points import DECAY
+from landscape_points import DECAY
 
 import nc_jax as nc
 from nc_jax import landscape
-from nc_jax.landscape import search, spectrum
+from nc_jax.landscape import density, search
+from nc_jax.landscape.domains import domain_of
 
 SMALL, LARGE = nc.zhu(3, 3, 2, DECAY), nc.zhu(10, 20, 60, DECAY)
 KEY = jax.random.key(0)
@@ -27,10 +28,10 @@ PROGRAMS = {
     "classify": lambda: lowered(CLASSIFY, SMALL, START),
     "classify by Lanczos": lambda: lowered(CLASSIFY, LARGE, LARGE.init(KEY)),
     "find_critical_points": lambda: lowered(
-        search._search, SMALL, jax.random.split(KEY, 2), None, jnp.asarray(4.0), 10
+        search._search_from_starts, SMALL, jax.random.split(KEY, 2), None, jnp.asarray(4.0), 10
     ),
     "spectral_density": lambda: lowered(
-        spectrum._spectral_density, SMALL, START, KEY, 2, 4, None, 5, False, jnp.zeros(())
+        density._spectral_density, domain_of(SMALL), START, KEY, 2, 4, None, 5, jnp.zeros(())
     ),
 }
 
@@ -47,7 +48,7 @@ def test_a_program_has_no_callback_to_the_host(name):
     [
         # Beside the search, those of constants in its solver.
         (lambda: landscape.find_critical_points(SMALL, jax.random.split(KEY, 2), max_steps=10), 5),
-        (lambda: landscape.spectral_density(SMALL, START, KEY, 2, 4), 2),
+        (lambda: landscape.spectral_density(SMALL, START, KEY, num_probes=2, num_steps=4), 2),
         (lambda: landscape.extreme_eigenpairs(SMALL, START), 2),
     ],
     ids=["find_critical_points", "spectral_density", "extreme_eigenpairs"],

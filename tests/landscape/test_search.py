@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from landscape.points import DECAY, flat, gradient, objective, origin, saddles
+from landscape_points import DECAY, flat, gradient, objective, origin, saddles
 
 import nc_jax as nc
 from nc_jax import landscape
@@ -37,7 +37,7 @@ def test_no_spurious_minimum_is_found_whatever_the_dimension(dim):
 
 def test_on_the_sphere_collapse_is_the_only_minimum_found():
     problem, radius = nc.ulpm(3, 2, 2), 3.0
-    found = landscape.find_critical_points(problem, keys(64), radius)
+    found = landscape.find_critical_points(problem, keys(64), radius=radius)
     leaves = (found.states.features, found.states.classifier)
     norms = sum(np.sum(np.square(leaf), axis=(1, 2)) for leaf in leaves)
     np.testing.assert_allclose(norms, radius**2, rtol=1e-8)
@@ -62,27 +62,32 @@ def test_rotations_and_relabelling_do_not_make_new_points():
     copy = nc.LastLayer(features, classifier, jnp.asarray(np.asarray(state.bias)[order]))
 
     class Started(nc.UnconstrainedFeatures):
-        def init(self, key, norm=1.0, dtype=float):
+        def init(self, key, norm=1.0, *, dtype=float):
             first = jax.random.bernoulli(key)
             return jax.tree.map(lambda a, b: jnp.where(first, a, b), state, copy)
 
     twin = Started(
-        problem.class_sizes, 4, problem.loss, problem.reduction, True, problem.weight_decay
+        problem.class_sizes,
+        4,
+        loss=problem.loss,
+        reduction=problem.reduction,
+        bias=True,
+        weight_decay=problem.weight_decay,
     )
     found = landscape.find_critical_points(twin, keys(8))
     assert list(found.counts) == [8]
     assert list(found.classification.kind) == ["strict saddle"]
 
 
-def test_starts_that_end_nowhere_are_counted():
+def test_starts_that_reach_no_critical_point_are_counted():
     found = landscape.find_critical_points(nc.zhu(3, 3, 1, DECAY), keys(5), max_steps=2)
     assert found.num_lost == 5
     assert found.counts.size == found.objectives.size == 0
 
 
-def test_a_sphere_has_a_radius():
+def test_invalid_radii_are_refused():
     problem = nc.ulpm(3, 2, 1)
     with pytest.raises(ValueError, match="radius = 0"):
-        landscape.find_critical_points(problem, keys(2), 0.0)
+        landscape.find_critical_points(problem, keys(2), radius=0.0)
     with pytest.raises(ValueError, match="without weight decay; leave it out"):
-        landscape.find_critical_points(nc.zhu(3, 3, 2, DECAY), keys(2), 1.0)
+        landscape.find_critical_points(nc.zhu(3, 3, 2, DECAY), keys(2), radius=1.0)

@@ -20,11 +20,11 @@ def random_state(seed):
 def test_balance_is_the_difference_of_the_gram_matrices(seed):
     state = random_state(seed)
     w, h = np.asarray(state.classifier), np.asarray(state.features)
-    kept = balance(state, rate=0.25)
+    conserved = balance(state, rate=0.25)
     expected = sum(np.outer(row, row) for row in w) - sum(np.outer(row, row) for row in h)
-    np.testing.assert_allclose(kept.value, expected, atol=rounding())
-    np.testing.assert_allclose(kept.scale, np.sum(w**2) + np.sum(h**2), rtol=rounding())
-    assert kept.rate == 0.25
+    np.testing.assert_allclose(conserved.value, expected, atol=rounding())
+    np.testing.assert_allclose(conserved.scale, np.sum(w**2) + np.sum(h**2), rtol=rounding())
+    assert conserved.rate == 0.25
     assert balance(state).rate == 0
 
 
@@ -32,10 +32,10 @@ def test_balance_is_the_difference_of_the_gram_matrices(seed):
 def test_classifier_sum_is_the_sum_over_classes(seed):
     state = random_state(seed)
     w = np.asarray(state.classifier)
-    kept = classifier_sum(state, rate=0.5)
-    np.testing.assert_allclose(kept.value, w[0] + w[1] + w[2], atol=rounding())
-    np.testing.assert_allclose(kept.scale, np.sqrt(np.sum(w**2)), rtol=rounding())
-    assert kept.rate == 0.5
+    conserved = classifier_sum(state, rate=0.5)
+    np.testing.assert_allclose(conserved.value, w[0] + w[1] + w[2], atol=rounding())
+    np.testing.assert_allclose(conserved.scale, np.sqrt(np.sum(w**2)), rtol=rounding())
+    assert conserved.rate == 0.5
     assert classifier_sum(state).rate == 0
 
 

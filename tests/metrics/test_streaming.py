@@ -116,9 +116,9 @@ def test_rows_with_label_minus_one_are_padding():
     padded_labels = np.concatenate([labels, np.full(4, -1)])
     moments = class_moments(padded, padded_labels, NUM_CLASSES)
     assert_moments_are_those_of(moments, features, labels, rounding())
-    sums = spread(padded, padded_labels, moments, classifier, bias)
+    sums = spread(padded, padded_labels, moments, classifier, bias=bias)
     assert sums.count == SAMPLES
-    found = collapse_from_statistics(moments, sums, classifier, bias, balanced=True)
+    found = collapse_from_statistics(moments, sums, classifier, bias=bias, balanced=True)
     state = nc.LastLayer(jnp.asarray(features), classifier, bias)
     assert_close(found, whole_metrics[True](state), rounding(operations=1000))
 
@@ -136,9 +136,9 @@ def test_streamed_metrics_are_those_of_the_whole_state(seed, sizes, labels, bala
     moments = moments_of(batches)
     sums = reduce(
         merge_spreads,
-        (spread(jnp.asarray(h), y, moments, classifier, bias) for h, y in batches),
+        (spread(jnp.asarray(h), y, moments, classifier, bias=bias) for h, y in batches),
     )
-    found = collapse_from_statistics(moments, sums, classifier, bias, balanced)
+    found = collapse_from_statistics(moments, sums, classifier, bias=bias, balanced=balanced)
     state = nc.LastLayer(jnp.asarray(features), classifier, bias)
     # Σ_B⁺ magnifies rounding by the squared condition number of the class means.
     centered = np.asarray(moments.means) - np.mean(moments.means, axis=0)

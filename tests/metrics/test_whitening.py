@@ -126,7 +126,7 @@ def test_no_means_differ_among_zeros_or_in_one_class():
     assert whitening(jnp.ones((1, 3))).shape == (3, 0)
 
 
-def test_what_all_rows_share_is_not_whitened():
+def test_a_common_offset_of_all_rows_is_not_whitened():
     """The rounding of the global mean: a K-th direction that no threshold would take away."""
     means = centred(5, (5, 20))
     shared = np.random.default_rng(6).normal(size=20)
@@ -137,7 +137,7 @@ def test_what_all_rows_share_is_not_whitened():
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_nan_ends_and_stays_in_its_lane(bad):
+def test_a_nan_terminates_and_affects_no_other_lane(bad):
     means = jnp.stack([jnp.asarray(centred(seed, (5, 20))) for seed in range(3)])
     found = jax.jit(jax.vmap(_whitening))(means.at[1, 2, 3].set(bad))
     assert np.all(np.isnan(found[1]))

@@ -12,8 +12,8 @@ import numpy as np
 
 import nc_jax as nc
 
-DECAY = nc.WeightDecay(5e-3, 8e-3, 1e-2)
-FREE = nc.WeightDecay(5e-3, 8e-3, 0.0)
+DECAY = nc.WeightDecay(classifier=5e-3, features=8e-3, bias=1e-2)
+FREE = nc.WeightDecay(classifier=5e-3, features=8e-3, bias=0.0)
 
 
 @eqx.filter_jit
@@ -52,7 +52,7 @@ def origin(problem):
 @functools.cache
 def minimizer(problem, seed=1):
     """A global minimum, turned by a key."""
-    return nc.exact.regularized_minimizer(problem, jax.random.key(seed))
+    return nc.exact.regularized_minimizer(problem, key=jax.random.key(seed))
 
 
 @functools.cache
@@ -62,11 +62,13 @@ def saddles(problem, radius=None):
     key = jax.random.key(11)
     for groups in range(2, classes):
         if classes % groups == 0:
-            found[f"grouped {groups}"] = nc.exact.grouped_saddle(problem, groups, radius, key)
+            found[f"grouped {groups}"] = nc.exact.grouped_saddle(
+                problem, groups, radius=radius, key=key
+            )
     if classes % 2 == 0 and classes > 2:
-        found["paired"] = nc.exact.paired_saddle(problem, radius, key)
+        found["paired"] = nc.exact.paired_saddle(problem, radius=radius, key=key)
     for active in range(2, classes):
-        found[f"subset {active}"] = nc.exact.subset_saddle(problem, active, radius, key)
+        found[f"subset {active}"] = nc.exact.subset_saddle(problem, active, radius=radius, key=key)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Closed forms of the landscape: Ji's sphere and Zhu's critical points."""
+"""Ji's landscape on the sphere: the largest margin and the least loss."""
 
 import math
 
@@ -7,55 +7,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
-from hypothesis import given, strategies as st
-from jax.flatten_util import ravel_pytree
+from exact.minimizers import lowest_of
 from tolerances import integration, rounding
 
 import nc_jax as nc
 
 KEY = jax.random.key(4)
-UNEQUAL = nc.WeightDecay(5e-3, 8e-3, 0.0)
-
-
-def lowest_of(objective, problem, starts):
-    """Least values that SciPy's L-BFGS reaches from Gaussian starts."""
-    like, unravel = ravel_pytree(problem.init(KEY))
-    value_and_gradient = jax.jit(jax.value_and_grad(lambda v: objective(unravel(v))))
-
-    def run(seed):
-        start = np.random.default_rng(seed).normal(size=like.size)
-        found = scipy.optimize.minimize(
-            lambda v: tuple(map(np.asarray, value_and_gradient(v))), start, jac=True,
-            method="L-BFGS-B", options={"maxiter": 20_000, "ftol": 1e-16, "gtol": 1e-10},
-        )  # fmt: skip
-        return found.fun
-
-    return np.array([run(seed) for seed in range(starts)])
-
-
-REGULARISED = {
-    "d > K": nc.zhu(3, 5, 2, UNEQUAL),
-    "d = K": nc.zhu(4, 4, 1, nc.WeightDecay(2e-2, 1e-2, 3e-2)),
-    "d = K - 1": nc.zhu(4, 3, 2, 5e-3),
-    "past the threshold": nc.zhu(3, 4, 2, 0.3),
-    "summed, no bias": nc.UnconstrainedFeatures(
-        (3, 3, 3), 3, reduction="sum", weight_decay=nc.WeightDecay(0.3, 0.2)
-    ),
-}
-
-
-@pytest.mark.usefixtures("optimized")
-@pytest.mark.parametrize("name", REGULARISED)
-def test_the_regularised_minimum_is_what_lbfgs_finds_from_100_starts(name):
-    problem = REGULARISED[name]
-    least = float(nc.exact.regularized_minimum(problem))
-    found = lowest_of(problem.objective, problem, 100)
-    assert np.all(found > least - 1e-8)
-    assert np.mean(np.abs(found - least) < 1e-8) > 0.95  # a start may stop short at a saddle
-    state = nc.exact.regularized_minimizer(problem, KEY)
-    np.testing.assert_allclose(problem.objective(state), least, rtol=rounding())
-    gradient = ravel_pytree(problem.gradient(state))[0]
-    assert jnp.abs(gradient).max() < rounding()
 
 
 @pytest.mark.usefixtures("optimized")
@@ -67,7 +24,7 @@ def test_the_optimum_on_the_sphere_is_what_lbfgs_finds_from_100_starts(shape):
         factor = radius / jnp.sqrt(state.squared_norm())
         return problem.objective(jax.tree.map(lambda x: factor * x, state))
 
-    least, state = nc.exact.sphere_optimum(problem, radius, KEY)
+    least, state = nc.exact.sphere_optimum(problem, radius, key=KEY)
     found = lowest_of(on_sphere, problem, 100)
     assert np.all(found > least - 1e-8)
     assert np.mean(np.abs(found - least) < 1e-8) > 0.95
@@ -114,7 +71,7 @@ def test_the_margin_bound_is_attained_at_the_optimum_alone(shape, radius):
 
 def test_the_separation_problem_has_the_value_of_an_independent_solver():
     problem = nc.ulpm(3, 2, 2)
-    value, state, multipliers = nc.exact.separation_optimum(problem, KEY)
+    value, state, multipliers = nc.exact.separation_optimum(problem, key=KEY)
     np.testing.assert_allclose(value, 2 * math.sqrt(2))
     np.testing.assert_allclose(state.squared_norm() / 2, value, rtol=rounding())
     wrong = problem.labels[:, None] != np.arange(3)
@@ -136,7 +93,7 @@ def test_the_separation_problem_has_the_value_of_an_independent_solver():
     assert multipliers.shape == (6, 3)
 
 
-def test_example_3_1_on_its_curve():
+def test_example_3_1_has_the_loss_and_curvature_of_its_closed_form():
     problem = nc.ulpm(4, 4, 1)
     for alpha in (0.0, 0.2, -0.5, 0.7):
         state = nc.exact.example_3_1(alpha)
@@ -177,9 +134,14 @@ def test_a_flow_from_example_3_1_stays_on_its_ray_and_follows_the_closed_form():
     problem = nc.ulpm(4, 4, 1)
     times = nc.log_times(1e4, 9, start_log10=0)
     flow = nc.gradient_flow(
-        problem, nc.exact.example_3_1(), np.log1p(times), nc.LogLogTime(), nc.RKC(), rtol=1e-8,
+        problem,
+        nc.exact.example_3_1(),
+        np.log1p(times),
+        clock=nc.LogLogTime(),
+        solver=nc.RKC(),
+        rtol=1e-8,
         save_states=True,
-    )  # fmt: skip
+    )
     shape = np.asarray(nc.exact.example_3_1().classifier)
     for name in ("classifier", "features"):
         states = np.asarray(getattr(flow.states, name))
@@ -190,66 +152,6 @@ def test_a_flow_from_example_3_1_stays_on_its_ray_and_follows_the_closed_form():
     np.testing.assert_allclose(
         flow.observables["margin_min"], expected, rtol=10 * integration(1e-8)
     )
-
-
-SADDLES = {
-    "grouped 2": lambda problem, radius: nc.exact.grouped_saddle(problem, 2, radius, KEY),
-    "grouped 3": lambda problem, radius: nc.exact.grouped_saddle(problem, 3, radius, KEY),
-    "paired": lambda problem, radius: nc.exact.paired_saddle(problem, radius, KEY),
-    "subset 2": lambda problem, radius: nc.exact.subset_saddle(problem, 2, radius, KEY),
-    "subset 5": lambda problem, radius: nc.exact.subset_saddle(problem, 5, radius, KEY),
-}
-
-
-@pytest.mark.parametrize("name", SADDLES)
-@given(
-    decays=st.tuples(st.floats(1e-4, 2e-2), st.floats(1e-4, 2e-2)),
-    bias=st.sampled_from([0.0, 1e-3, 0.3]), size=st.integers(1, 3),
-)  # fmt: skip
-def test_saddles_are_critical_whatever_the_decay(name, decays, bias, size):
-    problem = nc.zhu(6, 5, size, nc.WeightDecay(decays[0], decays[1], bias))
-    state = SADDLES[name](problem, None)
-    gradient = np.asarray(ravel_pytree(problem.gradient(state))[0])
-    # The root of the subset's equations is found to 1e-13, in units of the residual.
-    assert np.abs(gradient).max() < 1e-11
-    assert problem.objective(state) > float(nc.exact.regularized_minimum(problem)) + 1e-6
-
-
-@pytest.mark.parametrize("name", SADDLES)
-def test_saddles_are_critical_on_every_sphere(name):
-    problem = nc.ulpm(6, 5, 2)
-    for radius in (0.3, 20.0):
-        state = SADDLES[name](problem, radius)
-        np.testing.assert_allclose(state.squared_norm(), radius**2, rtol=rounding())
-        tangential, _ = nc.landscape.sphere_gradient(problem, state)
-        # Residuals of order 1 cancel.
-        assert jnp.abs(ravel_pytree(tangential)[0]).max() < rounding() * radius
-
-
-def test_example_3_1_is_the_paired_saddle_and_all_groups_the_minimum():
-    problem = nc.ulpm(4, 4, 1)
-    paired, example = nc.exact.paired_saddle(problem, 4.0, KEY), nc.exact.example_3_1()
-    np.testing.assert_allclose(paired.logits(), example.logits(), atol=rounding())
-    decayed = nc.zhu(4, 4, 2, UNEQUAL)
-    np.testing.assert_allclose(
-        decayed.objective(nc.exact.grouped_saddle(decayed, 4)),
-        nc.exact.regularized_minimum(decayed), rtol=rounding(),
-    )  # fmt: skip
-
-
-def test_the_minimum_follows_a_traced_decay():
-    def least(decay):
-        problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay, decay))
-        return nc.exact.regularized_minimum(problem), problem.objective(
-            nc.exact.regularized_minimizer(problem)
-        )
-
-    decays = jnp.array([1e-3, 1e-2, 0.2, 0.3])
-    closed, evaluated = jax.jit(jax.vmap(least))(decays)
-    np.testing.assert_allclose(closed, evaluated, rtol=rounding())
-    # √2·3·λ >= 1 from λ = 0.236 on.
-    np.testing.assert_allclose(closed[-1], math.log(3), rtol=rounding())
-    assert closed[2] < math.log(3)
 
 
 @pytest.mark.parametrize(
@@ -264,27 +166,10 @@ def test_the_minimum_follows_a_traced_decay():
         ),
         (
             lambda: nc.exact.sphere_optimum(
-                nc.UnconstrainedFeatures((2, 2), 4, nc.SquaredError()), 1.0
+                nc.UnconstrainedFeatures((2, 2), 4, loss=nc.SquaredError()), 1.0
             ),
-            "theorem 3.3 is of cross-entropy",
+            "Ji's theorems are of cross-entropy without bias",
         ),
-        (lambda: nc.exact.regularized_minimizer(nc.ulpm(3, 4, 1)), "weight decay classifier = 0"),
-        (lambda: nc.exact.regularized_minimum(nc.mixon(3, 4, 1)), "CrossEntropy"),
-        (lambda: nc.exact.regularized_minimum(nc.zhu(4, 2, 1, 5e-3)), "feature_dim = 2: .* 3 dim"),
-        (lambda: nc.exact.minimum_nullity(nc.zhu(4, 2, 1, 5e-3)), "feature_dim = 2: .* 3 dim"),
-        (
-            lambda: jax.jit(
-                lambda x: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, nc.WeightDecay(x, x)), 2)
-            )(0.01),
-            "weight decay is traced",
-        ),
-        (lambda: nc.exact.minimum_nullity(nc.zhu(3, 4, 1, 0.4)), "below 1 there are critical"),
-        (lambda: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, 0.01), 3), "groups = 3: give a divisor"),
-        (lambda: nc.exact.grouped_saddle(nc.ulpm(4, 4, 1), 2), "without decay give the radius"),
-        (lambda: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, 0.01), 2, 1.0), "leave it out"),
-        (lambda: nc.exact.paired_saddle(nc.zhu(5, 4, 1, 0.01)), "even number of classes"),
-        (lambda: nc.exact.subset_saddle(nc.zhu(4, 4, 1, 0.01), 4), "active = 4: .* 2 to 3"),
-        (lambda: nc.exact.subset_saddle(nc.zhu(4, 4, 1, 0.4), 2), "Lower the decay"),
     ],
 )
 def test_what_has_no_closed_form_is_refused_in_one_line(call, message):

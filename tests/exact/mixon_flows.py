@@ -1,0 +1,37 @@
+"""Shapes and flows that the tests of Mixon's closed forms share."""
+
+import functools
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+from hypothesis import strategies as st
+
+# (K, d, n); d < K-1, d = K-1 and n = 1 among them.
+SHAPES = [(3, 15, 3), (4, 2, 5), (2, 5, 3), (3, 2, 1)]
+
+
+SEEDS = st.integers(0, 2**32 - 1)
+
+
+def flat(states, axes=0):
+    """States with so many leading axes as rows of numbers."""
+    leaves = jax.tree.leaves(states)
+    return np.concatenate([np.reshape(leaf, (*leaf.shape[:axes], -1)) for leaf in leaves], axis=-1)
+
+
+def no_observables(state):
+    return {}
+
+
+@functools.cache
+def value_rate_and_field(closed_form, problem_of, shape):
+    """(start, t) -> a closed form, its derivative in t and the field there; compiled once."""
+    problem = problem_of(*shape)
+
+    def compute(start, t):
+        value, rate = jax.jvp(lambda t: closed_form(problem, start, t), (t,), (jnp.ones(()),))
+        return value, rate, problem.vector_field(0.0, value, None)
+
+    return jax.jit(compute)
