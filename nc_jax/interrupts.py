@@ -1,4 +1,4 @@
-"""Ctrl-C that is not lost, for loops that call compiled programs."""
+"""Handle Ctrl-C reliably in loops on the host that call compiled programs."""
 
 import contextlib
 import signal
@@ -9,14 +9,21 @@ from types import FrameType
 
 @contextlib.contextmanager
 def lasting_interrupts() -> Iterator[Callable[[], None]]:
-    """A function that raises KeyboardInterrupt if Ctrl-C was pressed since the context began.
+    """Remember Ctrl-C within a block; yields a function that raises KeyboardInterrupt after Ctrl-C.
 
-    Python raises KeyboardInterrupt wherever the main thread is. Within JAX's callback of the
-    garbage collector it is printed and lost, and a loop of hours would continue. Called once in
-    each iteration, the function raises it again.
+    Python raises KeyboardInterrupt at whatever point the main thread has reached. Within JAX's
+    callback of the garbage collector the exception is printed and lost, and a loop of hours would
+    continue. A loop calls the function once in each iteration, which raises the exception again.
 
-    A handler of the user's is left alone. So are threads other than the main one, which Ctrl-C does
-    not reach.
+    If the user has installed a handler, it stays in place, and Ctrl-C is not remembered. Threads
+    other than the main thread never receive Ctrl-C.
+
+    Example:
+
+        >>> from nc_jax.interrupts import lasting_interrupts
+        >>> with lasting_interrupts() as check_interrupt:
+        ...     for _ in range(3):
+        ...         check_interrupt()  # raises KeyboardInterrupt after Ctrl-C
     """
     pressed = False
     default = signal.default_int_handler
@@ -24,12 +31,14 @@ def lasting_interrupts() -> Iterator[Callable[[], None]]:
     def remember(number: int, frame: FrameType | None) -> None:
         nonlocal pressed
         pressed = True
+        # Also at once, so that code which does not call `check` for long is interrupted.
         default(number, frame)
 
     def check() -> None:
         if pressed:
             raise KeyboardInterrupt
 
+    # Python lets only the main thread install a handler.
     in_main = threading.current_thread() is threading.main_thread()
     if not in_main or signal.getsignal(signal.SIGINT) is not default:
         yield check

@@ -1,8 +1,7 @@
-"""What a run leaves behind: observables over time, the final state, how it ended."""
+"""The result of a run: observables along time or steps, the final state, the outcome."""
 
-import math
-from collections.abc import Callable, Mapping
-from typing import Any
+import dataclasses
+from typing import Any, NamedTuple
 
 import diffrax
 import equinox as eqx
@@ -12,31 +11,72 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from .checks import check_arrays, check_number, check_process, close_to, is_traced
+from .checks import check_number, close_to, is_traced
 from .display import Text, counted, summary
-from .metrics import Invariant, drift
-from .problems import AbstractProblem
 
-Observe = Callable[[PyTree], dict[str, Float[Array, "..."]]]
+
+class Axis(NamedTuple):
+    """The axis along which a run records: its names in a data set, and its values, (*batch, T).
+
+    A flow has the dim `time` with the coordinate `log_time`, since t itself overflows; a descent
+    has the dim and coordinate `step`.
+
+    Example:
+
+        >>> problem = nc.ulpm(3, 4, 2)
+        >>> start = problem.init(jax.random.key(0))
+        >>> traj = nc.gradient_descent(problem, start, optax.sgd(0.1), 3, observe=("margin_min",))
+        >>> traj.axis.dim, traj.axis.values.tolist()
+        ('step', [0, 1, 2, 3])
+    """
+
+    dim: str
+    coordinate: str
+    values: Float[Array | np.ndarray, "*batch T"] | Int[Array | np.ndarray, "*batch T"]
+
+    def common_values(self) -> np.ndarray:
+        """The (T,) values that all runs of a batch share, as a NumPy array.
+
+        Raises: ValueError if the runs were saved at different times or steps.
+        """
+        # Nested vmaps give several batch axes: all of them in one.
+        rows = np.asarray(self.values).reshape(-1, self.values.shape[-1])
+        if np.any(rows != rows[0]):
+            raise ValueError(
+                f"{self.coordinate} differs between the runs of this batch: take one run at a "
+                "time, jax.tree.map(lambda leaf: leaf[i], trajectory)."
+            )
+        return rows[0]
 
 
 class Trajectory(eqx.Module):
-    """A recorded run.
+    """A recorded run of a flow or of gradient descent.
 
     Attributes:
-        log_time: (T,) log(1 + t) of the saves; for descent log(1 + step).
-        observables: dict of (T,) arrays, NaN from where a run stopped early; (T, …) for an
-            observable that is an array, such as the margins of all samples.
+        log_time: (T,) log(1 + t) at the saves; of a descent log(1 + step).
+        observables: dict of (T,) arrays, NaN after the end of a run that stopped early; (T, …) for
+            an observable that is an array, such as the margins of all samples.
         final: state at the end of the run.
-        final_log_time: log(1 + t) of `final`, before the last save if the run ended early.
-        states: states at the saves, leaves with leading axis T, if they were asked for.
+        final_log_time: log(1 + t) of `final`, less than that of the last save if the run stopped
+            early.
+        states: states at the saves, leaves with leading axis T, if they were requested.
         result: one of `diffrax.RESULTS`; `diffrax.RESULTS[traj.result]` is its message, empty for
             success. `nonfinite` marks a state that became NaN or infinite, `event_occurred` a run
             that the caller's event ended.
-        num_steps: steps taken, rejected ones included.
-        shared_steps: whether they are those of a whole batch, where the run is one of a batch.
+        num_steps: number of steps, rejected ones included.
+        shared_steps: whether the run is one of a batch with common steps.
+        steps: (T,) integers, the steps of a descent at the saves; None for a flow, whose axis is
+            time.
 
-    Under vmap every array gains leading axes, `log_time` too.
+    Under vmap every array gains leading axes, `log_time` and `steps` too.
+
+    Example:
+
+        >>> problem = nc.ulpm(3, 4, 2)
+        >>> flow = nc.Flow(problem, nc.log_times(2, 3), observe=("margin_min",))
+        >>> traj = flow(problem.init(jax.random.key(0)))
+        >>> traj.observables["margin_min"].shape, bool(traj.succeeded), traj.steps is None
+        ((3,), True, True)
     """
 
     log_time: Float[Array, "*batch T"]
@@ -47,6 +87,7 @@ class Trajectory(eqx.Module):
     result: diffrax.RESULTS
     num_steps: Int[Array, "*batch"]
     shared_steps: bool = eqx.field(static=True, default=False)
+    steps: Int[Array, "*batch T"] | None = None
 
     def __repr__(self) -> str:
         shapes = {np.shape(value) for value in self.observables.values()}
@@ -58,7 +99,8 @@ class Trajectory(eqx.Module):
         return summary(self, result=self._outcome(), observables=observables)
 
     def _outcome(self) -> str | None:
-        """How the run ended, or how many of a batch did so; None where that is traced."""
+        """The outcome; of a batch, the number of runs with each outcome; None if it is traced."""
+        # An item of `diffrax.RESULTS` is a tree with one leaf, the code.
         code = jax.tree.leaves(self.result)[0]
         if is_traced(code):
             return None
@@ -70,12 +112,15 @@ class Trajectory(eqx.Module):
 
     @property
     def succeeded(self) -> Bool[Array, "*batch"]:
-        """Whether the run reached its end, or the caller's event."""
+        """Whether the run reached its last save time, or the caller's event."""
         ended = self.result == diffrax.RESULTS.event_occurred
         return ended | (self.result == diffrax.RESULTS.successful)
 
     def recorded(self, name: str) -> Float[Array | np.ndarray, "..."]:
-        """The observable of this name; ValueError that lists what there is for any other."""
+        """The observable of this name, (*batch, T, …).
+
+        Raises: ValueError, with the names that are recorded, for any other name.
+        """
         if name not in self.observables:
             raise ValueError(
                 f"{name!r} was not recorded.{close_to(name, self.observables)} This run has "
@@ -83,43 +128,59 @@ class Trajectory(eqx.Module):
             )
         return self.observables[name]
 
+    @property
+    def axis(self) -> Axis:
+        """The axis of the observables: time for a flow, steps for a descent."""
+        if self.steps is None:
+            return Axis("time", "log_time", self.log_time)
+        return Axis("step", "step", self.steps)
+
     def common_log_time(self) -> Float[np.ndarray, " T"]:
-        """The one time axis of all runs of a batch, as a NumPy array.
+        """The (T,) values of `log_time` that all runs of a batch share, as a NumPy array.
 
         Raises: ValueError if the runs were saved at different times.
         """
-        rows = np.asarray(self.log_time).reshape(-1, self.log_time.shape[-1])
-        if np.any(rows != rows[0]):
-            raise ValueError(
-                "log_time differs between the runs of this batch: take one run at a time, "
-                "jax.tree.map(lambda leaf: leaf[i], trajectory)."
-            )
-        return rows[0]
+        return Axis("time", "log_time", self.log_time).common_values()
 
     def with_time_scaled(self, factor: float) -> "Trajectory":
         """The same run with its time t multiplied, as log(1 + factor·t).
 
-        Puts descent on the flow's axis: k steps at rate η on a mean loss are time ηk/N of the
-        summed loss. For times within the dtype's range.
+        Use it for a descent on the time axis of the flow: k steps at rate η on a mean loss are time
+        ηk/N of the summed loss. The result has no `steps`. Each t must be below the largest number
+        of the dtype, since it is computed from log(1 + t).
 
         Raises: ValueError for a factor that is no finite number above 0.
 
-        Example: `gradient_descent(...).with_time_scaled(rate / problem.num_samples)`.
+        Example:
+
+            >>> problem = nc.ulpm(3, 4, 2, reduction="mean")
+            >>> start, rate = problem.init(jax.random.key(0)), 0.6
+            >>> traj = nc.gradient_descent(problem, start, optax.sgd(rate), 10, observe=("cdnv",))
+            >>> scaled = traj.with_time_scaled(rate / problem.num_samples)
+            >>> round(float(jnp.expm1(scaled.final_log_time)), 6)  # 10 steps, 6 samples
+            1.0
         """
         check_number("factor", factor, above_zero=True, scalar=True)
         times = (self.log_time, self.final_log_time)
         scaled = tuple(jnp.log1p(float(factor) * jnp.expm1(time)) for time in times)
-        return eqx.tree_at(lambda run: (run.log_time, run.final_log_time), self, scaled)
+        return dataclasses.replace(self, log_time=scaled[0], final_log_time=scaled[1], steps=None)
 
     def decay_exponent(self, name: str, from_log_time: float) -> Float[Array, "*batch"]:
-        """Slope of log(observable) against log(log(1+t)) by least squares, from a time on.
+        """Slope of log(observable) against log(log(1+t)) by least squares, after a given time.
 
-        An observable that falls as (log t)^p gives p. Saves at `log_time >= from_log_time` count;
-        fewer than two give NaN.
+        An observable that falls as (log t)^p gives p. Saves with `log_time >= from_log_time` are
+        used; fewer than two give NaN.
 
         Raises: ValueError for a name that was not recorded, or a time that is no number.
 
-        Example: `traj.decay_exponent("ji_self_duality", 100 * math.log(10))`.
+        Example:
+
+            >>> problem = nc.ulpm(3, 4, 2)
+            >>> flow = nc.Flow(problem, nc.log_times(200, 21), observe=("ji_self_duality",))
+            >>> traj = flow(problem.init(jax.random.key(0)))
+            >>> exponent = traj.decay_exponent("ji_self_duality", 50 * np.log(10))
+            >>> round(float(exponent), 1)  # falls as 1/log t
+            -1.0
         """
         check_number("from_log_time", from_log_time, scalar=True, signed=True)
         return _slope(self.log_time, self.recorded(name), jnp.asarray(float(from_log_time)))
@@ -129,26 +190,28 @@ class Trajectory(eqx.Module):
 def _slope(
     log_time: Float[Array, "*batch T"], values: Float[Array, "*batch T"], since: Float[Array, ""]
 ) -> Float[Array, "*batch"]:
-    """Slope of log(values) against log(log_time) by least squares, from a time on."""
-    # At t = 0 there is no logarithm of log(1 + t).
+    """Slope of log(values) against log(log_time) by least squares, from `since` on."""
+    # Weight 0 for saves before that time, and for t = 0, where log(log(1 + t)) is -inf. Leaving
+    # them out instead would give arrays whose shape depends on values, which JAX cannot compile.
     used = ((log_time >= since) & (log_time > 0)).astype(log_time.dtype)
+    # 1 has logarithm 0: weight 0 times -inf or NaN would be NaN.
     x = jnp.log(jnp.where(used > 0, log_time, 1))
     y = jnp.log(jnp.where(used > 0, values, 1))
+    # The mean of y is not subtracted, since the deviations of x sum to zero. With fewer than two
+    # saves the slope is 0/0, NaN.
     deviation = used * (x - jnp.sum(x, axis=-1, keepdims=True) / jnp.sum(used, -1, keepdims=True))
     return jnp.sum(deviation * y, axis=-1) / jnp.sum(deviation**2, axis=-1)
 
 
 def state_names(state: PyTree) -> list[str]:
-    """Names of a state's arrays as variables of a data set: `state_features`, `state_classifier`.
-
-    Example: `state_names(problem.init(key))`.
-    """
+    """Names of a state's arrays as variables of a data set, such as `state_features`."""
+    # A state that is one array has an empty path, and the name `state`.
     paths = [path for path, _ in tree_leaves_with_path(state)]
     return ["_".join(filter(None, ("state", keystr(p, simple=True, separator="_")))) for p in paths]
 
 
-def recorded(trajectory: Trajectory) -> dict[str, Any]:
-    """All that is recorded over time: observables, and states by their names if they are saved.
+def variables_of(trajectory: Trajectory) -> dict[str, Any]:
+    """Variables of a data set along the axis of a run: observables, and the arrays of saved states.
 
     Raises: ValueError for an observable with the name of a state's array.
     """
@@ -158,108 +221,3 @@ def recorded(trajectory: Trajectory) -> dict[str, Any]:
     if taken:
         raise ValueError(f"observe: the name {taken[0]!r} is that of a saved state; give another.")
     return {**trajectory.observables, **states}
-
-
-def drifts(
-    start: dict[str, Invariant], now: dict[str, Invariant], log_time: Float[Array, ""]
-) -> dict[str, Float[Array, ""]]:
-    """`{name}_drift` of every invariant, relative to its scale at the start."""
-    return {f"{name}_drift": drift(start[name], now[name], log_time) for name in now}
-
-
-def is_nonfinite(state: PyTree) -> Bool[Array, ""]:
-    """Whether any entry of the state is NaN or infinite."""
-    finite = [jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(state)]
-    return ~jnp.all(jnp.stack(finite))
-
-
-def mark_nonfinite(
-    occurred: Bool[Array, ""],
-    result: diffrax.RESULTS = diffrax.RESULTS.successful,  # pyright: ignore[reportArgumentType]
-) -> diffrax.RESULTS:
-    """`nonfinite` where that occurred, else the given result."""
-    nonfinite = diffrax.RESULTS.nonfinite
-    return diffrax.RESULTS.where(occurred, nonfinite, result)  # pyright: ignore[reportArgumentType]
-
-
-def check_start(state: PyTree) -> np.dtype:
-    """Refuse a start that mixes dtypes or is known to hold NaN; a traced NaN ends in `result`.
-
-    Returns the dtype, which the whole run follows.
-    """
-    check_process()
-    like_init = "pass a state, such as problem.init(key)"
-    if isinstance(state, AbstractProblem) or not jax.tree.leaves(state):
-        raise ValueError(f"start is of type {type(state).__name__}: {like_init}.")
-    check_arrays("start", state)
-    dtypes = {jnp.result_type(leaf) for leaf in jax.tree.leaves(state)}
-    if len(dtypes) > 1 or dtypes.isdisjoint({jnp.dtype("float32"), jnp.dtype("float64")}):
-        raise ValueError(
-            f"start: dtypes {sorted(map(str, dtypes))}; give one of float32 or float64 for all "
-            "leaves (float64 needs jax_enable_x64)."
-        )
-    for path, leaf in tree_leaves_with_path(state):
-        if not is_traced(leaf) and not np.all(np.isfinite(leaf)):
-            raise ValueError(
-                f"start: {keystr(path).lstrip('.')} has {np.sum(~np.isfinite(leaf))} of "
-                f"{np.size(leaf)} entries NaN or infinite; {like_init}."
-            )
-    return dtypes.pop()
-
-
-def check_observed(observed: object) -> dict[str, Float[Array, "..."]]:
-    """What an observer returned; ValueError unless it is a dict of real arrays by name."""
-    if not isinstance(observed, Mapping):
-        raise ValueError(
-            f"observe returns a {type(observed).__name__}: return a dict of arrays by name, such "
-            "as {'norm': jnp.linalg.norm(state.classifier)}."
-        )
-    for name, value in observed.items():
-        if not isinstance(name, str):
-            raise ValueError(f"observe returns the key {name!r}: give each observable a text.")
-        number = isinstance(value, (int, float, np.ndarray, np.generic, jax.Array))
-        dtype = jnp.result_type(value) if number else None
-        if dtype is None or dtype.kind in "cOSUV":
-            kind = f"dtype {dtype}" if number else f"type {type(value).__name__}"
-            raise ValueError(
-                f"observe returns {name!r} of {kind}: return an array of real numbers."
-            )
-    return dict(observed)
-
-
-def time_text(log_time: float) -> str:
-    """The t of log(1 + t), in words of a message."""
-    decades = log_time / math.log(10)
-    return f"t = {math.expm1(log_time):.6g}" if decades < 6 else f"t = 10^{decades:.6g}"
-
-
-def finish(
-    trajectory: Trajectory, throw: bool, advice: str = "", timed: bool = False
-) -> Trajectory:
-    """Raise what ended a concrete run early, if `throw`; a traced run keeps it in `result`.
-
-    Raised here, outside the compiled function, since Equinox's runtime errors inside it would take
-    a whole batch down with one lane and bury the message under a traceback of the runtime.
-
-    Args: `advice` for the message; `timed`, whether the message names the time of the end.
-    """
-    succeeded = trajectory.succeeded
-    if not throw or is_traced(succeeded) or bool(np.all(succeeded)):
-        return trajectory
-    failed = np.flatnonzero(~np.asarray(succeeded))
-    first = jax.tree.map(lambda leaf: np.asarray(np.ravel(leaf)[failed[0]]), trajectory.result)
-    what = "run" if succeeded.ndim == 0 else f"{failed.size} of {succeeded.size} runs"
-    end = float(np.ravel(trajectory.final_log_time)[failed[0]])
-    where = f" at {time_text(end)}" if timed and np.isfinite(end) else ""
-    dtype = trajectory.final_log_time.dtype
-    message = diffrax.RESULTS[first]
-    if bool(first == diffrax.RESULTS.dt_min_reached):
-        advice = ""
-        message = (
-            f"There the step fell below the spacing of {dtype.name}, as where the solution grows "
-            "beyond all bounds in finite time or the field jumps."
-        )
-    raise RuntimeError(
-        f"{what} failed{where} after {np.max(trajectory.num_steps)} steps: {message} "
-        f"{advice}Pass throw=False to get the part that was computed."
-    )

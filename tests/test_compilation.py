@@ -12,7 +12,7 @@ import pytest
 from jax.experimental.compilation_cache.compilation_cache import reset_cache
 
 from nc_jax import cache_programs, compilation
-from nc_jax.cnn.runs import _LEFT_TO_YNNPACK
+from nc_jax.cnn.programs import _LEFT_TO_YNNPACK
 from nc_jax.compilation import cpu_options
 
 on_cpu = pytest.mark.skipif(jax.default_backend() != "cpu", reason="of what CPUs run")
@@ -24,7 +24,7 @@ def test_options_that_xla_does_not_know_are_left_out():
 
 
 @on_cpu
-def test_options_that_xla_knows_are_kept():
+def test_options_that_xla_knows_are_returned():
     assert cpu_options(xla_cpu_prefer_vector_width=512) == {"xla_cpu_prefer_vector_width": 512}
 
 
@@ -81,7 +81,7 @@ found = {}
 for name, call in {
     "flow": lambda: flow(start),
     "stiff flow": lambda: nc.gradient_flow(
-        problem, start, times, nc.LogLogTime(), nc.RKC(), observe=flow.observe
+        problem, start, times, clock=nc.LogLogTime(), solver=nc.RKC(), observe=flow.observe
     ),
     "descent": lambda: nc.gradient_descent(problem, start, optax.sgd(0.1), 10),
     "sweep": lambda: nc.sweep(flow, 3, progress=False),

@@ -13,7 +13,7 @@ from store_files import files_of
 import nc_jax as nc
 from nc_jax import storage
 from nc_jax.interrupts import lasting_interrupts
-from nc_jax.sweeps.programs import Programs
+from nc_jax.sweeps.programs import BatchPrograms
 
 OPTIMIZER = optax.sgd(0.1)
 PROBLEM = nc.ulpm(3, 4, 2)
@@ -33,17 +33,17 @@ def sweep(**options):
 
 def interrupt_after(monkeypatch, batches):
     """Raise, as Ctrl-C does, within a later batch."""
-    compute, calls = Programs.compute, iter(range(batches))
+    compute, calls = BatchPrograms.compute, iter(range(batches))
 
-    def compute_or_stop(self, setting, seeds):
+    def compute_or_stop(self, cell, seeds):
         if next(calls, None) is None:
             try:
                 raise RuntimeError("what was going on")
             except RuntimeError:
                 raise KeyboardInterrupt from None
-        return compute(self, setting, seeds)
+        return compute(self, cell, seeds)
 
-    monkeypatch.setattr(Programs, "compute", compute_or_stop)
+    monkeypatch.setattr(BatchPrograms, "compute", compute_or_stop)
 
 
 def assert_short(interrupted):
@@ -146,14 +146,14 @@ def test_a_handler_of_the_user_is_left_alone():
 
 @pytest.mark.usefixtures("interruptible")
 def test_a_sweep_ends_after_an_interrupt_that_was_lost(monkeypatch):
-    compute, batches = Programs.compute, []
+    compute, batches = BatchPrograms.compute, []
 
-    def compute_and_lose(self, setting, seeds):
+    def compute_and_lose(self, cell, seeds):
         batches.append(seeds)
         lose_an_interrupt()
-        return compute(self, setting, seeds)
+        return compute(self, cell, seeds)
 
-    monkeypatch.setattr(Programs, "compute", compute_and_lose)
+    monkeypatch.setattr(BatchPrograms, "compute", compute_and_lose)
     with pytest.raises(nc.Interrupted, match="2 of 6 runs"):
         sweep()
     assert len(batches) == 1

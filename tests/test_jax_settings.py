@@ -11,22 +11,39 @@ import optax
 import pytest
 
 import nc_jax as nc
+from nc_jax.problems import relu
 
 ULPM, MIXON, ZHU = nc.ulpm(3, 4, 2), nc.mixon(3, 4, 2), nc.zhu(3, 4, 2, 5e-3)
 LINEAR = nc.LinearizedMixon(3, 4, 2)
 SQUARE = nc.UnconstrainedFeatures(
-    (2, 2, 2), 4, nc.SquaredError(), bias=True, weight_decay=nc.WeightDecay(1e-3, 1e-3)
+    (2, 2, 2),
+    4,
+    loss=nc.SquaredError(),
+    bias=True,
+    weight_decay=nc.WeightDecay(classifier=1e-3, features=1e-3),
 )
-FREE = nc.zhu(3, 4, 2, nc.WeightDecay(5e-3, 5e-3))
+FREE = nc.zhu(3, 4, 2, nc.WeightDecay(classifier=5e-3, features=5e-3))
 SIGNS, CLASSES = np.array([1.0, -1.0, 1.0]), np.eye(3)
 TIMES, X = np.array([0.5, 1.0]), np.array([1.0, 0.0, 0.0])
 
 
-def net(normalization, targets=CLASSES, loss: Any = nc.SquaredDistance(), widths=(4,)):
+SCHEMES = {
+    "lagrange": relu.Lagrange(),
+    "weight": relu.WeightNormalization(),
+    "practice": relu.UsualPractice(),
+    "cartesian": relu.Cartesian(),
+    "polar": relu.Polar(),
+}
+
+
+def net(parametrization, targets=CLASSES, loss: Any = nc.SquaredDistance(), widths=(4,)):
     return nc.NormalizedReLUNet(
-        np.eye(3), targets, widths, normalization, loss, weight_decay=0.01,
+        np.eye(3), targets, widths, parametrization=parametrization, loss=loss, weight_decay=0.01,
         test_inputs=np.eye(3), test_targets=targets,
     )  # fmt: skip
+
+
+BINARY_NET = net(SCHEMES["lagrange"], SIGNS)
 
 
 def start(problem):
@@ -42,7 +59,7 @@ def on_s():
 
 
 def flow(problem, clock: Any = nc.RealTime(), solver: Any = diffrax.Tsit5(), **options):
-    return nc.gradient_flow(problem, start(problem), TIMES, clock, solver, **options)
+    return nc.gradient_flow(problem, start(problem), TIMES, clock=clock, solver=solver, **options)
 
 
 def descend_in_batches(problem):
@@ -64,17 +81,18 @@ TRACED = {
     "implicit solver": lambda: flow(ULPM, nc.LogTime(), diffrax.Kvaerno5()),
     "shared steps": lambda: flow(ULPM, nc.LogTime(), shared_steps=True),
     "event": lambda: flow(ZHU, event=diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-6))),
-    "batch": lambda: nc.Flow(MIXON, TIMES, nc.RealTime()).batch(starts(MIXON)),
-    "stiff batch": lambda: nc.Flow(ULPM, TIMES, nc.LogTime(), nc.RKC()).batch(starts(ULPM)),
+    "batch": lambda: nc.Flow(MIXON, TIMES, clock=nc.RealTime()).batch(starts(MIXON)),
+    "stiff batch": lambda: nc.Flow(ULPM, TIMES, solver=nc.RKC()).batch(starts(ULPM)),
     "descent": lambda: nc.gradient_descent(MIXON, start(MIXON), optax.sgd(0.1), 4),
-    "descent in batches": lambda: descend_in_batches(net("lagrange")),
-    "descent's equation": lambda: flow(nc.GradientDescentODE(net("lagrange"), 0.1)),
-    **{f"net, {name}": lambda name=name: flow(net(name)) for name in ("lagrange", "weight",
-       "practice", "none", "polar")},
-    "exponential loss": lambda: flow(net("lagrange", SIGNS, nc.Exponential())),
+    "descent in batches": lambda: descend_in_batches(net(SCHEMES["lagrange"])),
+    "descent's equation": lambda: flow(nc.GradientDescentODE(net(SCHEMES["lagrange"]), 0.1)),
+    **{f"net, {name}": lambda name=name: flow(net(SCHEMES[name])) for name in SCHEMES},
+    "exponential loss": lambda: flow(net(SCHEMES["lagrange"], SIGNS, nc.Exponential())),
     "exponent": lambda: flow(ULPM, nc.LogTime()).decay_exponent("margin_min", 0.1),
     "classify": lambda: nc.landscape.classify(MIXON, start(MIXON)),
-    "classify on a sphere": lambda: nc.landscape.classify(ULPM, start(ULPM), on_sphere=True),
+    "classify on a sphere": lambda: nc.landscape.classify(
+        nc.landscape.OnSphere(ULPM), start(ULPM)
+    ),
     "global certificate": lambda: nc.landscape.global_certificate(SQUARE, start(SQUARE)),
     "global certificate, free bias": lambda: nc.landscape.global_certificate(FREE, start(FREE)),
     "KKT certificate": lambda: nc.landscape.kkt_certificate(ULPM, start(ULPM)),
@@ -85,24 +103,26 @@ TRACED = {
     "eigenpairs": lambda: nc.landscape.extreme_eigenpairs(ZHU, start(ZHU)),
     "metrics": lambda: nc.metrics.collapse_metrics(start(MIXON), MIXON.labels),
     "many classes": lambda: nc.ulpm(24, 30, 2).observe(start(nc.ulpm(24, 30, 2))),
-    "simplex": lambda: nc.geometry.simplex_etf(3, 4, jax.random.key(0)),
+    "simplex": lambda: nc.geometry.simplex_etf(3, 4, key=jax.random.key(0)),
     "collapsed gap": lambda: nc.exact.collapsed_gap(ULPM, 1.0, TIMES),
     "example 3.1": lambda: nc.exact.example_3_1(0.1),
     "separation": lambda: nc.exact.separation_optimum(ULPM),
-    "norm by time": lambda: nc.exact.norm_time(TIMES, 0.1, 2.0, 1.0, 3),
+    "norm by time": lambda: nc.exact.norm_time(
+        TIMES, start=0.1, alignment=2.0, second_moment=1.0, num_layers=3
+    ),
     "linear phase": lambda: nc.exact.linearized_solution(LINEAR, start(LINEAR), TIMES),
     "bound of the linear phase": lambda: nc.exact.linearized_bound(LINEAR, start(LINEAR), TIMES),
     "flow on S": lambda: nc.exact.subspace_solution(MIXON, on_s(), TIMES),
     "limit on S": lambda: nc.exact.subspace_limit(MIXON, on_s()),
     "objective on S": lambda: nc.exact.subspace_objective(MIXON, on_s()),
     "square loss": lambda: nc.exact.square_loss_minimizer(SQUARE),
-    "linear net": lambda: nc.exact.linear_time(start(net("lagrange", SIGNS)), X, TIMES),
-    "path of a linear net": lambda: nc.exact.linear_path(start(net("lagrange", SIGNS)), X, TIMES),
+    "linear net": lambda: nc.exact.linear_time(start(BINARY_NET), X, TIMES),
+    "path of a linear net": lambda: nc.exact.linear_path(start(BINARY_NET), X, TIMES),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("door", TRACED)
-def test_no_door_broadcasts_implicitly(door):
+def test_no_public_function_broadcasts_implicitly(door):
     with jax.numpy_rank_promotion("raise"):
         eqx.filter_eval_shape(TRACED[door])
 
@@ -126,7 +146,7 @@ def test_a_minimum_is_classified_where_nan_is_raised():
     assert np.all(np.isnan(escape.direction.classifier))
 
 
-def test_what_is_not_separated_is_certified_where_nan_is_raised():
+def test_states_without_separation_are_certified_where_nan_is_raised():
     with jax.debug_nans(True):
         found = nc.landscape.kkt_certificate(ULPM, start(ULPM))
     assert np.isinf(found.epsilon)

@@ -61,10 +61,23 @@ def test_a_short_run_writes_nothing(stream):
 
 
 @pytest.mark.usefixtures("quick")
+def test_the_last_line_is_printed_where_the_bar_has_appeared():
+    with redirect_stderr(Terminal()) as stderr, Bar(2, "sweep", True) as bar:
+        bar.conclude("too early")
+        time.sleep(0.02)
+        bar.show(2)
+        bar.conclude("2 runs, 0 failed")
+    assert "too early" not in stderr.getvalue()
+    assert "2 runs, 0 failed\n" in stderr.getvalue()
+
+
+@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("stream", [Terminal, io.StringIO])
 def test_a_bar_that_is_not_wanted_writes_nothing(stream):
     stderr = stream()
     with redirect_stderr(stderr), Bar(2, "flow", False) as bar, bar.doing("compiling"):
         time.sleep(0.15)
         bar.show(2)
+        bar.write("a line")
+        bar.conclude("a last line")
     assert stderr.getvalue() == ""

@@ -1,4 +1,4 @@
-"""Gradient descent by Optax, as one scan."""
+"""Gradient descent with an Optax transformation, as one compiled program."""
 
 from collections.abc import Sequence
 
@@ -18,25 +18,26 @@ from ..problems import (
     check_shapes,
     weakly_typed,
 )
-from ..trajectory import (
-    Observe,
-    Trajectory,
-    check_start,
-    drifts,
-    finish,
-    is_nonfinite,
-    mark_nonfinite,
-)
-from .arguments import check_observe, check_observer
-from .program import observed_by
+from ..trajectory import Trajectory
+from .arguments import check_start
+from .derivatives import refuse_reverse_mode
+from .observers import Observer, check_observe, check_observer, drifts, observed_by
+from .outcome import finish, is_nonfinite, mark_nonfinite
 
+# Number of steps in one iteration of XLA's loop. The overhead of an iteration is as large as a step
+# of a small model.
 _UNROLL = 4
 
 
 def log_steps(num_steps: int, num: int = 101) -> Int[np.ndarray, " T"]:
-    """Up to `num` steps from 0 to num_steps, evenly spaced in log(1 + step), without repeats.
+    """Up to `num` steps from 0 to num_steps, evenly spaced in log(1 + step), without repetitions.
 
     Raises: ValueError for numbers that are no integers >= 1.
+
+    Example:
+
+        >>> nc.log_steps(1000, 4).tolist()
+        [0, 9, 99, 1000]
     """
     num_steps, num = check_integer("num_steps", num_steps), check_integer("num", num)
     spaced = np.expm1(np.linspace(0, np.log1p(num_steps), num))
@@ -48,8 +49,9 @@ def gradient_descent(
     state: PyTree,
     optimizer: optax.GradientTransformation,
     num_steps: int,
+    *,
     save_steps: Int[ArrayLike, " T"] | None = None,
-    observe: Observe | Sequence[str] | None = None,
+    observe: Observer | Sequence[str] | None = None,
     save_states: bool = False,
     throw: bool = True,
     batch_size: int | None = None,
@@ -57,29 +59,42 @@ def gradient_descent(
 ) -> Trajectory:
     """Descend the objective with an Optax transformation and record observables.
 
-    Each step ends with the problem's `retract`, which keeps what its constraints normalise.
+    x_{k+1} = retract(x_k + update(∇L(x_k))), where the problem's `retract` restores constraints,
+    such as directions of norm 1, and is the identity elsewhere. A descent is one compiled program
+    without a loop on the host: it shows no progress bar, and Ctrl-C takes effect at its end.
+    Derivatives are taken in forward mode; reverse mode raises RuntimeError.
 
     Args:
-        problem: gives the gradient, the objective and the observables.
+        problem: defines the gradient, the objective and the observables.
         state: start, at step 0.
-        optimizer: any Optax transformation, used as it is; those with a line search, such as
-            `optax.lbfgs()`, get the objective they ask for.
-        num_steps: updates to make.
+        optimizer: any Optax transformation, as Optax returns it. A transformation with a line
+            search, such as `optax.lbfgs()`, is called with the objective that it needs.
+        num_steps: number of steps.
         save_steps: (T,) increasing steps in 0..num_steps to record; None means `log_steps`.
-        observe, save_states, throw: as for `gradient_flow`. Descent keeps no invariant: the
-            `{name}_drift` of those that the flow conserves tells how far from the flow it is.
-        batch_size, key: for stochastic descent on a problem with samples: every step sees the next
-            batch_size of them, in an order drawn anew each epoch; the rest of an epoch is left out.
-            Give a problem of reduction "mean": of "sum" each batch has all of the decay.
+        observe, save_states, throw: as for `gradient_flow`. A descent does not conserve the
+            invariants of the flow: `{name}_drift` measures its distance from the flow.
+        batch_size, key: for stochastic descent on a problem with samples. Every step takes the next
+            batch_size samples; each epoch draws a new order of the samples, and leaves out the last
+            samples if they do not fill a batch. Use a problem of reduction "mean": with "sum" the
+            gradient of each batch contains the whole decay.
 
-    Returns: a `Trajectory` with `log_time` = log(1 + step). k steps at rate η on a mean loss over
-    N samples are time ηk/N of the flow of the summed loss.
+    Returns: a `Trajectory` along `steps`, with `log_time` = log(1 + step). k steps at rate η on a
+    mean loss over N samples are time ηk/N of the flow of the summed loss:
+    `trajectory.with_time_scaled(η/N)` has that time axis.
 
     Raises: ValueError for save steps that do not increase or leave 0..num_steps, a non-finite
     start, or batches that the problem or its number of samples does not allow; RuntimeError if the
     state becomes non-finite and `throw` is set.
 
-    Example: `gradient_descent(ulpm(5, 20, 10, "mean"), start, optax.sgd(5.0), 100_000)`.
+    Example:
+
+        >>> problem = nc.ulpm(3, 4, 2, reduction="mean")
+        >>> start = problem.init(jax.random.key(0))
+        >>> traj = nc.gradient_descent(
+        ...     problem, start, optax.sgd(0.5), 1000, observe=("objective", "margin_min")
+        ... )
+        >>> traj.steps[-1].item(), bool(traj.observables["margin_min"][-1] > 0)
+        (1000, True)
     """
     check_problem(problem)
     check_start(state)
@@ -90,6 +105,7 @@ def gradient_descent(
     steps = log_steps(num_steps) if save_steps is None else np.asarray(save_steps)
     _check_save_steps(steps, num_steps)
     _check_batches(problem, batch_size, key)
+    # Steps as arrays are arguments of the program: only their number is compiled in.
     trajectory = _descend(
         weakly_typed(problem), state, optimizer, jnp.asarray(steps), jnp.asarray(num_steps),
         observe if observe is None or callable(observe) else tuple(observe), save_states,
@@ -105,7 +121,7 @@ def _descend(
     optimizer: optax.GradientTransformation,
     save_steps: Int[Array, " T"],
     num_steps: Int[Array, ""],
-    observe: Observe | tuple[str, ...] | None,
+    observe: Observer | tuple[str, ...] | None,
     save_states: bool,
     batch_size: int | None,
     key: Key[Array, ""] | None,
@@ -114,29 +130,32 @@ def _descend(
     update = optax.with_extra_args_support(optimizer).update
     conserved_at_start = _conserved(problem, state)
     dtype = jnp.result_type(*jax.tree.leaves(state))
-    # The end is a save like the others, lest the step be compiled once more to reach it.
+    # The last step is saved too, and its record dropped below. A second loop from the last save to
+    # the last step would have the code of a step in the program twice.
     stops = jnp.append(save_steps, num_steps)
     log_time = jnp.log1p(stops.astype(dtype))
 
     def step(carry):
         state, memory, count, order = carry
-        seen = problem
+        on_batch = problem
         if batch_size is not None:
-            seen, order = _next_batch(problem, batch_size, key, count, order)
-        gradient = seen.gradient(state)
-        # Optax's own arithmetic mixes integer widths, which strict promotion refuses.
+            on_batch, order = _next_batch(problem, batch_size, key, count, order)
+        gradient = on_batch.gradient(state)
+        # The arithmetic of Optax mixes integer widths, which strict promotion refuses.
         with jax.numpy_dtype_promotion("standard"):
-            # Line searches read the objective; where none does, the compiler drops it.
+            # Line searches need the objective; without one the compiler drops the computation.
             updates, memory = update(
                 gradient, memory, state,
-                value=seen.objective(state), grad=gradient,
-                value_fn=lambda state: seen.objective(problem.retract(state)),
+                value=on_batch.objective(state), grad=gradient,
+                # A line search tries states before `retract`, which may leave the constraints.
+                value_fn=lambda state: on_batch.objective(problem.retract(state)),
             )  # fmt: skip
             state = problem.retract(optax.apply_updates(state, updates))
             return state, memory, count + 1, order
 
     def advance(carry, length):
-        # Unrolled by hand, since `fori_loop` unrolls known lengths only: a tenth off small models.
+        # Unrolled by hand, since `fori_loop` unrolls only loops whose length is known when they are
+        # traced. It saves a tenth of the time of small models.
         def several(_, carry):
             for _ in range(_UNROLL):
                 carry = step(carry)
@@ -149,19 +168,21 @@ def _descend(
         length, log_time = save
         carry = advance(carry, length)
         state = carry[0]
-        kept = drifts(conserved_at_start, _conserved(problem, state), log_time)
-        recorded = observed_by(observe, problem, state, kept)
-        recorded = {name: jnp.asarray(x, log_time.dtype) for name, x in recorded.items()}
-        return carry, (recorded, state if save_states else None)
+        drift = drifts(conserved_at_start, _conserved(problem, state), log_time)
+        observed = observed_by(observe, problem, state, drift)
+        # All observables in the dtype of the state, as the records of a flow.
+        observed = {name: jnp.asarray(x, log_time.dtype) for name, x in observed.items()}
+        return carry, (observed, state if save_states else None)
 
     lengths = jnp.diff(stops, prepend=0)
+    # A placeholder: the first step draws the order of the first epoch.
     order = jnp.arange(problem.num_samples) if isinstance(problem, SampledProblem) else None
     carry = (state, optimizer.init(state), jnp.zeros_like(num_steps), order)
     carry, saved = jax.lax.scan(to_next_save, carry, (lengths, log_time))
     observables, states = jax.tree.map(lambda leaf: leaf[:-1], saved)
     final = carry[0]
     result = mark_nonfinite(is_nonfinite(final))
-    return Trajectory(
+    trajectory = Trajectory(
         log_time=log_time[:-1],
         observables=observables,
         final=final,
@@ -169,7 +190,9 @@ def _descend(
         states=states,
         result=result,
         num_steps=num_steps,
+        steps=save_steps,
     )
+    return refuse_reverse_mode(trajectory)
 
 
 def _next_batch(
@@ -179,10 +202,11 @@ def _next_batch(
     step: Int[Array, ""],
     order: Int[Array, " N"],
 ) -> tuple[AbstractProblem, Int[Array, " N"]]:
-    """The problem on the samples of one step of stochastic descent, and the order of this epoch."""
+    """The problem on the samples of one step of stochastic descent, and the order of its epoch."""
     assert isinstance(problem, SampledProblem)
     assert key is not None
     epoch, place = jnp.divmod(step, problem.num_samples // size)
+    # Drawn at the first step of an epoch and carried along: each draw sorts all samples.
     order = jax.lax.cond(
         place == 0,
         lambda: jax.random.permutation(jax.random.fold_in(key, epoch), problem.num_samples),
@@ -192,9 +216,13 @@ def _next_batch(
 
 
 def _conserved(problem: AbstractProblem, state: PyTree) -> dict[str, Invariant]:
-    """The flow's invariants that do not decay; descent has no time to decay them by."""
-    kept = problem.invariants(state)
-    return {name: x for name, x in kept.items() if isinstance(x.rate, float) and x.rate == 0}
+    """The flow's invariants that do not decay.
+
+    The others decay with the time of the flow, which a descent does not have.
+    """
+    # A rate above zero may be an array or traced, but a zero stays a float (`weakly_typed`).
+    invariants = problem.invariants(state)
+    return {name: x for name, x in invariants.items() if isinstance(x.rate, float) and x.rate == 0}
 
 
 def _check_batches(

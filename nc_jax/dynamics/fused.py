@@ -1,4 +1,4 @@
-"""A batch of flows that takes common steps: states side by side, lanes along the last axis."""
+"""Runge-Kutta steps that a batch of flows takes in common, with the batch along the last axis."""
 
 import functools
 from collections.abc import Callable
@@ -14,11 +14,12 @@ from ..lanes import formed
 
 
 class FusedRungeKutta(diffrax.AbstractAdaptiveSolver):
-    """An explicit Runge-Kutta solver of Diffrax whose stages are each one pass over memory.
+    """An explicit Runge-Kutta solver of Diffrax with one pass over memory in each stage.
 
-    The same steps as `solver` to rounding. Diffrax keeps the stages' slopes in one array and
-    combines all rows of it at every stage, which for systems whose field is cheap takes as long as
-    the field; here only the slopes that count are read, and y1 is the last stage where that is so.
+    The steps are those of `solver` to rounding. Diffrax stores the slopes of the stages in one
+    array and combines all rows of that array at every stage, which for small models takes as long
+    as the field. Here only slopes with a non-zero coefficient are read, and for solvers whose last
+    stage is the solution (SSAL) that stage is y1.
     """
 
     solver: diffrax.AbstractERK
@@ -29,26 +30,26 @@ class FusedRungeKutta(diffrax.AbstractAdaptiveSolver):
     def interpolation_cls(  # pyright: ignore[reportIncompatibleMethodOverride]
         self,
     ) -> Callable[..., diffrax.AbstractLocalInterpolation]:
-        """The solver's own dense output."""
+        """The dense output of `solver`."""
         return functools.partial(_Interpolation, self.solver.interpolation_cls)
 
     @property
     def tableau(self) -> diffrax.ButcherTableau:
-        """The solver's."""
+        """The coefficients of `solver`."""
         tableau = self.solver.tableau
         assert isinstance(tableau, diffrax.ButcherTableau)  # others are for several vector fields
         return tableau
 
     def order(self, terms):
-        """The solver's."""
+        """The order of `solver`."""
         return self.solver.order(terms)
 
     def error_order(self, terms):
-        """The solver's."""
+        """The order of the error estimate of `solver`."""
         return self.solver.error_order(terms)
 
     def init(self, terms, t0, t1, y0, args) -> PyTree[Array] | None:
-        """The first slope, which later steps take from the one before."""
+        """The first slope, for solvers whose first slope is the last of the step before (FSAL)."""
         return terms.vf(t0, y0, args) if self.tableau.fsal else None
 
     def func(self, terms, t0, y0, args) -> PyTree[Array]:
@@ -59,28 +60,30 @@ class FusedRungeKutta(diffrax.AbstractAdaptiveSolver):
         """One step; see `diffrax.AbstractSolver.step`."""
         del made_jump
         tableau, step = self.tableau, terms.contr(t0, t1)
+        # Without `formed`, XLA computes a slope or a stage again in each operation that reads it.
         witness = jax.tree.leaves(y0)[0]
 
         def slope(t, y):
             return formed(terms.vf(t, y, args), witness)
 
         def advance(row: np.ndarray, slopes: list[PyTree]) -> PyTree:
-            return formed(jax.tree.map(jnp.add, y0, _combine(row, step, slopes)), witness)
+            return formed(jax.tree.map(jnp.add, y0, _scaled_sum(row, step, slopes)), witness)
 
         slopes, y1 = [slope(t0, y0) if solver_state is None else solver_state], y0
         for row, c in zip(tableau.a_lower, tableau.c, strict=True):
             y1 = advance(row, slopes)
+            # A Python float: a NumPy float64 would promote times in float32.
             slopes.append(slope(t0 + c.item() * step, y1))
         if not tableau.ssal:
             y1 = advance(tableau.b_sol, slopes)
-        error = _combine(tableau.b_error, step, slopes)
+        error = _scaled_sum(tableau.b_error, step, slopes)
         dense = {"y0": y0, "y1": y1, "slopes": tuple(slopes)}
         last = slopes[-1] if tableau.fsal else None
         return y1, error, dense, last, diffrax.RESULTS.successful
 
 
 class _Interpolation(diffrax.AbstractLocalInterpolation):
-    """A solver's dense output from slopes that are stacked only where it is asked for."""
+    """The dense output of a solver; its slopes are stacked when it is evaluated, and not before."""
 
     make: Callable[..., diffrax.AbstractLocalInterpolation]
     t0: Float[Array, ""]  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -91,16 +94,16 @@ class _Interpolation(diffrax.AbstractLocalInterpolation):
 
     def evaluate(self, t0, t1=None, left=True):
         step = self.t1 - self.t0
-        # Formed here, or XLA moves the stacking, which is the same for all save times within a
-        # step, to before the loop over them: into every step, whether anything is saved or not.
+        # The stack is the same for all save times within a step. Without `formed`, XLA would
+        # compute it with the slopes, in every step, whether anything is saved or not.
         slopes = formed(self.slopes, t0)
         k = jax.tree.map(lambda *leaves: step * jnp.stack(leaves), *slopes)
         inner = self.make(t0=self.t0, t1=self.t1, y0=self.y0, y1=self.y1, k=k)
         return inner.evaluate(t0, t1, left)
 
 
-def _combine(row: np.ndarray, step: Float[Array, ""], slopes: list[PyTree]) -> PyTree:
-    """step · Σ_i row_i slope_i, zero coefficients left out."""
+def _scaled_sum(row: np.ndarray, step: Float[Array, ""], slopes: list[PyTree]) -> PyTree:
+    """step · Σ_i row_i slope_i, without the terms whose coefficient is zero."""
     used = [i for i, factor in enumerate(row) if factor != 0]
 
     def combine(*leaves: Array) -> Array:
@@ -114,13 +117,15 @@ def _combine(row: np.ndarray, step: Float[Array, ""], slopes: list[PyTree]) -> P
 
 
 def in_lanes(solver: diffrax.AbstractSolver) -> diffrax.AbstractSolver:
-    """The solver for states side by side."""
+    """The solver for a batch of states along the last axis."""
     return FusedRungeKutta(solver) if isinstance(solver, diffrax.AbstractERK) else solver
 
 
 def worst_lane(error: PyTree[Float[Array, "... S"]]) -> Float[Array, ""]:
-    """Largest RMS norm of a lane: a step is good enough once it is so for every lane."""
+    """The largest RMS norm over the lanes, so that a step is accepted if each lane accepts it."""
     leaves = jax.tree.leaves(error)
+    # The largest of the means: with one mean over all lanes, many accurate lanes would hide the
+    # error of one.
     squares = [jnp.sum(leaf**2, axis=tuple(range(leaf.ndim - 1))) for leaf in leaves]
     entries = sum(leaf[..., 0].size for leaf in leaves)
     return jnp.sqrt(jnp.max(functools.reduce(jnp.add, squares)) / entries)

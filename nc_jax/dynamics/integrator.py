@@ -1,11 +1,12 @@
-"""The time stepper: solvers and step-size control of Diffrax in a loop from save time to save time.
+"""The integrator: solvers and step-size control of Diffrax in a loop over the save times.
 
-`diffrax.diffeqsolve` was used before. It checks save times inside of the program by host callbacks,
-which keep a program out of JAX's persistent cache, and holds what is saved three times, which was
-two thirds of a flow's compilation. Here the observables stand once in the program, in a scan over
-the save times. The scan's carry is all that a run needs to continue, so that a host loop can divide
-a run into pieces. To save the states first and observe them afterwards was rejected: memory would
-grow with the states, or the observables would have to be computed in pieces all the same.
+`diffrax.diffeqsolve` is not used, for two reasons. It checks save times inside of the program by
+host callbacks, and JAX stores no program with a callback in its persistent cache. It also has the
+code of the observables three times in the program, which was two thirds of a flow's compilation.
+Here the observables appear once in the program, in a scan over the save times. The carry of the
+scan is all that a run needs to continue, so that a loop on the host can divide a run into pieces.
+The alternative, to save states first and to observe them afterwards, was rejected: memory would
+grow with the number of states, or the observables would have to be computed in pieces as well.
 """
 
 import math
@@ -24,14 +25,14 @@ Time = Float[Array, ""]
 
 
 class System(NamedTuple):
-    """An ordinary differential equation y' = field(u, y) from u = 0, and how it is integrated.
+    """An ordinary differential equation y' = field(u, y) on [0, stop], and how it is integrated.
 
-    `is_nonfinite` says of a state whether it ends the run; `stop` is the end of the interval.
+    `is_nonfinite` is a function of a state: True ends the run as `nonfinite`.
     """
 
     field: Callable[[Time, PyTree], PyTree]
     solver: diffrax.AbstractSolver
-    controller: diffrax.PIDController
+    controller: diffrax.AbstractStepSizeController
     stop: Time
     event: diffrax.Event | None
     is_nonfinite: Callable[[PyTree], Bool[Array, ""]]
@@ -50,9 +51,10 @@ class System(NamedTuple):
 
 
 class Step(NamedTuple):
-    """The last step that was tried: its ends, and the data of its dense output.
+    """The last step that was tried, accepted or not: its ends, and the data of its dense output.
 
-    Read only right after a step that was accepted, since that is what reaches a save time.
+    The dense output of a rejected step is stored too, but never evaluated: it is evaluated at save
+    times that the run has reached, and then the last step is an accepted one.
     """
 
     start: Time
@@ -61,10 +63,10 @@ class Step(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """All that an integration needs to go on.
+    """All that an integration needs to continue.
 
-    `state` holds at `time`; `next_time` is the end of the step to be tried; `event_values` are
-    those of the event's conditions at `time`.
+    `state` is the state at `time`, the end of the last accepted step; `next_time` is the end of the
+    step to be tried; `event_values` are the values of the event's conditions at `time`.
     """
 
     state: PyTree
@@ -79,18 +81,21 @@ class Progress(NamedTuple):
 
 
 def begin(system: System, start: PyTree) -> Progress:
-    """An integration before its first step."""
+    """The progress of an integration before its first step."""
     solver, terms = system.solver, system.terms
     zero = jnp.zeros_like(system.stop)
     first, controller_state = system.controller.init(
         terms, zero, system.stop, start, None, None, solver.func, system.error_order
     )
+    # The first step of a controller may end beyond the run.
     first = jnp.minimum(first, system.stop)
     solver_state = solver.init(terms, zero, first, start, None)
+    # Shapes alone, without a step: the carry of a loop has the same arrays from the beginning.
     _, _, dense, *_ = eqx.filter_eval_shape(
         solver.step, terms, zero, first, start, None, solver_state, False
     )
     values = _event_values(system, zero, start)
+    # At the start only a Boolean condition can hold: a number has not changed its sign yet.
     occurred = _any([value for value in jax.tree.leaves(values) if _is_boolean(value)])
     return jax.tree.map(
         jnp.asarray,
@@ -117,10 +122,10 @@ def advance(
 ) -> tuple[Progress, PyTree]:
     """Integrate to the last save time, or to `step_limit` steps since the start.
 
-    Returns what `record` gives at each save time, stacked along a leading axis. It is NaN (0 where
-    it is no float) at times that are not reached, infinite ones among them.
+    Returns the progress, and the results of `record` at the save times, stacked along a leading
+    axis. At save times that are not reached, such as infinite ones, floats are NaN and others 0.
     """
-    # Under a jit `record` is traced once, for its shapes and for its values.
+    # With this jit JAX traces `record` once, for the shapes as well as for the values.
     record = jax.jit(record)
     like = jax.eval_shape(record, system.stop, progress.state)
 
@@ -129,11 +134,12 @@ def advance(
 
     def to_next_save(progress: Progress, save: Time) -> tuple[Progress, PyTree]:
         progress = jax.lax.while_loop(
-            lambda progress: continues(system, progress, step_limit, save),
+            lambda progress: continues(system, progress, step_limit, save=save),
             lambda progress: _step(system, progress),
             progress,
         )
         last = _interpolation(system, progress.step)
+        # A condition and not a selection: outside of vmap, `record` runs only where it is needed.
         row = jax.lax.cond(
             # At time 0 no step has been accepted, and there is nothing to interpolate.
             (save <= progress.time) & (progress.time > 0),
@@ -146,9 +152,9 @@ def advance(
 
 
 def final(system: System, progress: Progress) -> tuple[Time, PyTree, diffrax.RESULTS]:
-    """Time and state at the end of a run, and how it ended.
+    """Time and state at the end of a run, and its outcome.
 
-    The end is that of the last step, or for an event with a root finder the root within that step.
+    The run ends with the last step, or, for an event with a root finder, at the root within it.
     """
     unfinished = (progress.time < system.stop) & (progress.result == diffrax.RESULTS.successful)
     reached = diffrax.RESULTS.max_steps_reached
@@ -166,10 +172,12 @@ def continues(
     system: System,
     progress: Progress,
     step_limit: Int[Array, ""],
+    *,
     save: Time | float = math.inf,
 ) -> Bool[Array, ""]:
-    """Whether another step is to be taken, to reach a save time if one is given."""
-    # The save at time 0 is read off the first step like any other.
+    """Whether another step is to be tried: before the end of the run, or before `save` if given."""
+    # A save at time 0 is interpolated within the first step, as other saves are within theirs: it
+    # needs one step.
     short = (progress.time < jnp.minimum(save, system.stop)) | (progress.time == 0)
     fine = progress.result == diffrax.RESULTS.successful
     return short & fine & (progress.num_steps < step_limit)
@@ -178,6 +186,7 @@ def continues(
 def _step(system: System, progress: Progress) -> Progress:
     """Try one step, and accept or reject it, as `diffrax.diffeqsolve` does."""
     solver, controller = system.solver, system.controller
+    # None are the `args` of the field, False is `made_jump`: the field has no jumps.
     state, error, dense, solver_state, solver_result = solver.step(
         system.terms,
         progress.time,
@@ -187,9 +196,10 @@ def _step(system: System, progress: Progress) -> Progress:
         progress.solver_state,
         False,
     )
-    # Infinite, so that a step which leaves the domain of the field is rejected.
+    # A step that leaves the domain of the field has a NaN error. An infinite error rejects it, and
+    # the controller shortens the step; with NaN the next step size would be NaN.
     error = jax.tree.map(lambda x: jnp.where(jnp.isnan(x), jnp.inf, x), error)
-    accept, time, next_time, _, controller_state, result = controller.adapt_step_size(
+    accept, time, next_time, made_jump, controller_state, result = controller.adapt_step_size(
         progress.time,
         progress.next_time,
         progress.state,
@@ -200,11 +210,22 @@ def _step(system: System, progress: Progress) -> Progress:
         progress.controller_state,
     )
 
+    if made_jump is not False:
+        # After a jump a solver must evaluate the field again. That would be a branch in the
+        # programs of all flows.
+        raise ValueError(
+            f"stepsize_controller = {type(controller).__name__} with jumps of the field: the field "
+            "of a flow is continuous in time; leave jump_ts out, or give them as step_ts."
+        )
+
     def accepted(new: PyTree, old: PyTree) -> PyTree:
+        # `accept` is the Python value True for prescribed steps.
         return jax.tree.map(lambda new, old: jnp.where(accept, new, old), new, old)
 
+    # Like `diffrax.diffeqsolve`, which bounds the time that a controller returns.
     time, next_time = jnp.minimum(time, system.stop), jnp.asarray(next_time)
     state = accepted(state, progress.state)
+    # A rejected step is tried again, so that a failure of the solver in it does not count.
     solver_result = diffrax.RESULTS.where(accept, solver_result, _SUCCESSFUL)
     result = diffrax.RESULTS.where(
         solver_result == diffrax.RESULTS.successful, result, solver_result
@@ -212,8 +233,8 @@ def _step(system: System, progress: Progress) -> Progress:
     values = _event_values(system, time, state)
     occurred = _occurred(system.event, progress.event_values, values)
     next_time = _clipped(time, next_time, system.stop, accept)
-    # Below the spacing of floats a step has no length, or after a rejection the same as before: it
-    # would be tried for ever.
+    # A step shorter than the spacing of floats ends where it starts, or after a rejection where the
+    # rejected step ended. It would be tried without end.
     same = (next_time <= time) | (~jnp.asarray(accept) & (next_time >= progress.next_time))
     stuck = same & (time < system.stop) & (result == diffrax.RESULTS.successful)
     too_short = diffrax.RESULTS.dt_min_reached
@@ -232,9 +253,11 @@ def _step(system: System, progress: Progress) -> Progress:
 
 
 def _clipped(time: Time, next_time: Time, stop: Time, accept: Bool[ArrayLike, ""]) -> Time:
-    """The end of the next step, which is the stop where it would come within rounding of it."""
+    """The end of the next step: the stop, where the step would end beyond it or just before it."""
+    # Without these 100 spacings of floats the last step could be so short that rounding errors
+    # spoil its dense output.
     nearly = stop * (1 - 100 * jnp.finfo(stop.dtype).eps)
-    # After a rejection the whole rest would be tried again: half of it then.
+    # After a rejection the step to the stop may be the rejected step: half of it is tried.
     clipped = jnp.where(accept, stop, time + (stop - time) / 2)
     return jnp.where(next_time > nearly, clipped, next_time)
 
@@ -250,20 +273,21 @@ _SUCCESSFUL: diffrax.RESULTS = diffrax.RESULTS.successful  # pyright: ignore[rep
 def _ended(
     nonfinite: Bool[Array, ""], event: Bool[Array, ""] | bool, result: diffrax.RESULTS
 ) -> diffrax.RESULTS:
-    """A non-finite state before an event, an event before what the solver reports."""
+    """The outcome: a non-finite state precedes an event, an event the result of the solver."""
     codes = diffrax.RESULTS
+    # Without an event the program has no selection for it.
     if event is not False:
         result = codes.where(event, codes.event_occurred, result)  # pyright: ignore[reportArgumentType]
     return codes.where(nonfinite, codes.nonfinite, result)  # pyright: ignore[reportArgumentType]
 
 
 def _blank(dtype: np.dtype) -> float:
-    """What stands in the place of a value that was not recorded."""
+    """The placeholder of a value that was not recorded."""
     return math.nan if jnp.issubdtype(dtype, jnp.inexact) else 0
 
 
 def _event_values(system: System, time: Time, state: PyTree) -> PyTree:
-    """Value of each condition of the event."""
+    """Value of each condition of the event, which is called as `diffrax.diffeqsolve` calls it."""
     if system.event is None:
         return None
 
@@ -292,11 +316,11 @@ def _is_boolean(value: Array) -> bool:
 
 
 def _occurred(event: diffrax.Event | None, before: PyTree, after: PyTree) -> PyTree:
-    """Which conditions end the run: those that are true, or whose value has changed its sign."""
+    """Which conditions end the run: those that are true, or whose value has changed sign."""
     if event is None:
         return None
     leaves, structure = jax.tree.flatten(after)
-    # None, a direction, is a leaf.
+    # A direction may be None, which JAX takes for an empty tree unless it is declared a leaf.
     directions = jax.tree.leaves(event.direction, is_leaf=lambda x: x is None)
     ended = []
     for old, new, upwards in zip(jax.tree.leaves(before), leaves, directions, strict=True):
@@ -312,6 +336,7 @@ def _occurred(event: diffrax.Event | None, before: PyTree, after: PyTree) -> PyT
 
 
 def _any(conditions: list[Bool[Array, ""]]) -> Bool[Array, ""] | bool:
+    """Whether any condition holds; the Python value False, known to the trace, if there is none."""
     return jnp.any(jnp.stack(conditions)) if conditions else False
 
 
@@ -323,17 +348,22 @@ def _root(
     assert system.event.root_finder is not None
     step = progress.step
     last = _interpolation(system, step)
+    # `progress.event_values` are those at the end of the step; those at its start are gone.
     before = _event_values(system, step.start, last.evaluate(step.start))
     occurred = jax.tree.leaves(_occurred(system.event, before, progress.event_values))
 
     def residual(time: Time, args: None) -> Array:
         values = jax.tree.leaves(_event_values(system, time, last.evaluate(time)))
-        # A condition without a sign is met at the end of the step; the first that is met counts.
+        # A Boolean condition has its root at the end of the step. If several conditions are met,
+        # the first in the order of the tree is used: the loop overwrites `value` from the last
+        # condition to the first.
         value = step.stop - time
         for met, here in reversed(list(zip(occurred, values, strict=True))):
             value = jnp.where(met, step.stop - time if _is_boolean(here) else here, value)
         return value
 
+    # Without `throw`: a failure of the root finder becomes the result of this run alone, and an
+    # error inside of a program would end all runs of a batch.
     root = optimistix.root_find(
         residual,
         system.event.root_finder,

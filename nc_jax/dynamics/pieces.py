@@ -1,8 +1,9 @@
-"""A run as part of a program in progress, or outside of one in pieces under a host loop.
+"""A flow in pieces from a host loop.
 
-The host loop is where a progress bar, Ctrl-C and writing belong: inside of a program they would be
-host callbacks, which keep it out of JAX's persistent cache. A piece ends after a number of steps
-that takes about a tenth of a second; where pieces end changes no bit of the result.
+The host loop shows the progress bar, handles Ctrl-C and writes checkpoints. Inside of a program
+these would be host callbacks, and JAX stores no program with a callback in its persistent cache. A
+piece ends after a number of steps that takes about a tenth of a second. Where the pieces end
+changes no bit of the result.
 """
 
 import functools
@@ -23,34 +24,43 @@ from ..interrupts import lasting_interrupts
 from ..progress import Bar
 from ..trajectory import Trajectory
 from .integrator import Progress
-from .program import Ending, Record, Run, advance, begin, trajectory_of
+from .program import Computed, Ending, Integration, Record, advance, begin, trajectory_of
 
 if TYPE_CHECKING:
     import xarray as xr
 
     from .checkpoints import Checkpoints
 
-# Save times that one call of the program takes. The number is fixed, so that runs with other
-# numbers of saves compile nothing.
+# Number of save times in one call of the program. It is fixed, so that a run with another number of
+# saves compiles nothing.
 _SAVES = 64
-# Seconds of a piece.
+# Duration of a piece in seconds.
 _PIECE_SECONDS = 0.1
-# Steps of the first piece; numbers that its steps may compute together, so that large states take
-# fewer; and how many times the steps of the last piece the next may have. The speed of a slow model
-# is known before a piece can block Ctrl-C for long.
+# Limits of a piece: `_FIRST_STEPS` for the steps of the first piece, `_FIRST_NUMBERS` for its steps
+# times the numbers of a state, `_GROWTH` for the steps of a later piece over those of the piece
+# before. The speed of a slow model is thus measured before a piece can delay Ctrl-C for long.
 _FIRST_STEPS, _FIRST_NUMBERS, _GROWTH = 64, 1_000_000, 8
-# Numbers of a state that is small.
+# Largest size of a small state, in numbers.
 _SMALL_NUMBERS = 100_000
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a flow outside of jit, a sweep or a training; the message names what is saved.
+    """Ctrl-C during a flow outside of jit, a sweep or a training; the message says what is saved.
 
     Attributes:
-        trajectory: of a flow what was computed, NaN at later save times, with the `result` of a run
-            that met its step limit; None before the first piece.
-        data: of a sweep or a training without a path what was computed, NaN and `result` −1 where
-            nothing was; None before the first results, and with a path, where they are saved.
+        trajectory: of a flow, the part that was computed, NaN at later save times. Its `result` is
+            that of a run that reached its step limit. None before the first piece.
+        data: of a sweep or a training without a path, the part that was computed, with NaN and
+            `result` −1 elsewhere; None before the first results, and with a path, where the results
+            are saved.
+
+    Example:
+
+        >>> try:
+        ...     raise nc.Interrupted("interrupted at log(1+t) = 2")
+        ... except KeyboardInterrupt as interrupted:
+        ...     print(interrupted, interrupted.trajectory)
+        interrupted at log(1+t) = 2 None
     """
 
     def __init__(
@@ -64,67 +74,48 @@ class Interrupted(KeyboardInterrupt):
 
 
 def nothing_computed() -> Interrupted:
-    """What Ctrl-C raises before there is a first result."""
-    return Interrupted("interrupted before the first result; what was saved before stays as it is")
-
-
-class Computed(NamedTuple):
-    """What there is of a run: all that it needs to continue, records by piece, where it would end.
-
-    Arrays are on the host but for `progress`.
-    """
-
-    progress: Progress
-    records: tuple[Record, ...]
-    ending: Ending
-
-    @property
-    def num_saves(self) -> int:
-        """Save times that are recorded."""
-        return sum(len(record.scalars) for record in self.records)
+    """The error of Ctrl-C before the first result."""
+    return Interrupted("interrupted before the first result; earlier results on disk are unchanged")
 
 
 def is_staged(values: PyTree) -> bool:
-    """Whether a jit, vmap or derivative in progress decides what these values are."""
-    # A jit in progress traces operations on constants as well.
+    """Whether the call is under a jit, or these values are traced by a vmap or a derivative."""
+    # A jit traces operations on constants as well: under it the array of zeros is a tracer, even
+    # where no value depends on an argument of the jit.
     return any(map(is_traced, [*jax.tree.leaves(values), jnp.zeros(())]))
 
 
-@eqx.filter_jit
-def integrate_here(run: Run, start: PyTree, data: PyTree) -> Trajectory:
-    """The whole run as one program, or as part of that in progress."""
-    progress, reference = begin(run, start)
-    _, records, ending = advance(run, progress, reference, data, run.save_at, run.max_steps)
-    return trajectory_of(run, records, ending)
-
-
-@jax.debug_nans(False)  # What is not reached is NaN.
+@jax.debug_nans(False)  # Records of save times that are not reached are NaN.
 def integrate_in_pieces(
-    run: Run,
+    integration: Integration,
     start: PyTree,
     data: PyTree,
+    *,
     show_progress: bool,
     path: str | os.PathLike[str] | None,
     described: Mapping[str, object],
 ) -> Trajectory:
-    """The whole run, piece by piece, from the checkpoint at the path if there is one.
+    """Compute a run piece by piece, from the checkpoint at the path if there is one.
 
-    `described` are the settings, for whoever reads the store or the message that refuses it.
+    Args: `described` are the settings by name, which become attributes of the store and appear in
+    the message that refuses the store of another run.
 
     Raises: Interrupted on Ctrl-C; ValueError for a store of another run at the path.
     """
     try:
         if path is None:
-            return _integrate(_Pieces(run, start, data), show_progress, None)
-        # Here, since it brings xarray and Zarr.
+            return _integrate(_Pieces(integration, start, data), show_progress, None)
+        # Imported here, since it loads xarray and Zarr.
         from .checkpoints import checkpoints_at, configuration
 
-        with checkpoints_at(path, configuration(described, run, start, data)) as checkpoints:
-            return _integrate(_Pieces(run, start, data), show_progress, checkpoints)
+        with checkpoints_at(
+            path, configuration(described, integration, start, data)
+        ) as checkpoints:
+            return _integrate(_Pieces(integration, start, data), show_progress, checkpoints)
     except Interrupted:
         raise
     except KeyboardInterrupt:
-        # Without the traceback of JAX, which is hundreds of lines.
+        # `from None` leaves out the traceback of JAX, which is hundreds of lines.
         raise nothing_computed() from None
 
 
@@ -135,63 +126,71 @@ class _Programs(NamedTuple):
 
 @functools.cache
 def _programs(small: bool) -> _Programs:
-    """`begin` and `advance`, for small states compiled on a CPU by XLA's older emitters of loops.
+    """`begin` and `advance`, compiled; for small states on a CPU with XLA's older loop emitters.
 
-    They take two thirds of the newer ones' time, and their code is as fast for programs of hundreds
-    of small loops. Large states take longer to run than to compile.
+    The older emitters compile in two thirds of the time, and their code is as fast for programs of
+    hundreds of small loops. Large states take longer to run than to compile.
     """
-    jit: Any = eqx.filter_jit  # options of `jax.jit` are passed on, which its types do not say
+    jit: Any = eqx.filter_jit  # it passes options on to `jax.jit`, which its type does not say
     options = cpu_options(xla_cpu_use_fusion_emitters=False) if small else {}
     return _Programs(jit(begin, compiler_options=options), jit(advance, compiler_options=options))
 
 
 class _Pieces:
-    """The compiled programs of a run, with what stays the same from piece to piece."""
+    """The compiled programs of a run, with their arguments that are the same for all pieces."""
 
-    def __init__(self, run: Run, start: PyTree, data: PyTree):
-        self._run, self._start, self._data = run, start, data
-        self._save_at = np.asarray(run.save_at)
-        # The end alone: the number of saves is no part of the program.
+    def __init__(self, integration: Integration, start: PyTree, data: PyTree):
+        self._integration, self._start, self._data = integration, start, data
+        # On the host, where each piece takes its save times from it.
+        self._save_at = np.asarray(integration.save_at)
+        # The programs get the last save time alone, which is where the run ends: an array of all
+        # times would compile anew for another number of them.
         last = jnp.asarray(self._save_at[-1:])
-        self._program = eqx.tree_at(lambda run: run.save_at, run, last)
+        self._program = eqx.tree_at(lambda integration: integration.save_at, integration, last)
         self._numbers = sum(leaf.size for leaf in jax.tree.leaves(start))
         self._compiled = _programs(small=self._numbers <= _SMALL_NUMBERS)
 
     def first(self, num_steps: int) -> Computed:
-        """The first piece, of so many steps."""
+        """Compute the first piece of the run, with this number of steps.
+
+        A run that resumes from a checkpoint calls this method too, because it needs the invariants
+        at the start.
+        """
         progress, self._reference = self._compiled.begin(self._program, self._start)
         return self._advance(progress, (), 0, num_steps)
 
     def next(self, computed: Computed, num_steps: int) -> Computed:
-        """One piece more, of so many steps."""
+        """Compute the next piece, of this number of steps."""
         limit = int(computed.ending.num_steps) + num_steps
         return self._advance(computed.progress, computed.records, computed.num_saves, limit)
 
     def first_steps(self) -> int:
-        """Steps for the first piece."""
+        """Number of steps of the first piece: fewer for a large state, and at least one."""
         return max(min(_FIRST_NUMBERS // max(self._numbers, 1), _FIRST_STEPS), 1)
 
     def is_complete(self, computed: Computed) -> bool:
         """Whether there is nothing left to compute."""
         ending = computed.ending
+        # A piece records at most `_SAVES` save times, and the last step may reach more of them.
         return bool(ending.over) and computed.num_saves == self._num_reached(ending)
 
     def fraction(self, computed: Computed) -> float:
-        """Share of the interval of the clock's coordinate that is computed."""
+        """Fraction of the interval of the clock's coordinate that is computed."""
         return float(computed.ending.reached / self._save_at[-1])
 
     def trajectory(self, computed: Computed) -> Trajectory:
-        """What there is, NaN at later save times."""
+        """The computed part as a trajectory, NaN at later save times."""
         missing = len(self._save_at) - computed.num_saves
         records = jax.tree.map(lambda *parts: np.concatenate(parts), *computed.records)
         records = jax.tree.map(lambda saved: _padded(saved, missing, np.nan), records)
-        # A Python integer, which promotes as the count of a program does.
+        # A Python integer is weakly typed, like the number of steps that a run within one program
+        # returns, so that both ways to run give a trajectory of one type.
         ending = computed.ending._replace(num_steps=int(computed.ending.num_steps))
-        # All at once, which takes a tenth of the time of one array after another.
-        return trajectory_of(self._run, records, ending, jax.device_put)
+        # One transfer of all arrays, which takes a tenth of the time of a transfer for each array.
+        return trajectory_of(self._integration, records, ending, to_jax=jax.device_put)
 
     def _num_reached(self, ending: Ending) -> int:
-        """Save times up to the last accepted step; none before the first."""
+        """Number of save times up to the last accepted step; 0 before the first step."""
         if ending.reached == 0:
             return 0
         return int(np.searchsorted(self._save_at, ending.reached, side="right"))
@@ -200,12 +199,14 @@ class _Pieces:
         self, progress: Progress, records: tuple[Record, ...], num_saves: int, step_limit: int
     ) -> Computed:
         saves = self._save_at[num_saves : num_saves + _SAVES]
+        # No run reaches an infinite save time.
         saves = _padded(saves, _SAVES - len(saves), np.inf)
         progress, *host = self._compiled.advance(
             self._program, progress, self._reference, self._data, saves, np.asarray(step_limit)
         )
+        # This also waits for the device, so that the time of a piece can be measured.
         piece, ending = jax.device_get(host)
-        # Those of this piece that are reached, which may be fewer than the piece has.
+        # The records beyond those that the run has reached are NaN.
         new = self._num_reached(ending) - num_saves
         piece = jax.tree.map(lambda saved: saved[:new], piece)
         return Computed(progress, (*records, piece), ending)
@@ -214,13 +215,15 @@ class _Pieces:
 def _integrate(
     pieces: _Pieces, show_progress: bool, checkpoints: "Checkpoints | None"
 ) -> Trajectory:
-    """Pieces until the run is over, or Ctrl-C."""
+    """Compute pieces until the run has ended, or until Ctrl-C."""
+    # Without tqdm's count and rate, which are fractions of a run here.
     form = "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}"
     with (
         lasting_interrupts() as check_interrupt,
         Bar(1.0, "flow", show_progress, bar_format=form) as bar,
     ):
-        # A checkpoint is read into the structure of a run; its first piece has no steps.
+        # A checkpoint is read into the structure of a computed piece. With checkpoints the first
+        # piece thus takes no steps, and then the stored part replaces it.
         num_steps = pieces.first_steps()
         with bar.doing("compiling"):
             computed = pieces.first(num_steps if checkpoints is None else 0)
@@ -232,8 +235,10 @@ def _integrate(
                 began, taken = time.perf_counter(), int(computed.ending.num_steps)
                 computed = pieces.next(computed, num_steps)
                 taken = int(computed.ending.num_steps) - taken
+                # A piece takes no step if all its save times lie within the last step.
                 if taken > 0:
                     rate = taken / (time.perf_counter() - began)
+                    # At least one step, or a run of slow steps would never advance.
                     num_steps = int(min(max(rate * _PIECE_SECONDS, 1), _GROWTH * taken))
                 bar.show(pieces.fraction(computed))
                 if checkpoints is not None and checkpoints.is_due():
@@ -241,6 +246,7 @@ def _integrate(
         except KeyboardInterrupt:
             raise _interrupted(pieces, computed, checkpoints) from None
     trajectory = pieces.trajectory(computed)
+    # The store of a run that was finished before this call may be read-only.
     if checkpoints is not None and not checkpoints.finished:
         checkpoints.save(computed, trajectory, finished=True)
     return trajectory
@@ -249,17 +255,17 @@ def _integrate(
 def _interrupted(
     pieces: _Pieces, computed: Computed, checkpoints: "Checkpoints | None"
 ) -> Interrupted:
-    """What Ctrl-C raises, once what was computed is written."""
+    """The error of Ctrl-C, after a checkpoint of the computed part is written."""
     trajectory = pieces.trajectory(computed)
     where = f"interrupted at log(1+t) = {trajectory.final_log_time:.6g}"
     if checkpoints is None:
         return Interrupted(
-            f"{where}; the exception's `trajectory` is what was computed", trajectory
+            f"{where}; the exception's `trajectory` has the computed part", trajectory
         )
     checkpoints.save(computed, trajectory, finished=False)
     return Interrupted(f"{where}; the same call resumes from {checkpoints.path}", trajectory)
 
 
 def _padded(values: np.ndarray, count: int, fill: float) -> np.ndarray:
-    """The values with so many more along the first axis."""
+    """The values, followed by this number of fill values along the first axis."""
     return np.concatenate([values, np.full((count, *values.shape[1:]), fill, values.dtype)])

@@ -10,47 +10,60 @@ import jax.numpy as jnp
 import optimistix
 from jaxtyping import Array, Float, Int, PyTree
 
-# Below 5 stages the stiff modes' share of the error is large: control is then caught at steps that
-# 2 stages keep stable, where half as many, longer steps of 5 stages are more accurate.
+# With fewer than 5 stages most of a step's error comes from stiff modes, and step control stays at
+# steps for which 2 stages are stable. Half as many steps of 5 stages are more accurate.
 _FEWEST_STAGES = 5
-# ε of the paper: how far w0 lies beyond 1, in 1/s². Damps stiff modes to 0.95 a step.
+# ε of the paper: w0 = 1 + ε/s². It damps stiff modes by the factor 0.95 in each step.
 _DAMPING = 2 / 13
 # The stability interval is [-_REACH (s² - 1), 0].
 _REACH = 2 / 3 * (1 - 2 / 15 * _DAMPING)
 # Terms of T_j(1 + ε/s²) = Σ_k (2 j²ε/s²)^k/(2k)! (1 + O(1/j²)); the next is under 1e-17.
 _TERMS = 8
-# Power iterations before the first step and in each, and the share by which they may fall short.
+# Numbers of power iterations before the first step and in each step. The third number enlarges the
+# estimate of the spectral radius, since the iteration converges from below.
 _FIRST_POWERS, _POWERS, _RADIUS_MARGIN = 20, 2, 1.1
 
 
 class RKC(diffrax.AbstractAdaptiveSolver):
     """Runge-Kutta-Chebyshev, order 2 (Sommeijer, Shampine and Verwer 1998): a Diffrax solver.
 
-    For stiff flows with a symmetric Jacobian, as that of every gradient flow is. s stages are
-    stable for spectral radii to 0.65 s²/h, so a stiff stretch costs the square root of what it
-    costs a fixed explicit method. s follows the step and the spectral radius of h ∂f/∂y, which a
-    power iteration of two Jacobian-vector products a step keeps up to date. Six state vectors are
-    held, whatever s. Works with every Diffrax step size controller, `SaveAt` and vmap; a batch
-    takes as many stages as its lane with the most. Derivatives pass in forward mode.
+    For stiff flows with a symmetric Jacobian, which every gradient flow has. A step of s stages is
+    stable for spectral radii up to 0.65 s²/h. A stiff interval thus costs the square root of what
+    it costs an explicit method with a fixed number of stages. Each step chooses s from the spectral
+    radius of h ∂f/∂y, which is estimated by a power iteration with two Jacobian-vector products in
+    each step. Six state vectors are stored, whatever s. Works with every step-size controller of
+    Diffrax, with `SaveAt` and under vmap; a batch takes as many stages as its lane with the most.
+    Derivatives are taken in forward mode.
 
-    Its order is low: where `diffrax.Tsit5()` can reach the horizon, that is the more accurate.
-    docs/solvers.md has the measurements. ROCK4 was tried: its undamped last stages cannot follow a
-    logit gap that grows with log t.
+    Its order is low: where `diffrax.Tsit5()` reaches the last save time, it is more accurate than
+    this solver. docs/solvers.md has the measurements. ROCK4 was tried and rejected: its undamped
+    last stages cannot follow a logit gap that grows with log t.
 
     Attributes:
-        max_stages: a step that needs more has infinite error, so that the controller shortens it;
-            one that is kept all the same ends the solve with `RESULTS.dt_min_reached`.
+        max_stages: largest number of stages of a step. A step that needs more has infinite error,
+            so that the controller shortens it. If the controller accepts such a step all the same,
+            the run ends with `RESULTS.dt_min_reached`.
 
     Raises: ValueError if max_stages < 5.
 
-    Example: `gradient_flow(problem, start, np.log1p(log_times(1e6, 201)), LogLogTime(), RKC())`.
+    Example:
+
+        >>> problem = nc.ulpm(3, 4, 2)
+        >>> save_at = np.log1p(nc.log_times(10_000, 3))  # to t = 10^10000
+        >>> flow = nc.Flow(
+        ...     problem, save_at, clock=nc.LogLogTime(), solver=nc.RKC(), rtol=1e-4, atol=1e-6,
+        ...     observe=("margin_min",),
+        ... )
+        >>> bool(flow(problem.init(jax.random.key(0))).succeeded)
+        True
     """
 
     max_stages: int = 10_000
 
     stabilised: ClassVar[bool] = True
-    # A rejected step wastes all its stages; PI control rejects a third as often. Other solvers keep
-    # integral control, which takes a tenth fewer steps where accuracy limits them.
+    # A rejected step wastes all its stages, and proportional-integral control rejects a third as
+    # many steps as integral control. Other solvers use integral control, which takes a tenth fewer
+    # steps where accuracy limits the step.
     step_control: ClassVar[dict[str, float]] = {"pcoeff": 0.4, "icoeff": 0.3}
     term_structure: ClassVar = diffrax.AbstractTerm
     interpolation_cls: ClassVar = diffrax.ThirdOrderHermitePolynomialInterpolation
@@ -66,11 +79,13 @@ class RKC(diffrax.AbstractAdaptiveSolver):
         return 2
 
     def error_order(self, terms: PyTree[diffrax.AbstractTerm]) -> int:
-        """3: the estimate, h³y'''/15 and 4/5 of the step's own error, falls with h³."""
+        """3: the estimate, h³y'''/15 plus 4/5 of the error of the step, falls as h³."""
         return 3
 
     def init(self, terms, t0, t1, y0, args) -> PyTree[Array]:
-        """The power iteration's vector, from a random start: no symmetry of y0 hides a mode."""
+        """The vector of the power iteration after its first iterations, from a random vector."""
+        # Random, since a vector with a symmetry of y0 has no component along modes without that
+        # symmetry, and the iteration would not find them.
         del t1
         leaves, structure = jax.tree.flatten(y0)
         keys = jax.random.split(jax.random.key(0), len(leaves))
@@ -79,6 +94,8 @@ class RKC(diffrax.AbstractAdaptiveSolver):
             for key, leaf in zip(keys, leaves, strict=True)
         ]
         start = _unit(jax.tree.unflatten(structure, random))
+        # Linearised once, so that the iterations repeat the linear part alone. A derivative of the
+        # run does not pass through an estimate that only chooses the number of stages.
         _, multiply = jax.linearize(lambda y: terms.vf(t0, y, args), jax.lax.stop_gradient(y0))
         return jax.lax.fori_loop(0, _FIRST_POWERS, lambda _, v: _unit(multiply(v), v), start)
 
@@ -98,10 +115,11 @@ class RKC(diffrax.AbstractAdaptiveSolver):
         change = _stages(field, t0, t1, y0, k0, stages.astype(t0.dtype))
         y1 = jax.tree.map(jnp.add, y0, change)
         k1 = field(t1, y1)
-        estimate = _combine((-0.8, change), (0.4, k0), (0.4, k1))
+        # (12 (y0 − y1) + 6 h (f0 + f1))/15, the error estimate of the paper.
+        estimate = _linear_combination((-0.8, change), (0.4, k0), (0.4, k1))
         error = jax.tree.map(lambda leaf: jnp.where(stable, leaf, jnp.inf), estimate)
         dense = {"y0": y0, "y1": y1, "k0": k0, "k1": k1}
-        # Read by Diffrax only where a controller keeps the step whatever its error.
+        # `result` counts only if a controller accepts the step in spite of its infinite error.
         result = diffrax.RESULTS.where(
             stable, diffrax.RESULTS.successful, diffrax.RESULTS.dt_min_reached
         )
@@ -109,7 +127,7 @@ class RKC(diffrax.AbstractAdaptiveSolver):
 
 
 def _scaled_field(terms, t0, t1, args) -> Callable[[Array, PyTree], PyTree]:
-    """(t, y) -> h f(t, y)."""
+    """(t, y) -> h f(t, y), with the step size h = t1 − t0."""
     step = terms.contr(t0, t1)
     return lambda t, y: terms.vf_prod(t, y, args, step)
 
@@ -117,19 +135,19 @@ def _scaled_field(terms, t0, t1, args) -> Callable[[Array, PyTree], PyTree]:
 def _spectral_radius(
     field: Callable[[PyTree], PyTree], y: PyTree, vector: PyTree
 ) -> tuple[PyTree, Float[Array, ""], PyTree]:
-    """field(y), an estimate of its Jacobian's spectral radius, and the iteration's new vector.
+    """field(y), an estimate of the spectral radius of its Jacobian, and the new iteration vector.
 
-    The power iteration is restarted from its last vector and a tenth of the field. A mode that has
-    overtaken the last vector's without a part in it makes the step unstable; being unstable it
-    grows, shows in the field, and so enters.
+    The power iteration starts from the vector of the step before plus a tenth of the field. The
+    vector alone may have no component along a mode that has become the stiffest. Such a mode makes
+    the step unstable and grows, so that the field has a component along it.
     """
-    moved, multiply = jax.linearize(field, y)
-    vector = _unit(_combine((1.0, vector), (0.1, _unit(moved))))
+    slope, multiply = jax.linearize(field, y)
+    vector = _unit(_linear_combination((1.0, vector), (0.1, _unit(slope))))
     radius = jnp.zeros_like(optimistix.two_norm(vector))
     for _ in range(_POWERS):
         product = multiply(vector)
         radius, vector = optimistix.two_norm(product), _unit(product, vector)
-    return moved, jax.lax.stop_gradient(radius), jax.lax.stop_gradient(vector)
+    return slope, jax.lax.stop_gradient(radius), jax.lax.stop_gradient(vector)
 
 
 def _stages(
@@ -140,10 +158,10 @@ def _stages(
     k0: PyTree,
     stages: Float[Array, ""],
 ) -> PyTree:
-    """y1 − y0 by eq. 2.1 to 2.3 of the paper, for the stages' changes D_j = Y_j − y0.
+    """y1 − y0 by eq. 2.1 to 2.3 of the paper, written for the changes D_j = Y_j − y0 of the stages.
 
-    The recurrence is the same without its y0 term: D_j = μD_{j−1} + νD_{j−2} + μ̃(F_{j−1} − aF_0).
-    Rounding errors grow as s² in it, and are relative to the change instead of the state.
+    The recurrence for D_j has no term in y0: D_j = μD_{j−1} + νD_{j−2} + μ̃(F_{j−1} − aF_0). Its
+    rounding errors, which grow as s², are then relative to the change instead of the state.
     """
     shift = _DAMPING / stages**2
     _, first, second = _chebyshev(stages, shift)
@@ -161,11 +179,15 @@ def _stages(
         b, a, c = coefficients(j.astype(stages.dtype))
         mu, nu, mu_field = 2 * w0 * b / b_last, -b / b_before, 2 * w1 * b / b_last
         k = field(t0 + c_last * (t1 - t0), jax.tree.map(jnp.add, y0, last))
-        here = _combine((mu, last), (nu, before), (mu_field, k), (-a_last * mu_field, k0))
+        here = _linear_combination(
+            (mu, last), (nu, before), (mu_field, k), (-a_last * mu_field, k0)
+        )
         return last, here, b_last, b, a, c
 
-    none, one = jax.tree.map(jnp.zeros_like, k0), _combine((w1 * b2, k0))
+    # D_0 = 0 and D_1 = μ̃_1 F_0 with b_0 = b_1 = b_2; c_1 = c_2/T_2'(w0), and T_2' = 4 w0.
+    none, one = jax.tree.map(jnp.zeros_like, k0), _linear_combination((w1 * b2, k0))
     start = (none, one, b2, b2, 1 - b2 * w0, c2 / (4 * w0))
+    # The number of stages is traced, so that steps of all numbers of stages share one program.
     return jax.lax.fori_loop(2, stages.astype(int) + 1, advance, start)[1]
 
 
@@ -174,9 +196,9 @@ def _chebyshev(
 ) -> tuple[Float[Array, ""], Float[Array, ""], Float[Array, ""]]:
     """T, δT' and δ²T'' of T_j at 1 + δ, δ = shift, for j²δ of at most a few tenths.
 
-    By Taylor's series at 1, where the k-th derivative is Π_{i<k} (j² − i²)/(2i + 1): every term is
-    positive, so that single precision is kept for any j. The recurrence in j and the hyperbolic
-    functions both lose j² roundings.
+    Computed by Taylor's series at 1, where the k-th derivative is Π_{i<k} (j² − i²)/(2i + 1). No
+    term is negative, so that single precision loses no digit for any j. The recurrence in j and
+    the hyperbolic functions were rejected, since rounding errors grow as j² in both.
     """
     term = jnp.ones_like(degree)
     value, first, second = term, 0 * term, 0 * term
@@ -186,8 +208,9 @@ def _chebyshev(
     return value, first, second
 
 
-def _combine(*terms: tuple[Float[Array, ""] | float, PyTree]) -> PyTree:
+def _linear_combination(*terms: tuple[Float[Array, ""] | float, PyTree]) -> PyTree:
     """Σ a_i x_i over trees, in the dtype of each leaf."""
+    # A factor of another dtype than a leaf would promote it, which strict promotion refuses.
     factors = [factor for factor, _ in terms]
 
     def combine(*leaves: Array) -> Array:
@@ -198,7 +221,7 @@ def _combine(*terms: tuple[Float[Array, ""] | float, PyTree]) -> PyTree:
 
 
 def _unit(tree: PyTree, otherwise: PyTree | None = None) -> PyTree:
-    """The tree over its norm; where that is zero, infinite or NaN, `otherwise`, or zero."""
+    """The tree divided by its norm; if the norm is zero, infinite or NaN, `otherwise` or zero."""
     norm = optimistix.two_norm(tree)
     regular = (norm > 0) & jnp.isfinite(norm)
 

@@ -38,6 +38,6 @@ def test_log_times_reach_where_t_overflows():
     ("arguments", "message"),
     [((3, 0), "num = 0"), ((-3, 5), "stop_log10 = -3"), ((math.inf, 5), "stop_log10 = inf")],
 )
-def test_log_times_refuse(arguments, message):
+def test_log_times_refuse_invalid_arguments(arguments, message):
     with pytest.raises(ValueError, match=message):
         nc.log_times(*arguments)

@@ -43,7 +43,7 @@ def heavy_ball(problem, state, rate, momentum, steps):
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_descent_is_the_textbook_loop(momentum):
-    problem = nc.ulpm(3, 4, 2, "mean")
+    problem = nc.ulpm(3, 4, 2, reduction="mean")
     start = start_of(problem)
     optimizer = optax.sgd(0.5, momentum=momentum)
     traj = nc.gradient_descent(problem, start, optimizer, 200, observe=no_observables)
@@ -54,12 +54,19 @@ def test_descent_is_the_textbook_loop(momentum):
 
 
 def test_saves_are_at_their_steps():
-    problem = nc.ulpm(3, 4, 2, "mean")
+    problem = nc.ulpm(3, 4, 2, reduction="mean")
     saves = np.array([0, 1, 7, 30])
     traj = nc.gradient_descent(
-        problem, start_of(problem), SGD, 40, saves, observe=squared_norm, save_states=True
+        problem,
+        start_of(problem),
+        SGD,
+        40,
+        save_steps=saves,
+        observe=squared_norm,
+        save_states=True,
     )
     np.testing.assert_allclose(traj.log_time, np.log1p(saves), rtol=rounding())
+    np.testing.assert_array_equal(traj.steps, saves)
     assert traj.num_steps == 40
     assert traj.states is not None
     for i, step in enumerate(saves):
@@ -77,13 +84,19 @@ def test_small_steps_follow_the_flow_to_first_order():
     start = start_of(problem, norm=2.0)
     flow = nc.gradient_flow(problem, start, np.log1p([2.0]), rtol=1e-10, observe=no_observables)
 
-    steps, mean = np.array([200, 400, 800, 1600]), nc.ulpm(3, 4, 2, "mean")
+    steps, mean = np.array([200, 400, 800, 1600]), nc.ulpm(3, 4, 2, reduction="mean")
 
     @jax.jit
     def at_rate(rate):
         # With the rate an argument, one program; of each rate one of the saves is read.
         return nc.gradient_descent(
-            mean, start, optax.sgd(rate), 1600, steps, no_observables, save_states=True
+            mean,
+            start,
+            optax.sgd(rate),
+            1600,
+            save_steps=steps,
+            observe=no_observables,
+            save_states=True,
         )
 
     errors = []
@@ -107,17 +120,23 @@ def test_lbfgs_with_line_search_reaches_the_regularised_minimum(monkeypatch):
     gap = math.log(1 / c - (classes - 1))
     minimum = math.log1p((classes - 1) * math.exp(-gap)) + (classes - 1) * c * gap
     traj = nc.gradient_descent(
-        problem, start_of(problem), optax.lbfgs(), 200, np.array([200]),
+        problem, start_of(problem), optax.lbfgs(), 200, save_steps=np.array([200]),
         observe=lambda state: {"objective": problem.objective(state)},
     )  # fmt: skip
     np.testing.assert_allclose(traj.observables["objective"][-1], minimum, rtol=1e-12)
 
 
-def test_descent_leaves_the_invariant_of_the_flow_and_says_so():
-    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(2.0)
+def test_descent_breaks_the_invariant_of_the_flow_and_records_the_drift():
+    problem, optimizer = nc.ulpm(3, 4, 2, reduction="mean"), optax.sgd(2.0)
     start = start_of(problem)
     traj = nc.gradient_descent(
-        problem, start, optimizer, 50, np.array([50]), observe=no_observables, save_states=True
+        problem,
+        start,
+        optimizer,
+        50,
+        save_steps=np.array([50]),
+        observe=no_observables,
+        save_states=True,
     )
     final = jax.tree.map(lambda leaf: np.asarray(leaf[-1]), traj.states)
     before = np.asarray(start.classifier).T @ start.classifier
@@ -138,11 +157,11 @@ def test_divergence_ends_in_the_result_or_raises_one_line():
 
 
 def test_batch_equals_single_runs():
-    problem, saves = nc.ulpm(3, 4, 2, "mean"), np.array([0, 1, 10, 100])
+    problem, saves = nc.ulpm(3, 4, 2, reduction="mean"), np.array([0, 1, 10, 100])
 
     def run(start):
         return nc.gradient_descent(
-            problem, start, SGD, 100, saves, observe=squared_norm, save_states=True
+            problem, start, SGD, 100, save_steps=saves, observe=squared_norm, save_states=True
         )
 
     starts = [start_of(problem, seed) for seed in range(3)]
@@ -162,12 +181,16 @@ def test_second_call_of_the_same_shapes_does_not_retrace():
         traces.append(state)
         return {}
 
-    problem, optimizer = nc.ulpm(3, 4, 2, "mean"), optax.sgd(0.5)
+    problem, optimizer = nc.ulpm(3, 4, 2, reduction="mean"), optax.sgd(0.5)
     saves = np.array([0, 10])
-    nc.gradient_descent(problem, start_of(problem), optimizer, 10, saves, observe=observe)
+    nc.gradient_descent(
+        problem, start_of(problem), optimizer, 10, save_steps=saves, observe=observe
+    )
     first = len(traces)
     assert first > 0
-    nc.gradient_descent(problem, start_of(problem, 1), optimizer, 30, saves + 5, observe=observe)
+    nc.gradient_descent(
+        problem, start_of(problem, 1), optimizer, 30, save_steps=saves + 5, observe=observe
+    )
     assert len(traces) == first
 
 
@@ -192,7 +215,9 @@ def test_default_saves_are_spread_over_the_logarithm():
 def test_bad_steps_are_one_line_that_names_the_value(num_steps, save_steps, message):
     problem = nc.ulpm(3, 4, 2)
     with pytest.raises(ValueError, match=message):
-        nc.gradient_descent(problem, start_of(problem), optax.sgd(0.1), num_steps, save_steps)
+        nc.gradient_descent(
+            problem, start_of(problem), optax.sgd(0.1), num_steps, save_steps=save_steps
+        )
 
 
 def test_nan_in_the_start_is_refused():
@@ -208,7 +233,9 @@ def powers_of_the_start(optimizer, num_steps):
 
     def run(seed, norm):
         start, last = start_of(problem, seed, norm), np.array([num_steps])
-        return nc.gradient_descent(problem, start, optimizer, num_steps, last, no_observables).final
+        return nc.gradient_descent(
+            problem, start, optimizer, num_steps, save_steps=last, observe=no_observables
+        ).final
 
     ends = jax.jit(jax.vmap(jax.vmap(run, (0, None)), (None, 0)))(np.arange(10), norms)
     logs = {name: np.log(values) for name, values in collapse_errors(ends).items()}
@@ -220,13 +247,13 @@ def collapse_errors(states):
     """Mixon's errors over the two leading axes of the states."""
 
     def errors(state):
-        seen = nc.metrics.collapse_metrics(state, nc.mixon(3, 15, 3).labels)
-        return {name: value for name, value in seen.items() if name.startswith("mixon")}
+        metrics = nc.metrics.collapse_metrics(state, nc.mixon(3, 15, 3).labels)
+        return {name: value for name, value in metrics.items() if name.startswith("mixon")}
 
     return jax.vmap(jax.vmap(errors))(states)
 
 
-def test_momentum_slows_the_decay_of_what_spoils_snc1():
+def test_momentum_slows_the_decay_of_the_part_that_limits_snc1():
     # The part of a start in E1-, of eigenvalue -√N, is all that decays in the linear phase, which
     # lasts until that in E1+ is of order 1: SNC1 ~ ε^p, p = 1 + log(1/|r-|)/log(r+) if below the 2
     # of the flow, r± the growth a step, r² - (1 + β ± η√N) r + β = 0.

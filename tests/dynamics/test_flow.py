@@ -18,7 +18,7 @@ ULPM = nc.ulpm(5, 20, 10)
 DECAY = nc.WeightDecay(classifier=0.02, features=0.02, bias=0.02)
 CASES = {
     "sum": nc.ulpm(3, 4, 2),
-    "mean": nc.ulpm(3, 4, 2, "mean"),
+    "mean": nc.ulpm(3, 4, 2, reduction="mean"),
     "unbalanced": nc.UnconstrainedFeatures((1, 4, 2), 5, reduction="sum"),
     "bias": nc.UnconstrainedFeatures((2, 2, 2), 4, bias=True),
     "unbalanced bias mean": nc.UnconstrainedFeatures((3, 1, 2), 4, bias=True),
@@ -28,13 +28,13 @@ CASES = {
     ),
     "square": nc.mixon(3, 5, 2),
     "square unbalanced mean decay": nc.UnconstrainedFeatures(
-        (1, 4, 2), 5, nc.SquaredError(), bias=True, weight_decay=DECAY
+        (1, 4, 2), 5, loss=nc.SquaredError(), bias=True, weight_decay=DECAY
     ),
 }
 
 
 def start_of(problem, seed=0, norm=1.0, dtype="float64"):
-    return problem.init(jax.random.fold_in(jax.random.key(0), seed), norm, dtype)
+    return problem.init(jax.random.fold_in(jax.random.key(0), seed), norm, dtype=dtype)
 
 
 def no_observables(state):
@@ -103,7 +103,7 @@ def test_clocks_agree():
     problem = CASES["unbalanced"]
     start, times = start_of(problem), np.array([0.1, 1.0, 30.0])
     in_real_time = nc.gradient_flow(
-        problem, start, times, nc.RealTime(), observe=no_observables, save_states=True
+        problem, start, times, clock=nc.RealTime(), observe=no_observables, save_states=True
     )
     in_log_time = nc.gradient_flow(
         problem, start, np.log1p(times), observe=no_observables, save_states=True
@@ -116,9 +116,9 @@ def test_clocks_agree():
 @pytest.mark.parametrize("reduction", ["sum", "mean"])
 def test_flow_on_the_simplex_ray_is_the_exact_one(reduction):
     # To t = 10^1000, against the closed form: 2K√n t = Ei(q) - Ei(q0) + (K-1) log(q/q0).
-    problem = nc.ulpm(5, 20, 10, reduction)
+    problem = nc.ulpm(5, 20, 10, reduction=reduction)
     times = nc.log_times(1000, 40)
-    start = collapsed_state(problem, 0.5, jax.random.key(1))
+    start = collapsed_state(problem, 0.5, key=jax.random.key(1))
     margins = ("margin_min", "margin_mean")
     # The summed loss shares the program of `far_flow`, which observes everything.
     observe = None if reduction == "sum" else margins
@@ -135,7 +135,7 @@ GAP_ON_THE_RAY = collapsed_gap(CASES["sum"], 0.5, RAY_TIMES)
 def error_and_steps(solver, rtol):
     """Error of the margin on the simplex ray to t = 10^3, and the steps taken."""
     problem = CASES["sum"]
-    start = collapsed_state(problem, 0.5, jax.random.key(0))
+    start = collapsed_state(problem, 0.5, key=jax.random.key(0))
     traj = nc.gradient_flow(
         problem, start, RAY_TIMES, solver=solver, rtol=rtol, atol=rtol / 100,
         observe=no_observables, save_states=True,
@@ -143,8 +143,10 @@ def error_and_steps(solver, rtol):
     assert traj.states is not None
     features, classifier = np.asarray(traj.states.features), np.asarray(traj.states.classifier)
     logits = np.einsum("tnd,tkd->tnk", features, classifier)
-    own = np.eye(3, dtype=bool)[problem.labels]
-    margin = np.min(logits[:, own] - np.max(np.where(own, -np.inf, logits), axis=2), axis=1)
+    at_label = np.eye(3, dtype=bool)[problem.labels]
+    margin = np.min(
+        logits[:, at_label] - np.max(np.where(at_label, -np.inf, logits), axis=2), axis=1
+    )
     return np.max(np.abs(margin / GAP_ON_THE_RAY - 1)), traj.num_steps
 
 
@@ -168,7 +170,7 @@ def far_flow():
     return nc.gradient_flow(ULPM, start_of(ULPM), nc.log_times(1000, 201), rtol=1e-8, atol=1e-10)
 
 
-def test_far_horizon_is_finite_with_its_invariants_kept(far_flow):
+def test_a_flow_to_late_times_is_finite_and_conserves_its_invariants(far_flow):
     for name, values in far_flow.observables.items():
         assert np.all(np.isfinite(values)), name
     assert np.max(far_flow.observables["balance_drift"]) < 1e-6
@@ -194,15 +196,15 @@ def test_measures_fall_as_powers_of_log_t(far_flow, name, exponent):
 
 def test_norm_and_smoothed_margin_rise_once_the_loss_is_below_log_2(far_flow):
     # Ji, lemma B.2, with (B.8) and theorem 3.1 beside it.
-    seen = {name: np.asarray(values) for name, values in far_flow.observables.items()}
-    below = seen["log_objective"] < math.log(math.log(2))
+    recorded = {name: np.asarray(values) for name, values in far_flow.observables.items()}
+    below = recorded["log_objective"] < math.log(math.log(2))
     assert 100 < below.sum() < below.size
     for name in ("squared_norm", "gamma_tilde"):
-        values = seen[name][below]
+        values = recorded[name][below]
         assert np.all(np.diff(values) > -rounding() * values[1:]), name
-    assert np.all(seen["margin_min"][below] > 0)
-    assert np.all(seen["gamma_tilde"][below] <= seen["normalized_margin"][below])
-    assert np.all(seen["max_margin_ratio"] <= 1 + rounding())
+    assert np.all(recorded["margin_min"][below] > 0)
+    assert np.all(recorded["gamma_tilde"][below] <= recorded["normalized_margin"][below])
+    assert np.all(recorded["max_margin_ratio"] <= 1 + rounding())
 
 
 def log_ratio_to_limit(log_objective, log_time):
@@ -225,7 +227,7 @@ def test_objective_never_rises(far_flow):
     assert np.all(np.diff(log_objective) < 0)
 
 
-def test_ten_to_the_ten_thousand():
+def test_the_loss_follows_its_limit_to_ten_to_the_ten_thousand():
     times = nc.log_times(10_000, 11)
     # With everything observed, as `far_flow`, whose program this is.
     traj = nc.gradient_flow(ULPM, start_of(ULPM), times, rtol=1e-6, atol=1e-8)
@@ -238,26 +240,26 @@ def test_ten_to_the_ten_thousand():
 def test_equal_decay_lets_the_invariants_decay():
     # WᵀW - HHᵀ falls as e^(-2λt) and Σ_c w_c as e^(-λt): by e^-6 and e^-3 here.
     problem = nc.UnconstrainedFeatures(
-        (2, 3, 1), 4, reduction="sum", weight_decay=nc.WeightDecay(0.1, 0.1)
+        (2, 3, 1), 4, reduction="sum", weight_decay=nc.WeightDecay(classifier=0.1, features=0.1)
     )
     start = start_of(problem, norm=2.0)
     norms = {name: f"{name}_norm" for name in problem.invariants(start)}
 
     def observe(state):
-        kept = problem.invariants(state)
-        return {norm: jnp.linalg.norm(kept[name].value) for name, norm in norms.items()}
+        invariants = problem.invariants(state)
+        return {norm: jnp.linalg.norm(invariants[name].value) for name, norm in norms.items()}
 
     times = np.array([3.0, 30.0])
-    traj = nc.gradient_flow(problem, start, times, nc.RealTime(), observe=observe)
-    kept = problem.invariants(start)
+    traj = nc.gradient_flow(problem, start, times, clock=nc.RealTime(), observe=observe)
+    invariants = problem.invariants(start)
     for name, rate in (("balance", 0.2), ("classifier_sum", 0.1)):
-        seen = traj.observables[f"{name}_norm"]
-        expected = np.linalg.norm(kept[name].value) * np.exp(-rate * times)
-        np.testing.assert_allclose(seen, expected, rtol=integration(1e-8) * math.exp(6))
+        recorded = traj.observables[f"{name}_norm"]
+        expected = np.linalg.norm(invariants[name].value) * np.exp(-rate * times)
+        np.testing.assert_allclose(recorded, expected, rtol=integration(1e-8) * math.exp(6))
         assert np.max(traj.observables[f"{name}_drift"]) < integration(1e-8)
 
 
-def test_drift_shows_a_sloppy_integration():
+def test_drift_grows_with_the_tolerance():
     def drift(rtol):
         # The program of `far_flow`.
         traj = nc.gradient_flow(ULPM, start_of(ULPM), nc.log_times(3, 3), rtol=rtol, atol=rtol)
@@ -308,17 +310,17 @@ def test_float32_is_right_to_its_stated_accuracy():
     single = start_of(ULPM, dtype="float32")
     double = jax.tree.map(lambda leaf: leaf.astype("float64"), single)
     times = nc.log_times(100, 21)
-    seen, true = (nc.gradient_flow(ULPM, start, times) for start in (single, double))
-    assert {leaf.dtype for leaf in seen.observables.values()} == {jnp.dtype("float32")}
-    assert seen.final.features.dtype == jnp.float32
+    result, true = (nc.gradient_flow(ULPM, start, times) for start in (single, double))
+    assert {leaf.dtype for leaf in result.observables.values()} == {jnp.dtype("float32")}
+    assert result.final.features.dtype == jnp.float32
     for name in ("log_objective", "squared_norm", "margin_min", "gamma_tilde"):
         np.testing.assert_allclose(
-            seen.observables[name], true.observables[name], rtol=integration(1e-5)
+            result.observables[name], true.observables[name], rtol=integration(1e-5)
         )
-    for name in seen.observables:
+    for name in result.observables:
         if name.startswith(("ji_", "zhu_", "papyan_self", "mixon_snc2")):
             np.testing.assert_allclose(
-                seen.observables[name], true.observables[name], atol=integration(1e-5)
+                result.observables[name], true.observables[name], atol=integration(1e-5)
             )
 
 
@@ -361,7 +363,7 @@ def test_memory_grows_with_observables_not_with_states():
     assert size(200, True) - size(100, True) >= 100 * state_bytes
 
 
-def test_states_are_kept_when_asked_for():
+def test_states_are_saved_on_request():
     problem = CASES["sum"]
     times, start = np.array([0.0, 1.0]), start_of(problem)
     traj = nc.gradient_flow(problem, start, times, observe=no_observables, save_states=True)
@@ -478,11 +480,11 @@ def test_a_finite_start_without_a_finite_field_ends_soon():
     assert traj.num_steps < 1000
 
 
-def test_decay_may_be_an_array_and_keeps_its_certificate():
+def test_decay_may_be_an_array_and_its_drift_stays_small():
     def run(decay):
-        problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay))
+        problem = nc.zhu(3, 4, 2, nc.WeightDecay(classifier=decay, features=decay))
         traj = nc.gradient_flow(
-            problem, start_of(problem), np.array([0.5, 5.0]), nc.RealTime(),
+            problem, start_of(problem), np.array([0.5, 5.0]), clock=nc.RealTime(),
             observe=("log_objective", "balance_drift"),
         )  # fmt: skip
         return traj.observables
@@ -502,7 +504,7 @@ def test_tolerances_can_be_swept_under_vmap():
     assert loose < middle < tight
 
 
-def test_a_flow_at_rest_in_log_time_is_told_of_real_time():
+def test_the_error_of_a_flow_at_rest_in_log_time_suggests_real_time():
     problem = CASES["decay"]
     with pytest.raises(RuntimeError, match=r"use RealTime\(\)"):
         nc.gradient_flow(
@@ -521,7 +523,9 @@ def objective(state):
 def test_a_steady_state_ends_the_run_with_success():
     problem, times = nc.mixon(3, 5, 2), np.linspace(0, 1000, 1001)
     start = start_of(problem, seed=1)
-    traj = nc.gradient_flow(problem, start, times, nc.RealTime(), observe=objective, event=AT_REST)
+    traj = nc.gradient_flow(
+        problem, start, times, clock=nc.RealTime(), observe=objective, event=AT_REST
+    )
     assert bool(traj.succeeded)
     assert traj.result == diffrax.RESULTS.event_occurred
     speed = flat_states(jax.tree.map(lambda leaf: leaf[None], problem.gradient(traj.final)))
@@ -531,20 +535,20 @@ def test_a_steady_state_ends_the_run_with_success():
     assert 1 < ended < 500
     values = np.asarray(traj.observables["objective"])
     np.testing.assert_array_equal(np.isfinite(values), times <= ended)
-    whole = nc.gradient_flow(problem, start, times, nc.RealTime(), observe=objective)
+    whole = nc.gradient_flow(problem, start, times, clock=nc.RealTime(), observe=objective)
     assert float(whole.final_log_time) == pytest.approx(np.log1p(1000))
     np.testing.assert_array_equal(
         values[times <= ended], whole.observables["objective"][times <= ended]
     )
 
 
-def test_lanes_end_by_their_own_events_and_failures():
+def test_each_lane_ends_at_its_event_or_failure():
     problem = nc.mixon(3, 5, 2)
 
     def run(norm, factor):
         start = jax.tree.map(lambda leaf: factor * leaf, problem.init(jax.random.key(1), norm))
         return nc.gradient_flow(
-            problem, start, np.array([1.0, 8.0]), nc.RealTime(), observe=no_observables,
+            problem, start, np.array([1.0, 8.0]), clock=nc.RealTime(), observe=no_observables,
             event=AT_REST,
         )  # fmt: skip
 
@@ -569,7 +573,7 @@ def test_an_event_may_be_found_exactly():
 
     event = diffrax.Event(level, optimistix.Newton(rtol=1e-10, atol=1e-10))
     traj = nc.gradient_flow(
-        problem, start_of(problem), np.array([100.0]), nc.RealTime(), observe=no_observables,
+        problem, start_of(problem), np.array([100.0]), clock=nc.RealTime(), observe=no_observables,
         event=event,
     )  # fmt: skip
     np.testing.assert_allclose(problem.objective(traj.final), 0.25, rtol=1e-6)
@@ -604,7 +608,7 @@ class Power(nc.problems.AbstractProblem):
 
 @pytest.mark.parametrize(("power", "dtype"), [(2.0, "float64"), (3.0, "float64"), (2.0, "float32")])
 def test_a_solution_that_leaves_every_bound_ends_the_run_at_its_time(power, dtype):
-    flow = nc.Flow(Power(power), np.array([0.25, 2.0]), nc.RealTime())
+    flow = nc.Flow(Power(power), np.array([0.25, 2.0]), clock=nc.RealTime())
     traj = flow(jnp.ones(1, dtype), throw=False)
     assert traj.result == diffrax.RESULTS.dt_min_reached
     assert traj.num_steps < 3000
@@ -620,8 +624,8 @@ def test_a_solution_that_leaves_every_bound_ends_the_run_at_its_time(power, dtyp
 
 def test_the_error_names_the_time_at_which_a_solution_leaves_every_bound():
     with pytest.raises(RuntimeError, match="failed at t = 1 after") as error:
-        nc.Flow(Power(2.0), np.array([0.25, 2.0]), nc.RealTime())(jnp.ones(1))
-    assert "the step fell below the spacing of float64" in str(error.value)
+        nc.Flow(Power(2.0), np.array([0.25, 2.0]), clock=nc.RealTime())(jnp.ones(1))
+    assert "the step size fell below the spacing of float64" in str(error.value)
     assert "\n" not in str(error.value)
 
 
@@ -633,16 +637,16 @@ def test_a_run_given_up_in_log_time_says_where_its_save_times_end(save_at, end):
     flow = nc.Flow(problem, np.array(save_at), observe=("log_objective",), max_steps=4)
     with pytest.raises(RuntimeError, match=r"numpy\.log1p") as error:
         flow(start_of(problem))
-    assert f"The save times end at {end}; if that is not meant" in str(error.value)
+    assert f"The save times end at {end}; if that is not intended" in str(error.value)
 
 
 def test_names_of_observables_are_those_of_the_run_whatever_the_problem():
     """Checked when a flow is built, in a jit and a vmap too, where the decay is unknown."""
 
     def run(decay):
-        problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay))
+        problem = nc.zhu(3, 4, 2, nc.WeightDecay(classifier=decay, features=decay))
         flow = nc.Flow(
-            problem, np.array([0.5]), nc.RealTime(), observe=("balance_drift", "mixon_snc1")
+            problem, np.array([0.5]), clock=nc.RealTime(), observe=("balance_drift", "mixon_snc1")
         )
         return flow(start_of(problem)).observables
 

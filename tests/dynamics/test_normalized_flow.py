@@ -10,13 +10,16 @@ import pytest
 from tolerances import integration, rounding
 
 import nc_jax as nc
-from nc_jax.problems.normalized import Normalization
+from nc_jax.problems import relu
 
 RTOL = 1e-9
 INPUTS = np.random.default_rng(0).normal(size=(8, 5))
 INPUTS /= np.linalg.norm(INPUTS, axis=1).max()
 SIGNS = np.array([1.0, -1.0, 1.0, 1.0, -1.0, -1.0, 1.0, -1.0])
 TIMES = np.array([0.5, 1.0, 2.0, 4.0, 8.0])
+
+LAGRANGE, WEIGHT, PRACTICE = relu.Lagrange(), relu.WeightNormalization(), relu.UsualPractice()
+CARTESIAN, POLAR = relu.Cartesian(), relu.Polar()
 
 
 def linear(z):
@@ -25,17 +28,17 @@ def linear(z):
 
 
 def net(
-    normalization: Normalization = "lagrange", activation=linear, **options
+    parametrization: relu.AbstractParametrization = LAGRANGE, activation=linear, **options
 ) -> nc.NormalizedReLUNet:
     options = {"widths": (4, 3), "weight_decay": 0.02, **options}
     return nc.NormalizedReLUNet(
-        INPUTS, SIGNS, normalization=normalization, activation=activation, **options
+        INPUTS, SIGNS, parametrization=parametrization, activation=activation, **options
     )
 
 
 def start_of(problem, norm=1.2, seed=0):
     state = problem.init(jax.random.fold_in(jax.random.key(0), seed), norm)
-    if problem.normalization == "none":
+    if problem.parametrization == CARTESIAN:
         factors = jnp.linspace(0.7, 1.3, problem.num_layers)
         return nc.Layers(tuple(f * w for f, w in zip(factors, state.matrices, strict=True)))
     return state
@@ -56,7 +59,7 @@ def flow(
 ) -> nc.Trajectory:
     options = {"rtol": RTOL, "atol": RTOL / 100, "observe": nothing, **options}
     return nc.gradient_flow(
-        problem, start, times, nc.RealTime(), solver, save_states=True, **options
+        problem, start, times, clock=nc.RealTime(), solver=solver, save_states=True, **options
     )
 
 
@@ -66,42 +69,44 @@ def outputs(problem, state):
 
 
 CASES = [
-    ("lagrange", "norm", {"direction_norms"}),
-    ("weight", "norm", {"direction_norms", "layer_balance"}),
-    ("practice", "layers", {"direction_norms"}),
-    ("none", "norm", {"layer_balance"}),
-    ("none", "layers", {"layer_balance", "unit_balance"}),
-    ("polar", "layers", {"direction_norms", "layer_balance", "unit_balance"}),
+    (LAGRANGE, relu.WholeNorm(), {"direction_norms"}),
+    (WEIGHT, relu.WholeNorm(), {"direction_norms", "layer_balance"}),
+    (PRACTICE, relu.EachLayer(), {"direction_norms"}),
+    (CARTESIAN, relu.WholeNorm(), {"layer_balance"}),
+    (CARTESIAN, relu.EachLayer(), {"layer_balance", "unit_balance"}),
+    (POLAR, relu.EachLayer(), {"direction_norms", "layer_balance", "unit_balance"}),
 ]
 
 
-@pytest.mark.parametrize(("normalization", "decay_on", "kept"), CASES)
-def test_flows_keep_their_certificates_and_go_downhill(normalization, decay_on, kept):
-    problem = net(normalization, decay_on=decay_on, weight_decay=0.05)
+@pytest.mark.parametrize(("parametrization", "decay_on", "conserved"), CASES)
+def test_flows_conserve_their_invariants_and_decrease_the_loss(
+    parametrization, decay_on, conserved
+):
+    problem = net(parametrization, decay_on=decay_on, weight_decay=0.05)
     start = start_of(problem)
-    if normalization in ("polar", "weight"):
+    if parametrization in (POLAR, WEIGHT):
         start = nc.Layers(start.matrices, jnp.array([0.7, 1.0, 1.3]))
     found = flow(problem, start)
     drifts = {name.removesuffix("_drift") for name in found.observables if "drift" in name}
-    assert drifts == kept
-    for name in kept:
+    assert drifts == conserved
+    for name in conserved:
         assert np.max(found.observables[f"{name}_drift"]) < integration(RTOL)
     losses = [problem.objective(start), *objectives(problem, found.states)]
     assert np.all(np.diff(losses) < 0)
-    if "layer_balance" in kept:
+    if "layer_balance" in conserved:
         # By hand: differences of squared norms, which fall as e^(−4λt) with decay on the layers.
         def difference(state):
             squares = [float(np.sum(np.square(w))) for w in state.weights()]
             return squares[0] - squares[2]
 
-        left = np.exp(-4 * 0.05 * 8.0) if decay_on == "layers" else 1.0
+        left = np.exp(-4 * 0.05 * 8.0) if decay_on == relu.EachLayer() else 1.0
         assert abs(difference(found.final) - left * difference(start)) < integration(RTOL) * 3
         assert abs(difference(start)) > 0.3
 
 
-@pytest.mark.parametrize("decay_on", ["norm", "layers"])
+@pytest.mark.parametrize("decay_on", [relu.WholeNorm(), relu.EachLayer()], ids=repr)
 def test_polar_and_cartesian_variables_have_one_trajectory(decay_on):
-    polar, cartesian = net("polar", decay_on=decay_on), net("none", decay_on=decay_on)
+    polar, cartesian = net(POLAR, decay_on=decay_on), net(CARTESIAN, decay_on=decay_on)
     directions = polar.init(jax.random.key(5)).matrices
     norms = jnp.array([0.7, 1.0, 1.3])
     one = flow(polar, nc.Layers(directions, norms))
@@ -114,10 +119,10 @@ def test_polar_and_cartesian_variables_have_one_trajectory(decay_on):
         np.testing.assert_allclose(left, right, rtol=0, atol=integration(RTOL))
 
 
-def test_normalised_flows_of_one_net_differ_only_where_they_should():
+def test_lagrange_and_usual_practice_have_the_same_critical_points():
     # Weight normalisation with gains that stay 1 but for the last is Lagrange's flow: the field of
     # one at the state of the other. Usual practice and Lagrange end at the same critical points.
-    lagrange, practice = net("lagrange"), net("practice")
+    lagrange, practice = net(LAGRANGE), net(PRACTICE)
     first = flow(lagrange, start_of(lagrange), np.array([400.0]), nc.RKC(), rtol=1e-6, atol=1e-8)
     [rho] = first.final.norms
     matrices = (*first.final.matrices[:-1], rho * first.final.matrices[-1])
@@ -139,9 +144,14 @@ def test_normalised_flows_of_one_net_differ_only_where_they_should():
         np.testing.assert_allclose(v * weighted, slope, atol=1e-5)
 
 
-def test_the_flow_of_the_exponential_loss_goes_to_any_time():
+def test_the_flow_of_the_exponential_loss_reaches_ten_to_the_thousand():
     problem = nc.NormalizedReLUNet(
-        INPUTS[:4], SIGNS[:4], (4,), "none", nc.Exponential(), activation=linear
+        INPUTS[:4],
+        SIGNS[:4],
+        (4,),
+        parametrization=CARTESIAN,
+        loss=nc.Exponential(),
+        activation=linear,
     )
     found = nc.gradient_flow(
         problem, problem.init(jax.random.key(1)), nc.log_times(1000, 5), rtol=1e-6, atol=1e-8,
@@ -156,12 +166,14 @@ def test_the_flow_of_the_exponential_loss_goes_to_any_time():
     assert drift < integration(1e-6)
 
 
-def test_kinks_are_passed_at_the_least_step_or_rounded():
+def test_relu_kinks_are_integrated_with_a_least_step_or_a_smooth_relu():
     # A flow of a ReLU net slides along kinks. The truth is that of another integrator: descent at
     # a rate so small that its error, of first order, is under 1e-4.
     problem = net(activation=jax.nn.relu)
     start, times = start_of(problem), np.linspace(0.5, 20.0, 40)
-    descent = nc.gradient_descent(problem, start, optax.sgd(2e-4), 100_000, np.array([1]), nothing)
+    descent = nc.gradient_descent(
+        problem, start, optax.sgd(2e-4), 100_000, save_steps=np.array([1]), observe=nothing
+    )
     truth = outputs(problem, descent.final)
     assert np.abs(truth).max() > 0.4
     for step, error in ((0.1, 2e-2), (0.0125, 2e-3)):
@@ -171,7 +183,7 @@ def test_kinks_are_passed_at_the_least_step_or_rounded():
         assert found.observables["direction_norms_drift"][-1] < 0.1 * step
         assert np.abs(outputs(problem, found.final) - truth).max() < error
         assert np.max(np.diff(objectives(problem, found.states))) < 1e-5
-    rounded = net(activation=nc.SmoothReLU(1e-6))
+    rounded = net(activation=nc.SmoothReLU(width=1e-6))
     found = flow(rounded, start, times, nc.RKC(), rtol=1e-5, atol=1e-7)
     assert found.num_steps < 1000
     assert np.all(np.diff(objectives(rounded, found.states)) < 0)
@@ -179,7 +191,7 @@ def test_kinks_are_passed_at_the_least_step_or_rounded():
 
 
 def test_descent_keeps_the_directions_normalised():
-    problem = net("lagrange", activation=jax.nn.relu)
+    problem = net(LAGRANGE, activation=jax.nn.relu)
     start = start_of(problem)
     found = nc.gradient_descent(
         problem, start, optax.sgd(0.2, momentum=0.9), 200, observe=nothing, save_states=True
@@ -213,12 +225,14 @@ def sgd_by_hand(state, rate, size, key, steps):
 
 
 def test_stochastic_descent_is_the_textbook_loop():
-    problem, key, optimizer = net("lagrange"), jax.random.key(7), optax.sgd(0.1)
+    problem, key, optimizer = net(LAGRANGE), jax.random.key(7), optax.sgd(0.1)
     start = start_of(problem)
 
     def descent(**options):
         last = np.array([7])
-        return nc.gradient_descent(problem, start, optimizer, 7, last, nothing, **options).final
+        return nc.gradient_descent(
+            problem, start, optimizer, 7, save_steps=last, observe=nothing, **options
+        ).final
 
     found = descent(batch_size=3, key=key)
     expected = sgd_by_hand(start, 0.1, 3, key, 7)
@@ -239,7 +253,7 @@ def test_stochastic_descent_is_the_textbook_loop():
         (nc.ulpm(3, 4, 2), {"batch_size": 2}, "UnconstrainedFeatures has no samples"),
     ],
 )  # fmt: skip
-def test_batches_that_cannot_be_are_refused(problem, options, message):
+def test_invalid_batch_arguments_are_refused(problem, options, message):
     with pytest.raises(ValueError, match=message):
         nc.gradient_descent(problem, problem.init(jax.random.key(0)), optax.sgd(0.1), 5, **options)
 
@@ -262,13 +276,19 @@ moving_start = eqx.filter_jit(lambda equation, position: equation.start(position
 def descents(problem, start, rate):
     """States of descent after each of `STEPS`, for a rate that is an argument."""
     return nc.gradient_descent(
-        problem, start, optax.sgd(rate), int(STEPS[-1]), STEPS, nothing, save_states=True
+        problem,
+        start,
+        optax.sgd(rate),
+        int(STEPS[-1]),
+        save_steps=STEPS,
+        observe=nothing,
+        save_states=True,
     ).states
 
 
-@pytest.mark.parametrize("normalization", ["lagrange", "none"])
-def test_the_descent_equation_follows_descent_to_second_order(normalization):
-    problem = net(normalization, widths=(4,))
+@pytest.mark.parametrize("parametrization", [LAGRANGE, CARTESIAN], ids=repr)
+def test_the_descent_equation_follows_descent_to_second_order(parametrization):
+    problem = net(parametrization, widths=(4,))
     start = start_of(problem)
     exact = flow(problem, start, np.array([END])).final
 
@@ -302,7 +322,7 @@ def test_the_descent_equation_follows_descent_to_second_order(normalization):
 
 
 def test_the_descent_equation_keeps_the_directions_on_their_spheres():
-    problem = net("lagrange", widths=(4,))
+    problem = net(LAGRANGE, widths=(4,))
     equation = nc.GradientDescentODE(problem, 0.3)
     moving = moving_start(equation, start_of(problem))
     found = flow(equation, moving, solver=diffrax.Tsit5())
@@ -320,13 +340,13 @@ def test_the_descent_equation_keeps_the_directions_on_their_spheres():
         nc.Layers(tuple(1.5 * v for v in moving.position.matrices), moving.position.norms),
         moving.position,
     )
-    kept = eqx.filter_jit(lambda equation, state: equation.retract(state))(equation, pushed)
-    for v, velocity in zip(kept.position.matrices, kept.velocity.matrices, strict=True):
+    retracted = eqx.filter_jit(lambda equation, state: equation.retract(state))(equation, pushed)
+    for v, velocity in zip(retracted.position.matrices, retracted.velocity.matrices, strict=True):
         assert abs(np.linalg.norm(v) - 1) < rounding()
         assert abs(np.sum(v * velocity)) < rounding()
 
 
-def test_the_scalar_descent_equation_oscillates_where_it_should():
+def test_the_scalar_descent_equation_is_the_damped_oscillator_of_equation_23():
     # (23) with frozen μ, M: underdamped where 4η(M + λ) > 1 (E43), with frequency
     # √(4η(M + λ) − 1)/η. One layer, one direction of input: f_V = x, so M is constant.
     problem = nc.NormalizedReLUNet(np.array([[1.0], [-1.0]]), SIGNS[:2], (), weight_decay=0.5)

@@ -64,7 +64,7 @@ def test_a_run_has_the_same_bits_wherever_it_is_divided(monkeypatch, num_steps):
     assert_same_bits(FLOW(START), whole)
 
 
-def test_pieces_are_the_program_of_a_jit():
+def test_a_run_in_pieces_equals_the_run_of_one_jit():
     # Save for rounding: a loop of another length is compiled otherwise.
     assert_same_to_rounding(FLOW(START), jax.jit(lambda start: FLOW(start))(START))
 
@@ -121,7 +121,7 @@ def interrupt_after(monkeypatch, count):
 def test_ctrl_c_gives_what_was_computed(monkeypatch, count):
     whole = FLOW(START)
     interrupt_after(monkeypatch, count)
-    with pytest.raises(nc.Interrupted, match="`trajectory` is what was computed") as caught:
+    with pytest.raises(nc.Interrupted, match="`trajectory` has the computed part") as caught:
         FLOW(START)
     traj = caught.value.trajectory
     assert traj is not None
@@ -162,7 +162,7 @@ def test_a_finished_run_is_read_and_not_computed(monkeypatch, tmp_path):
         ({"rtol": 1e-6}, "rtol = None there, 1e-06 here"),
         ({"save_at": TIMES[:-1]}, "save_at = float64"),
         ({"max_steps": 7}, "max_steps = 1000000 there, 7 here"),
-        ({"problem": nc.ulpm(3, 4, 2, "mean")}, "problem = "),
+        ({"problem": nc.ulpm(3, 4, 2, reduction="mean")}, "problem = "),
     ],
     ids=["rtol", "times", "steps", "problem"],
 )
@@ -181,7 +181,7 @@ def test_a_store_of_another_start_is_refused(tmp_path):
         FLOW(PROBLEM.init(jax.random.key(1)), path=tmp_path / "a")
 
 
-def test_what_is_no_store_is_not_replaced(tmp_path):
+def test_a_folder_that_is_no_zarr_store_is_not_replaced(tmp_path):
     (tmp_path / "thesis").mkdir()
     with pytest.raises(FileExistsError, match="not a Zarr store"):
         FLOW(START, path=tmp_path / "thesis")

@@ -62,7 +62,7 @@ def test_transformed_flows_observe_once_and_call_nothing_on_the_host(way):
 
 
 def test_the_pieces_of_a_run_observe_once_and_call_nothing_on_the_host():
-    run = flow_of()._run_in(np.dtype("float64"), lanes=False)
+    run = flow_of()._integration_in(np.dtype("float64"), lanes=False)
     progress, reference = program.begin(run, START)
     beginning = lines_of(lambda start: program.begin(run, start), START)
     piece = lines_of(
@@ -78,14 +78,19 @@ def test_the_pieces_of_a_run_observe_once_and_call_nothing_on_the_host():
 
 
 def decayed(decay):
-    return nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay, decay))
+    return nc.zhu(3, 4, 2, nc.WeightDecay(classifier=decay, features=decay, bias=decay))
 
 
 def in_real_time(decay=1e-2, seed=0, norm=1.0, stop=3.0, num=4, **options):
     problem = decayed(decay)
     start = problem.init(jax.random.key(seed), norm)
     return nc.gradient_flow(
-        problem, start, np.linspace(0, stop, num), nc.RealTime(), observe=("margin_min",), **options
+        problem,
+        start,
+        np.linspace(0, stop, num),
+        clock=nc.RealTime(),
+        observe=("margin_min",),
+        **options,
     )
 
 
@@ -148,14 +153,14 @@ def test_a_flow_and_its_batch_are_functions_for_jit():
     ],
     ids=["steps", "name", "least step"],
 )
-def test_a_flow_that_is_none_is_refused_in_one_line(change, message):
+def test_invalid_flow_arguments_are_refused_in_one_line(change, message):
     with pytest.raises(ValueError, match=message) as caught:
         flow_of(**change)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("options", [{"event": AT_REST}, {"solver": diffrax.Kvaerno5()}])
-def test_a_batch_of_what_steps_alone_is_refused_with_what_to_use(options):
+def test_a_batch_with_an_event_or_implicit_solver_is_refused_in_favour_of_vmap(options):
     starts = jax.tree.map(lambda leaf: leaf[None], START)
     with pytest.raises(ValueError, match=r"batch: .* the starts to jax.vmap\(flow\)"):
         flow_of(**options).batch(starts)

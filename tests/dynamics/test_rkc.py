@@ -19,7 +19,7 @@ SMALL = nc.ulpm(3, 4, 2)
 
 
 def start_of(problem, seed=0, norm=1.0, dtype="float64"):
-    return problem.init(jax.random.fold_in(jax.random.key(0), seed), norm, dtype)
+    return problem.init(jax.random.fold_in(jax.random.key(0), seed), norm, dtype=dtype)
 
 
 def log_log_times(decades, num):
@@ -122,8 +122,8 @@ def one_step(h, stiffness):
 @pytest.mark.parametrize("stiffness", [0.0, 400.0])
 def test_the_estimate_follows_the_error_of_a_step(stiffness):
     steps = np.array([0.2, 0.1, 0.05])
-    seen = [one_step(h, np.asarray(stiffness)) for h in steps]
-    estimates, errors = np.array(seen).T
+    measured = [one_step(h, np.asarray(stiffness)) for h in steps]
+    estimates, errors = np.array(measured).T
     assert np.all((estimates > errors) & (estimates < 3 * errors))
     assert abs(np.polyfit(np.log(steps), np.log(estimates), 1)[0] - 3) < 0.2
 
@@ -146,7 +146,7 @@ def sizes(state):
 
 def far_run(start, times, clock, solver, rtol, observe=far_observe):
     return nc.gradient_flow(
-        ULPM, start, times, clock, solver, rtol=rtol, atol=rtol / 100, observe=observe
+        ULPM, start, times, clock=clock, solver=solver, rtol=rtol, atol=rtol / 100, observe=observe
     )
 
 
@@ -159,9 +159,9 @@ def by_tsit5():
 @pytest.mark.parametrize("rtol", [1e-4, 1e-6])
 def test_agrees_with_tsit5_in_log_time_at_ten_to_the_thousand(by_tsit5, rtol):
     times = log_log_times(1000, 41)
-    seen = far_run(start_of(ULPM), times, nc.LogLogTime(), nc.RKC(), rtol)
-    np.testing.assert_allclose(seen.log_time, by_tsit5.log_time, rtol=rounding())
-    for name, values in seen.observables.items():
+    result = far_run(start_of(ULPM), times, nc.LogLogTime(), nc.RKC(), rtol)
+    np.testing.assert_allclose(result.log_time, by_tsit5.log_time, rtol=rounding())
+    for name, values in result.observables.items():
         if name.endswith("_drift"):
             assert values.max() < second_order_integration(rtol), name
         else:
@@ -171,21 +171,21 @@ def test_agrees_with_tsit5_in_log_time_at_ten_to_the_thousand(by_tsit5, rtol):
 
 
 def test_the_simplex_ray_is_exact_to_ten_to_the_million():
-    start = eqx.filter_jit(nc.exact.collapsed_state)(ULPM, 0.5, jax.random.key(1))
+    start = eqx.filter_jit(nc.exact.collapsed_state)(ULPM, 0.5, key=jax.random.key(1))
     times = log_log_times(1e6, 41)
-    seen = far_run(start, times, nc.LogLogTime(), nc.RKC(), 1e-5).observables
+    recorded = far_run(start, times, nc.LogLogTime(), nc.RKC(), 1e-5).observables
     expected = eqx.filter_jit(nc.exact.collapsed_gap)(ULPM, 0.5, np.expm1(times))
-    np.testing.assert_allclose(seen["margin"], expected, rtol=second_order_integration(1e-5))
+    np.testing.assert_allclose(recorded["margin"], expected, rtol=second_order_integration(1e-5))
 
 
 def test_collapse_goes_on_to_ten_to_the_million():
     # Theory's slopes over three decades of log t beyond 10^1000; spread off all classifiers never
     # moves, so that within-class variation has -1/2.
-    seen = far_run(start_of(ULPM), log_log_times(1e6, 101), nc.LogLogTime(), nc.RKC(), 1e-5)
-    for name, values in seen.observables.items():
+    result = far_run(start_of(ULPM), log_log_times(1e6, 101), nc.LogLogTime(), nc.RKC(), 1e-5)
+    for name, values in result.observables.items():
         if name.startswith("ji_"):
             expected = -0.5 if name == "ji_within_class_variation" else -1.0
-            exponent = seen.decay_exponent(name, 1e3 * math.log(10))
+            exponent = result.decay_exponent(name, 1e3 * math.log(10))
             assert abs(exponent - expected) < 0.02, name
         elif name.endswith("_drift"):
             assert values.max() < second_order_integration(1e-5), name
@@ -231,7 +231,7 @@ def test_a_late_start_is_followed_from_its_saddle_to_collapse():
 
     times = np.log1p(np.array([100, 1000, 2000, 10_000]) * math.log(10))
     gap = nc.gradient_flow(
-        problem, start_of(problem, 161), times, nc.LogLogTime(), nc.RKC(), rtol=1e-5,
+        problem, start_of(problem, 161), times, clock=nc.LogLogTime(), solver=nc.RKC(), rtol=1e-5,
         atol=1e-7, observe=observe,
     ).observables["gap"]  # fmt: skip
     assert gap[0] > 0.1
@@ -291,7 +291,7 @@ def radii(problem, start, clock, stop, samples=30):
         (nc.mixon(3, 15, 3), nc.RealTime(), 100.0),
     ],
 )
-def test_the_spectral_radius_is_known_to_its_margin(problem, clock, stop):
+def test_the_estimated_spectral_radius_is_within_its_margin(problem, clock, stop):
     estimated, exact, chosen, reached = radii(problem, start_of(problem), clock, stop)
     assert chosen[0] == 0
     assert reached < 1024
@@ -317,7 +317,7 @@ def three_modes(begin, end, start, constant, quartic, target):
     return solution.ys[0], solution.stats
 
 
-def test_a_mode_that_overtakes_is_noticed():
+def test_a_mode_that_becomes_dominant_is_detected():
     # Two decoupled rates that cross at t = 1; before, the vector loses the second.
     constant, quartic = np.array([1e4, 0.0, 1e4]), np.array([0.0, 1e4, 0.0])
     end, stats = three_modes(0.0, 3.0, np.ones(3), constant, quartic, 1.0)
@@ -335,9 +335,15 @@ def log_objective(state):
 
 def small_run(times, solver, rtol, seed=0):
     return nc.gradient_flow(
-        SMALL, start_of(SMALL, seed), times, nc.LogLogTime(), solver, rtol=rtol, atol=rtol / 100,
+        SMALL,
+        start_of(SMALL, seed),
+        times,
+        clock=nc.LogLogTime(),
+        solver=solver,
+        rtol=rtol,
+        atol=rtol / 100,
         observe=log_objective,
-    )  # fmt: skip
+    )
 
 
 def test_a_step_beyond_the_largest_number_of_stages_is_shortened():
@@ -351,7 +357,7 @@ def test_a_step_beyond_the_largest_number_of_stages_is_shortened():
     )
 
 
-def test_a_controller_that_keeps_an_unstable_step_is_told():
+def test_an_unstable_constant_step_ends_with_dt_min_reached():
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: -1e4 * y), nc.RKC(max_stages=10), 0.0, 1.0, 0.1,
         jnp.ones(2), throw=False,
@@ -369,7 +375,7 @@ def test_too_few_stages_are_refused(max_stages):
 def small_lanes(starts, times, rtol):
     def run(start):
         return nc.gradient_flow(
-            SMALL, start, times, nc.LogLogTime(), nc.RKC(), rtol=rtol, atol=rtol / 100,
+            SMALL, start, times, clock=nc.LogLogTime(), solver=nc.RKC(), rtol=rtol, atol=rtol / 100,
             observe=log_objective,
         )  # fmt: skip
 
@@ -401,7 +407,7 @@ def test_at_rest_the_steps_grow_with_time(problem):
 
     def run(stop):
         return nc.gradient_flow(
-            problem, start, np.array([stop]), nc.RealTime(), nc.RKC(), rtol=1e-5,
+            problem, start, np.array([stop]), clock=nc.RealTime(), solver=nc.RKC(), rtol=1e-5,
             atol=1e-7, observe=nothing,
         )  # fmt: skip
 
@@ -423,16 +429,16 @@ def test_float32_reaches_ten_to_the_ten_thousand():
     start = start_of(ULPM, dtype="float32")
     double = jax.tree.map(lambda leaf: leaf.astype("float64"), start)
     times = log_log_times(1e4, 5)
-    seen = far_run(start, times, nc.LogLogTime(), nc.RKC(), 1e-4, sizes)
+    result = far_run(start, times, nc.LogLogTime(), nc.RKC(), 1e-4, sizes)
     true = far_run(double, times, nc.LogLogTime(), nc.RKC(), 1e-6)
-    assert seen.final.features.dtype == jnp.float32
+    assert result.final.features.dtype == jnp.float32
     for name in ("log_objective", "squared_norm", "margin"):
         np.testing.assert_allclose(
-            seen.observables[name], true.observables[name], rtol=second_order_integration(1e-4)
+            result.observables[name], true.observables[name], rtol=second_order_integration(1e-4)
         )
 
 
-def test_memory_is_a_handful_of_states():
+def test_memory_of_a_step_is_below_ten_states():
     problem = nc.ulpm(5, 50, 20)
     start = start_of(problem)
 
@@ -449,14 +455,20 @@ def test_memory_is_a_handful_of_states():
     assert memory.temp_size_in_bytes < 10 * state_bytes
 
 
-def test_forward_derivatives_pass_through():
+def test_forward_derivatives_match_finite_differences():
     def norm(scale):
         # Observed as elsewhere, so that the runs beside the derivative compile nothing.
         state = jax.tree.map(lambda leaf: scale * leaf, start_of(SMALL))
         traj = nc.gradient_flow(
-            SMALL, state, log_log_times(10, 2), nc.LogLogTime(), nc.RKC(), rtol=1e-6, atol=1e-8,
+            SMALL,
+            state,
+            log_log_times(10, 2),
+            clock=nc.LogLogTime(),
+            solver=nc.RKC(),
+            rtol=1e-6,
+            atol=1e-8,
             observe=log_objective,
-        )  # fmt: skip
+        )
         return traj.final.squared_norm()
 
     _, slope = jax.jvp(norm, (jnp.asarray(1.0),), (jnp.asarray(1.0),))
@@ -466,11 +478,11 @@ def test_forward_derivatives_pass_through():
 
 def test_times_that_float32_cannot_resolve_are_refused():
     with pytest.raises(
-        ValueError, match=r"float32 holds to 0\.3 only: end earlier, or use float64"
+        ValueError, match=r"float32 resolves to 0\.3 only: end earlier, or use float64"
     ):
         nc.gradient_flow(
-            SMALL, start_of(SMALL, dtype="float32"), log_log_times(1e6, 3), nc.LogLogTime(),
-            nc.RKC(),
+            SMALL, start_of(SMALL, dtype="float32"), log_log_times(1e6, 3), clock=nc.LogLogTime(),
+            solver=nc.RKC(),
         )  # fmt: skip
 
 
@@ -494,11 +506,14 @@ def test_a_nan_lane_ends_alone():
 
 
 def test_times_of_another_clock_are_refused():
-    with pytest.raises(ValueError, match=r"u = 2302.59, where LogLogTime\(\) overflows float64"):
-        nc.gradient_flow(SMALL, start_of(SMALL), nc.log_times(1000, 3), nc.LogLogTime(), nc.RKC())
+    message = r"u = 2302.59, where dt/du of LogLogTime\(\) overflows float64"
+    with pytest.raises(ValueError, match=message):
+        nc.gradient_flow(
+            SMALL, start_of(SMALL), nc.log_times(1000, 3), clock=nc.LogLogTime(), solver=nc.RKC()
+        )
 
 
-def test_dense_output_and_constant_steps_work():
+def test_dense_output_with_constant_steps_is_the_slow_solution():
     solution = diffrax.diffeqsolve(
         diffrax.ODETerm(lambda t, y, args: -100 * (y - jnp.cos(t))), nc.RKC(), 0.0, 1.0, 0.05,
         jnp.ones(2), saveat=diffrax.SaveAt(dense=True),
@@ -509,9 +524,9 @@ def test_dense_output_and_constant_steps_work():
     np.testing.assert_allclose(solution.evaluate(t), expected, rtol=1e-3)
 
 
-def test_an_explicit_solver_that_gives_up_in_log_log_time_is_told_of_this_one():
+def test_the_error_of_an_explicit_solver_in_log_log_time_suggests_rkc():
     with pytest.raises(RuntimeError, match=r"give it solver=nc_jax\.RKC\(\)"):
         nc.gradient_flow(
-            SMALL, start_of(SMALL), log_log_times(1e4, 2), nc.LogLogTime(), observe=nothing,
+            SMALL, start_of(SMALL), log_log_times(1e4, 2), clock=nc.LogLogTime(), observe=nothing,
             max_steps=300,
         )  # fmt: skip

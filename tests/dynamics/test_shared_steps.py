@@ -50,10 +50,10 @@ def scaled(factor, **options):
 
 
 @functools.cache
-def own_steps_and_slopes():
-    """Runs with their own steps, and their derivative by the logarithm of the start's norm."""
-    own = functools.partial(scaled, shared=False, save_states=True)
-    return jax.jit(lambda factor: jax.jvp(own, (factor,), (1.0,)))(1.0)
+def separate_runs_and_slopes():
+    """Runs with separate steps, and their derivative by the logarithm of the start's norm."""
+    separate = functools.partial(scaled, shared=False, save_states=True)
+    return jax.jit(lambda factor: jax.jvp(separate, (factor,), (1.0,)))(1.0)
 
 
 def assert_same(found, expected, tolerance):
@@ -63,29 +63,29 @@ def assert_same(found, expected, tolerance):
         np.testing.assert_allclose(one, other, rtol=tolerance, atol=tolerance)
 
 
-def test_lanes_with_common_steps_are_the_runs_with_their_own():
-    shared, (own, _) = shared_steps(), own_steps_and_slopes()
+def test_lanes_with_common_steps_equal_runs_with_separate_steps():
+    shared, (separate, _) = shared_steps(), separate_runs_and_slopes()
     assert np.all(shared.succeeded)
-    np.testing.assert_array_equal(shared.log_time, own.log_time)
+    np.testing.assert_array_equal(shared.log_time, separate.log_time)
     for name in ("observables", "final", "states", "final_log_time"):
-        assert_same(getattr(shared, name), getattr(own, name), integration(RTOL))
+        assert_same(getattr(shared, name), getattr(separate, name), integration(RTOL))
 
 
 def test_common_steps_are_counted_and_marked():
-    shared, (own, _) = shared_steps(), own_steps_and_slopes()
+    shared, (separate, _) = shared_steps(), separate_runs_and_slopes()
     assert shared.shared_steps is True
-    assert own.shared_steps is False
-    assert len(set(own.num_steps.tolist())) > 1
+    assert separate.shared_steps is False
+    assert len(set(separate.num_steps.tolist())) > 1
     assert len(set(shared.num_steps.tolist())) == 1
     # A lane that could take longer steps takes those of the others.
-    assert shared.num_steps[0] > own.num_steps.min()
+    assert shared.num_steps[0] > separate.num_steps.min()
 
 
-def test_a_run_outside_of_vmap_has_its_own_steps():
-    single, (own, _) = run(KEYS[0], NORMS[0]), own_steps_and_slopes()
+def test_a_run_outside_of_vmap_takes_the_steps_of_a_separate_run():
+    single, (separate, _) = run(KEYS[0], NORMS[0]), separate_runs_and_slopes()
     assert single.shared_steps is True
-    assert single.num_steps == own.num_steps[0]
-    expected = jax.tree.map(lambda leaf: leaf[0], (own.observables, own.final))
+    assert single.num_steps == separate.num_steps[0]
+    expected = jax.tree.map(lambda leaf: leaf[0], (separate.observables, separate.final))
     # Each of some hundred steps passes on how products are rounded.
     assert_same((single.observables, single.final), expected, rounding(operations=10_000))
 
@@ -104,7 +104,7 @@ def test_rkc_takes_common_steps_in_log_log_time():
     assert np.all(stabilised.succeeded)
     assert len(set(stabilised.num_steps.tolist())) == 1
     tolerance = second_order_integration(RTOL)
-    assert_same(stabilised.observables, own_steps_and_slopes()[0].observables, tolerance)
+    assert_same(stabilised.observables, separate_runs_and_slopes()[0].observables, tolerance)
 
 
 def distance_from_its_start(start):
@@ -119,10 +119,10 @@ def distance_from_its_start(start):
     ).observables
 
 
-def test_observables_may_look_at_what_differs_between_lanes():
+def test_observables_may_depend_on_values_that_differ_between_lanes():
     found = jax.jit(jax.vmap(distance_from_its_start))(STARTS)
-    own, _ = own_steps_and_slopes()
-    moved = np.asarray(own.states.features) - np.asarray(STARTS.features)[:, None]
+    separate, _ = separate_runs_and_slopes()
+    moved = np.asarray(separate.states.features) - np.asarray(STARTS.features)[:, None]
     expected = {
         "distance": np.sqrt(np.sum(moved**2, axis=(2, 3))),
         "along": 0.5 * np.sum(moved, axis=(2, 3)),
@@ -143,7 +143,7 @@ def slope_of_a_batch(keys, norms):
 
 @pytest.mark.parametrize("slopes", [slope_of_a_batch, jax.vmap(slope_of_a_run)])
 def test_a_derivative_passes_common_steps(slopes):
-    _, expected = own_steps_and_slopes()
+    _, expected = separate_runs_and_slopes()
     assert_same(jax.jit(slopes)(KEYS, NORMS), expected.observables, integration(RTOL))
 
 
@@ -162,7 +162,7 @@ def test_a_derivative_passes_common_steps(slopes):
     ids=["event", "implicit"],
 )
 @pytest.mark.parametrize("batched", [False, True])
-def test_what_cannot_take_common_steps_is_refused_in_one_line(options, message, batched):
+def test_events_and_implicit_solvers_refuse_common_steps_in_one_line(options, message, batched):
     one = functools.partial(run, **options)
     with pytest.raises(ValueError, match="shared_steps = True") as caught:
         jax.vmap(one)(KEYS, NORMS) if batched else one(KEYS[0], NORMS[0])
@@ -170,8 +170,8 @@ def test_what_cannot_take_common_steps_is_refused_in_one_line(options, message, 
     assert "\n" not in str(caught.value)
 
 
-def of_own_decay(decay, shared=True):
-    problem = nc.zhu(3, 4, 2, nc.WeightDecay(decay, decay, 0.0))
+def flow_with_decay(decay, shared=True):
+    problem = nc.zhu(3, 4, 2, nc.WeightDecay(classifier=decay, features=decay, bias=0.0))
     return flow(
         problem.init(KEYS[0]), problem=problem, times=np.array([1.0]), clock=nc.RealTime(),
         shared=shared,
@@ -180,9 +180,9 @@ def of_own_decay(decay, shared=True):
 
 def test_runs_that_differ_in_their_problem_take_common_steps():
     decays = np.array([0.1, 0.2])
-    found = jax.jit(jax.vmap(of_own_decay))(decays)
+    found = jax.jit(jax.vmap(flow_with_decay))(decays)
     assert len(set(found.num_steps.tolist())) == 1
-    expected = jax.jit(jax.vmap(functools.partial(of_own_decay, shared=False)))(decays)
+    expected = jax.jit(jax.vmap(functools.partial(flow_with_decay, shared=False)))(decays)
     assert_same(found.observables, expected.observables, integration(RTOL))
 
 
@@ -192,13 +192,13 @@ def batched(starts):
     return flow.batch(starts)
 
 
-def test_a_batch_is_the_runs_with_their_own_steps():
-    own, _ = own_steps_and_slopes()
+def test_a_batch_equals_the_runs_with_separate_steps():
+    separate, _ = separate_runs_and_slopes()
     found = batched(STARTS)
     assert found.shared_steps is True
     assert len(set(found.num_steps.tolist())) == 1
     for name in ("observables", "final", "states", "final_log_time", "log_time"):
-        assert_same(getattr(found, name), getattr(own, name), integration(RTOL))
+        assert_same(getattr(found, name), getattr(separate, name), integration(RTOL))
 
 
 def test_data_differ_between_the_runs_of_a_batch():

@@ -1,3 +1,5 @@
+import dataclasses
+
 import diffrax
 import jax.numpy as jnp
 import numpy as np
@@ -34,10 +36,20 @@ def test_exponents_of_a_batch():
     np.testing.assert_allclose(run.decay_exponent("measure", 2.0), [-1, -2], rtol=rounding())
 
 
-def test_scaled_time():
+def test_scaling_time_multiplies_all_times():
     run = trajectory(np.log1p([0.0, 3.0, 10.0])).with_time_scaled(0.5)
     np.testing.assert_allclose(np.expm1(run.log_time), [0, 1.5, 5], rtol=rounding())
     np.testing.assert_allclose(np.expm1(run.final_log_time), 5, rtol=rounding())
+
+
+def test_scaled_time_leaves_the_axis_of_steps():
+    run = dataclasses.replace(trajectory(np.log1p([0.0, 3.0])), steps=jnp.array([0, 3]))
+    assert run.axis.dim == run.axis.coordinate == "step"
+    np.testing.assert_array_equal(run.axis.common_values(), [0, 3])
+    scaled = run.with_time_scaled(2.0)
+    assert scaled.steps is None
+    assert (scaled.axis.dim, scaled.axis.coordinate) == ("time", "log_time")
+    np.testing.assert_allclose(np.expm1(scaled.axis.common_values()), [0, 6], rtol=rounding())
 
 
 def test_exponent_leaves_out_time_zero_and_says_when_it_has_no_data():
