@@ -50,7 +50,7 @@ def test_a_folder_named_with_a_tilde_can_be_given(home):
         "/a:b/c",
     ],
 )
-def test_other_paths_are_what_they_are(home, path):
+def test_paths_without_a_tilde_are_unchanged(home, path):
     assert local_path(path) == Path(path)
     assert local_path(local_path(path)) == Path(path)
 
@@ -64,7 +64,7 @@ def test_other_paths_are_what_they_are(home, path):
 )  # fmt: skip
 def test_urls_are_refused(path):
     with pytest.raises(ValueError, match=r"folder = .*: is a URL") as caught:
-        local_path(path, "folder")
+        local_path(path, name="folder")
     assert "\n" not in str(caught.value)
 
 
@@ -77,7 +77,7 @@ def test_urls_are_refused(path):
         ("~nobody-of-this-name/a", "no such home"),
     ],
 )
-def test_what_is_no_path_is_refused(path, message):
+def test_invalid_paths_are_refused(path, message):
     with pytest.raises(ValueError, match=message):
         local_path(path)
 

@@ -1,311 +1,216 @@
-"""Where the results of a sweep go: memory, or a store that is filled batch by batch."""
+"""The results of a sweep: labelled by setting and seed, in memory or in a store."""
 
 import contextlib
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import jax
 import numpy as np
 import xarray as xr
 from jax.experimental import multihost_utils
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 
-from .. import storage
-from ..configuration import check_same, described, described_call, digest_of_programs, short
+from ..configuration import check_same, described, described_call, short
+from ..datasets import observable_dims, provenance
 from ..dynamics import Interrupted
-from ..trajectory import recorded
-from .plan import Plan, are_numbers, floats_of, kept_of, one_run, program_name
+from ..storage.batches import BatchStore
+from ..storage.results import InMemory, Labels, Layout, OnDisk, ResultVariable, results_at
+from ..trajectory import variables_of
+from .cells import Cell, RunOutputs
+from .plan import Plan, are_numbers
 
-# Of every axis the values of the setting, as numbers or texts, or the numbers of the seeds.
-Labels = dict[str, list]
-# Places of runs along each axis of the plan.
-Region = tuple[slice | Int[np.ndarray, " n"], ...]
-# What may differ between calls that fill one store: they add to it, or divide the work otherwise.
+# Attributes that may differ between calls that fill one store: a call may add seeds, or divide the
+# work into other batches.
 _FREE = frozenset({"seeds", "batch_size", "lanes"})
 
 
-class Results(Protocol):
-    """What a sweep fills."""
+class SweepResults:
+    """The runs of a plan, in memory or in a store. Host 0 alone writes a store; all hosts read it.
+
+    Args: `path` of the store, None for memory.
+    """
+
+    def __init__(self, plan: Plan, results: InMemory | OnDisk, path: Path | None = None):
+        self._plan, self._results, self._path = plan, results, path
+        # Save times or steps, which are the same for all runs; None before the first batch.
+        self._axis = results.coordinate(plan.example.axis.coordinate)
 
     def written(self) -> Bool[np.ndarray, "..."]:
-        """Which runs are there, by the dims of the data set."""
-        ...
+        """Which runs are computed, along the axes of the plan."""
+        # As host 0 reads it: hosts that compute other batches would wait for each other for ever.
+        return np.asarray(_from_host_0(self._results.written()))
 
-    def write(self, region: Region, outputs: dict[str, np.ndarray]) -> None:
-        """Store the outputs of runs."""
-        ...
+    def write(self, cell: Cell, places: Int[np.ndarray, " S"], outputs: RunOutputs) -> None:
+        """Store the runs of a cell at some indices of the plan's seeds."""
+        self._axis = _common_axis(self._axis, outputs.axis)
+        if self._path is not None and jax.process_index() > 0:
+            return
+        # All runs of a batch are in one cell: its arrays get an axis of length 1 for every setting.
+        in_grid = (None,) * len(cell.place)
+        part = {name: values[in_grid] for name, values in outputs.variables.items()}
+        dim, coordinate, _ = self._plan.example.axis
+        self._results.write(
+            [*(np.array([at]) for at in cell.place), places],
+            part,
+            coordinates={coordinate: ((dim,), self._axis)},
+        )
 
     def dataset(self) -> xr.Dataset:
         """All runs of the plan."""
-        ...
+        # Hosts that do not write wait here until host 0 has written the last batch.
+        _from_host_0(np.zeros(()))
+        # The attributes of a store describe all of its runs; this data set has those of the plan.
+        return self._results.dataset().assign_attrs(_described_labels(_labels(self._plan)))
 
     def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises."""
-        ...
-
-
-class InMemory:
-    """Results of a sweep without a path."""
-
-    def __init__(self, plan: Plan):
-        self._plan = plan
-        self._log_time: np.ndarray | None = None
-        self._arrays = {
-            name: np.full((*plan.shape, *like.shape), storage.fill_value(like.dtype), like.dtype)
-            for name, like in plan.variables().items()
-        }
-
-    def written(self) -> Bool[np.ndarray, "..."]:
-        """Which runs are there."""
-        return self._arrays["result"] != storage.NOT_RUN
-
-    def write(self, region: Region, outputs: dict[str, np.ndarray]) -> None:
-        """Store the outputs of runs."""
-        self._log_time = _common_log_time(self._log_time, outputs["log_time"])
-        for name, array in self._arrays.items():
-            array[region] = outputs[name]
-
-    def dataset(self) -> xr.Dataset:
-        """All runs."""
-        assert self._log_time is not None
-        dataset = xr.Dataset(
-            {name: (_dims(self._plan, name), array) for name, array in self._arrays.items()},
-            coords={
-                **_coordinates(_labels(self._plan)),
-                "log_time": (("time",), self._log_time),
-            },
-            attrs=_configuration(self._plan, _labels(self._plan)),
-        )
-        codes = self._arrays["result"]
-        dataset["result"].attrs = storage.meanings(codes[codes != storage.NOT_RUN])
-        return dataset
-
-    def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises, with the runs so far."""
-        written = self.written()
+        """The exception for Ctrl-C, with the runs so far where they are in memory."""
+        # Not as host 0 reads it: Ctrl-C may interrupt one host alone, which would wait for others.
+        written = self._results.written()
+        count = f"interrupted: {written.sum()} of {written.size} runs are"
+        if self._path is not None:
+            return Interrupted(f"{count} saved; the same call resumes from {self._path}")
         return Interrupted(
-            f"interrupted: {written.sum()} of {written.size} runs are computed, the exception's "
-            "`data`; path= saves them",
-            data=self.dataset() if written.any() else None,
+            f"{count} computed, the exception's `data`; path= saves them",
+            data=self._results.dataset() if written.any() else None,
         )
 
 
-class OnDisk:
-    """Results in a store. Host 0 alone writes it; all read it at the end.
-
-    The store may have other runs than the plan: what the plan lacks stays, what the store lacks is
-    added at the end of its axes.
-    """
-
-    def __init__(self, plan: Plan, path: Path, resume: bool, programs: Mapping[str, str]):
-        self._plan, self._path, self._programs = plan, path, dict(programs)
-        self._store: storage.BatchStore | None = None
-        self._stored: Labels | None = None
-        self._log_time: np.ndarray | None = None
-        self._labels = _labels(plan)
-        if jax.process_index() > 0:
-            return
-        storage.check_replaceable(path)
-        if resume and path.exists():
-            self._store = storage.BatchStore(path)
-            self._programs |= _check_same(plan, path, self._store, programs)
-            self._stored = {name: self._store.labels(name) for name in self._labels}
-            self._labels = _merged(self._stored, self._labels)
-            self._log_time = self._store.log_time()
-
-    def is_complete(self) -> bool:
-        """Whether nothing is left to compute, for host 0."""
-        return bool(np.all(self._written()))
-
-    def remove_partial(self) -> None:
-        """Remove what a killed process was about to write."""
-        if self._store is not None:
-            self._store.remove_partial()
-
-    def written(self) -> Bool[np.ndarray, "..."]:
-        """Which runs are there."""
-        return np.asarray(_from_host_0(self._written()))
-
-    def write(self, region: Region, outputs: dict[str, np.ndarray]) -> None:
-        """Put the outputs of runs on disk, the first of them in a store that has room for all."""
-        self._log_time = _common_log_time(self._log_time, outputs["log_time"])
-        if jax.process_index() > 0:
-            return
-        if self._store is None or self._stored != self._labels:
-            self._store, self._stored = self._with_room(self._log_time), self._labels
-        alone = (None,) * (len(region) - 1)
-        part = {name: values[alone] for name, values in kept_of(outputs).items()}
-        places = zip(_places(self._labels, _labels(self._plan)), region, strict=True)
-        self._store.write(part, tuple(_simplest(place[among]) for place, among in places))
-
-    def dataset(self) -> xr.Dataset:
-        """All runs of the plan, read where they are asked for."""
-        _from_host_0(np.zeros(()))  # wait for it
-        dataset = storage.open_lazily(self._path)[list(self._plan.variables())]
-        labels = _labels(self._plan)
-        stored = {name: dataset[name].values.tolist() for name in labels}
-        places = zip(labels, _places(stored, labels), strict=True)
-        chosen = {name: place for name, place in places if labels[name] != stored[name]}
-        return dataset.isel(chosen).assign_attrs(_described_labels(labels))
-
-    def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises."""
-        written = self._written()
-        return Interrupted(
-            f"interrupted: {written.sum()} of {written.size} runs are saved; the same call resumes "
-            f"from {self._path}"
-        )
-
-    def _written(self) -> Bool[np.ndarray, "..."]:
-        if self._store is None or self._stored is None:
-            return np.zeros(self._plan.shape, bool)
-        there = np.zeros([len(values) for values in self._labels.values()], bool)
-        there[tuple(slice(len(values)) for values in self._stored.values())] = self._store.written()
-        return there[np.ix_(*_places(self._labels, _labels(self._plan)))]
-
-    def _with_room(self, log_time: Float[np.ndarray, " T"]) -> storage.BatchStore:
-        """A store with room for all runs, and with those that are there."""
-        attributes = {
-            **_configuration(self._plan, self._labels),
-            "program": json.dumps(self._programs),
-        }
-        if self._store is not None:
-            return self._store.extended(_coordinates(self._labels), attributes)
-        empty = {name: _empty(self._plan, name) for name in self._plan.variables()}
-        coords = {**_coordinates(self._labels), "log_time": (("time",), log_time)}
-        return storage.BatchStore.create(self._path, empty, coords, attributes)
+def in_memory(plan: Plan) -> SweepResults:
+    """Results that are lost with the process."""
+    attributes = _configuration(plan, _labels(plan))
+    return SweepResults(plan, InMemory(_layout(plan), attributes))
 
 
 @contextlib.contextmanager
-def on_disk(plan: Plan, path: Path, resume: bool) -> Iterator[OnDisk]:
-    """Results at a path that nobody else may write at the same time.
+def on_disk(plan: Plan, path: Path, resume: bool) -> Iterator[SweepResults]:
+    """Results in a store, with a lock that excludes other writers while runs are missing.
 
-    Where nothing is left to compute nothing is written, so that the store may be read-only.
+    If no run is missing, nothing is written, so that the store may be read-only.
     """
+    layout = _layout(plan)
     if jax.process_index() > 0:
         if not bool(_from_host_0(np.asarray(False))):
             raise RuntimeError(f"{path}: host 0 cannot write there; see its message.")
-        yield OnDisk(plan, path, resume, {})
+        # This host never writes, so that it needs no attributes of the store.
+        yield SweepResults(plan, OnDisk(layout, path, lambda labels, stored: {}), path)
         return
     with contextlib.ExitStack() as stack:
         opened = False
         try:
-            programs = _digests_of_programs(plan)
-            results = OnDisk(plan, path, resume, programs)
-            if not results.is_complete():
-                stack.enter_context(storage.writing(path))
-                # Another process may have written until now.
-                results = OnDisk(plan, path, resume, programs)
-                results.remove_partial()
+            results = stack.enter_context(_store_at(plan, layout, path, resume))
             opened = True
         finally:
-            _from_host_0(np.asarray(opened))  # others would wait for the first batch for ever
-        yield results
+            # Other hosts wait for this message. Without it they would wait for ever after an error.
+            _from_host_0(np.asarray(opened))
+        yield SweepResults(plan, results, path)
 
 
-def _labels(plan: Plan) -> Labels:
-    settings = {
-        name: values if are_numbers(values) else [described(value) for value in values]
-        for name, values in plan.grid.items()
-    }
+def _store_at(
+    plan: Plan, layout: Layout, path: Path, resume: bool
+) -> contextlib.AbstractContextManager[OnDisk]:
+    """The store of a sweep, with the digests of its programs as an attribute."""
+    # One cell for each program: cells that differ in floats alone have the same program.
+    programs = {cell.program_name: cell for cell in plan.cells}
+    digests = {name: cell.program_digest(plan.seeds[0]) for name, cell in programs.items()}
+
+    def describe(labels: Labels, stored: Mapping[str, object]) -> dict[str, Any]:
+        # A store has the digests of earlier calls too, which may have had other settings.
+        all_digests = {**json.loads(str(stored.get("program", "{}"))), **digests}
+        return {**_configuration(plan, labels), "program": json.dumps(all_digests)}
+
+    def check(store: BatchStore) -> None:
+        _check_same_sweep(plan, path, store, digests)
+
+    return results_at(path, layout, describe, check=check, resume=resume)
+
+
+def _layout(plan: Plan) -> Layout:
+    """Axes of the grid and the seeds; a chunk of a store is a batch of one cell."""
+    along_axis, dim = variables_of(plan.example), plan.example.axis.dim
+    variables = {}
+    for name, like in plan.variables().items():
+        dims = ()
+        # Others, such as `result`, have one value for each run.
+        if name in along_axis:
+            dims = (dim, *observable_dims(name, len(like.shape) - 1))
+        variables[name] = ResultVariable(dims, like.shape, like.dtype)
+    # A chunk is a file, so that a killed process leaves a batch complete or not at all.
+    chunk = (*(1 for _ in plan.grid), plan.batch_size)
+    long_names = {name: f"{name}, a setting of the sweep" for name in plan.grid}
+    return Layout(_labels(plan), variables, chunk, long_names)
+
+
+def _labels(plan: Plan) -> dict[str, list]:
+    """Values of each setting, numbers or texts, and the numbers of the seeds."""
+    settings = {name: _as_labels(values) for name, values in plan.grid.items()}
     return {**settings, "seed": plan.seeds.tolist()}
 
 
-def _merged(stored: Labels, wanted: Labels) -> Labels:
-    """What is stored, then what is wanted besides."""
-    return {name: list(dict.fromkeys([*stored[name], *wanted[name]])) for name in wanted}
+def _as_labels(values: list) -> list:
+    return values if are_numbers(values) else [described(value) for value in values]
 
 
-def _places(among: Labels, wanted: Labels) -> list[Int[np.ndarray, " n"]]:
-    """Where the wanted labels are, axis by axis."""
-    at = {name: {label: i for i, label in enumerate(among[name])} for name in wanted}
-    return [np.array([at[name][label] for label in wanted[name]]) for name in wanted]
+def _check_same_sweep(
+    plan: Plan, path: Path, store: BatchStore, digests: Mapping[str, str]
+) -> None:
+    """Refuse a store of another sweep.
 
-
-def _simplest(places: Int[np.ndarray, " n"]) -> slice | Int[np.ndarray, " n"]:
-    """Neighbours as a slice, which is quicker to write."""
-    first, last = places[0], places[-1]
-    follow = np.array_equal(places, np.arange(first, first + len(places)))
-    return slice(int(first), int(last) + 1) if follow else places
-
-
-def _check_same(
-    plan: Plan, path: Path, store: storage.BatchStore, programs: Mapping[str, str]
-) -> dict[str, str]:
-    """Refuse a store of another sweep; the digests of its programs.
-
-    Seeds and values of the grid may be others, as long as values are of one kind: numbers that are
-    compiled in, floats, or texts. Programs of the same settings must be the same.
+    Seeds and values of the grid may differ, if the values of a setting are of the same kind:
+    floats, other numbers, which are constants of the programs, or texts. Programs of the same
+    settings must be equal.
     """
-    stored, mine = store.attributes, _configuration(plan, _labels(plan))
-    there: dict[str, str] = {}
-    if stored.get("kind") == mine["kind"]:
-        there = json.loads(str(stored["program"]))
-    common = sorted(there.keys() & programs.keys())
-    several = len({**there, **programs}) > 1
-    names = {name: f"program of {name}" if several else "program" for name in common}
-    stored |= {names[name]: there[name] for name in common if there[name] != programs[name]}
-    mine |= {names[name]: programs[name] for name in common if there[name] != programs[name]}
+    # The attribute "program" has the digests of all settings. Only digests of settings that the
+    # store and this call both have can be compared.
+    stored, current = store.attributes, _configuration(plan, _labels(plan))
+    stored_digests: dict[str, str] = {}
+    if stored.get("kind") == current["kind"]:
+        stored_digests = json.loads(str(stored["program"]))
+    has_several = len({**stored_digests, **digests}) > 1
+    for name in sorted(stored_digests.keys() & digests.keys()):
+        if stored_digests[name] != digests[name]:
+            shown = f"program of {name}" if has_several else "program"
+            stored[shown], current[shown] = stored_digests[name], digests[name]
     free = {f"grid.{name}" for name, values in plan.grid.items() if _same_kind(store, name, values)}
-    if "program" not in mine:
+    if "program" not in current:
         free |= {"program"}
-    check_same(path, "sweep", stored, mine, free=_FREE | free)
-    return there
+    check_same(path, "sweep", stored, current, free=_FREE | free)
 
 
-def _same_kind(store: storage.BatchStore, name: str, values: list) -> bool:
-    """Whether the values of a setting are of the kind of those in a store."""
+def _same_kind(store: BatchStore, name: str, values: list) -> bool:
+    """Whether the values of a setting are of the same kind as those in a store."""
     if f"grid.{name}" not in store.attributes:
         return False
-    labels = values if are_numbers(values) else [described(value) for value in values]
-    return np.array(labels).dtype.kind == np.array(store.labels(name)).dtype.kind
+    # By the kind of NumPy's dtype: the labels of one axis are one array.
+    return np.array(_as_labels(values)).dtype.kind == np.array(store.labels(name)).dtype.kind
 
 
 def _from_host_0(value: np.ndarray) -> np.ndarray:
+    """The value of host 0 on every host, once all hosts have called this function."""
     if jax.process_count() == 1:
         return value
     return multihost_utils.broadcast_one_to_all(value)
 
 
-def _common_log_time(
-    known: Float[np.ndarray, " T"] | None, log_time: Float[np.ndarray, "S T"]
-) -> Float[np.ndarray, " T"]:
-    """The time axis, which all runs must share."""
-    expected = log_time[0] if known is None else known
-    if np.any(log_time != expected):
+def _common_axis(known: np.ndarray | None, axis: np.ndarray) -> np.ndarray:
+    """The save times or steps (T,) that all runs must share, from those of a batch (S, T).
+
+    Args: `known` are those of earlier batches, None for the first batch.
+
+    Raises: ValueError for a run with other save times or steps.
+    """
+    expected = axis[0] if known is None else known
+    if np.any(axis != expected):
         raise ValueError(
             "run: saves are at other times for some seeds or settings; save all at the same."
         )
     return expected
 
 
-def _own_dims(plan: Plan, name: str) -> tuple[str, ...]:
-    """Dims of a variable of one run."""
-    over_time = recorded(plan.example)
-    if name not in over_time:
-        return ()
-    return ("time", *storage.own_dims(name, len(over_time[name].shape) - 1))
-
-
-def _dims(plan: Plan, name: str) -> tuple[str, ...]:
-    return plan.dims + _own_dims(plan, name)
-
-
-def _empty(plan: Plan, name: str) -> storage.Empty:
-    like = plan.variables()[name]
-    chunks = (*(1 for _ in plan.grid), plan.batch_size, *like.shape)
-    return storage.Empty(_dims(plan, name), (*plan.shape, *like.shape), chunks, like.dtype)
-
-
-def _coordinates(labels: Labels) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    """Labels of the axes of runs."""
-    return {name: ((name,), np.array(values)) for name, values in labels.items()}
-
-
 def _configuration(plan: Plan, labels: Labels) -> dict[str, Any]:
     """All that decides the data, as attributes, for runs with these labels."""
+    # A store has texts and numbers as attributes, and no key.
     key_data = np.asarray(jax.random.key_data(plan.key)).tolist()
     devices = jax.devices() if plan.mesh is None else plan.mesh.devices.ravel().tolist()
     variables = [
@@ -315,34 +220,21 @@ def _configuration(plan: Plan, labels: Labels) -> dict[str, Any]:
         "kind": "sweep",
         **described_call("run", plan.run, set(plan.grid)),
         **_described_labels(labels),
-        "dims": ", ".join(plan.dims),
+        "dims": ", ".join(plan.axes),
         "variables": short(", ".join(variables)),
         "key": f"{jax.random.key_impl(plan.key)} {key_data}",
         "batch_size": plan.batch_size,
         "lanes": plan.lanes,
         "platform": devices[0].platform,
-        **storage.provenance(),
+        **provenance(),
         "devices": f"{len(devices)} x {devices[0].device_kind}",
     }
 
 
 def _described_labels(labels: Labels) -> dict[str, str]:
-    """What runs there are, as attributes."""
+    """The settings and seeds of runs, as attributes."""
     grid = {f"grid.{name}": described(labels[name]) for name in labels if name != "seed"}
-    seeds = labels["seed"]
+    seeds = list(labels["seed"])
+    # A list of a hundred thousand numbers would be of no use in an attribute.
     from_0 = seeds == list(range(len(seeds)))
     return {**grid, "seeds": f"0 to {len(seeds) - 1}" if from_0 else short(seeds)}
-
-
-def _digests_of_programs(plan: Plan) -> dict[str, str]:
-    """Of the compiler's input for a run of every setting: whatever code or constant is changed.
-
-    The values that a run uses are described besides, so that a message can say what differs.
-    """
-    settings = {program_name(setting): setting for setting, _ in plan.batches()}
-    return {
-        name: digest_of_programs(
-            [jax.jit(one_run(plan.run, plan.key, setting)).trace(plan.seeds[0], floats_of(setting))]
-        )
-        for name, setting in settings.items()
-    }

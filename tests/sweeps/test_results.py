@@ -13,7 +13,8 @@ from store_files import files_of, read_only
 
 import nc_jax as nc
 from nc_jax import storage
-from nc_jax.sweeps.programs import Programs
+from nc_jax.storage.batches import BatchStore
+from nc_jax.sweeps.programs import BatchPrograms
 
 OPTIMIZER = optax.sgd(0.1)
 
@@ -36,13 +37,13 @@ def sweep(*arguments, **options):
 @pytest.fixture
 def computed(monkeypatch):
     """Setting and seeds of every call that computes."""
-    calls, compute = [], Programs.compute
+    calls, compute = [], BatchPrograms.compute
 
-    def counted(self, setting, seeds):
-        calls.append((tuple(setting.values()), tuple(seeds.tolist())))
-        return compute(self, setting, seeds)
+    def counted(self, cell, seeds):
+        calls.append((tuple(cell.setting.values()), tuple(seeds.tolist())))
+        return compute(self, cell, seeds)
 
-    monkeypatch.setattr(Programs, "compute", counted)
+    monkeypatch.setattr(BatchPrograms, "compute", counted)
     return calls
 
 
@@ -91,7 +92,7 @@ def test_more_values_are_added_and_what_is_there_stays(tmp_path, computed):
 
 def test_texts_are_added_as_numbers_are(tmp_path):
     def named(key, reduction):
-        problem = nc.ulpm(3, 4, 2, reduction)
+        problem = nc.ulpm(3, 4, 2, reduction=reduction)
         return nc.gradient_descent(problem, problem.init(key), OPTIMIZER, 2, observe=observe)
 
     sweep(named, 2, grid={"reduction": ["sum"]}, path=tmp_path / "a")
@@ -120,10 +121,10 @@ def test_runs_that_no_call_has_asked_for_are_marked(tmp_path):
     np.testing.assert_array_equal(there, [[True, True, False], [False, False, True]])
 
 
-def test_an_extension_that_was_ended_goes_on(tmp_path, monkeypatch):
+def test_an_interrupted_extension_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     path = tmp_path / "a"
     sweep(run, 4, batch_size=4, path=path)
-    write, calls = storage.BatchStore.write, iter(range(1))
+    write, calls = BatchStore.write, iter(range(1))
 
     def write_once(self, part, region):
         if next(calls, None) is None:
@@ -131,7 +132,7 @@ def test_an_extension_that_was_ended_goes_on(tmp_path, monkeypatch):
         write(self, part, region)
 
     with monkeypatch.context() as context:
-        context.setattr(storage.BatchStore, "write", write_once)
+        context.setattr(BatchStore, "write", write_once)
         with pytest.raises(KeyboardInterrupt):
             sweep(run, 12, batch_size=4, path=path)
     there = storage.load(path)["result"] != storage.NOT_RUN

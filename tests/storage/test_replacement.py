@@ -1,10 +1,13 @@
 """Where stores lie: names beside one another, paths that cannot be written, homes and URLs."""
 
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
+import filelock
 import jax
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ import xarray as xr
 
 import nc_jax as nc
 from nc_jax import images, storage
+from nc_jax.storage.replacement import replacing
 
 # Beginnings of one another, patterns of one another, names of hidden and of temporary files.
 NAMES = [
@@ -48,7 +52,7 @@ def test_a_process_that_cleans_up_leaves_its_neighbours_alone(tmp_path):
             for name in NAMES:
                 storage.save(numbers(value), tmp_path / name)
                 assert storage.load(tmp_path / name)["a"][0] == value
-        assert process.poll() is None
+        assert process.poll() is None, process.communicate()[1].decode()
     finally:
         process.kill()
         process.communicate()
@@ -77,7 +81,7 @@ def test_folders_of_others_beside_a_store_are_never_removed(tmp_path):
 
 
 def test_a_store_that_is_being_written_is_no_remainder(tmp_path):
-    with storage._replacing(tmp_path / "a") as fresh:
+    with replacing(tmp_path / "a") as fresh:
         with storage.writing(tmp_path / "a"):
             assert fresh.parent.exists()
         numbers(1.0).to_zarr(fresh, consolidated=False)
@@ -97,7 +101,7 @@ def test_a_replacement_that_was_killed_halfway_is_completed(tmp_path):
     assert not scratch.exists()
 
 
-def test_of_stores_that_are_saved_to_one_path_at_once_one_stays(tmp_path):
+def test_concurrent_saves_to_one_path_leave_one_whole_store(tmp_path):
     def save_often(value):
         for _ in range(4):
             storage.save(numbers(value), tmp_path / "a")
@@ -108,8 +112,47 @@ def test_of_stores_that_are_saved_to_one_path_at_once_one_stays(tmp_path):
     assert storage.load(tmp_path / "a")["a"].values.tolist() in [3 * [value] for value in range(3)]
 
 
+@pytest.mark.parametrize("moment", ["before", "during", "after"])
+def test_a_writer_whose_folder_another_process_removes_takes_a_new_one(
+    tmp_path, monkeypatch, moment
+):
+    """Until it is locked, a folder looks like that of a killed process."""
+    removed = []
+
+    class LockOfARemovedFolder(filelock.FileLock):
+        def __enter__(self):
+            locked = super().__enter__() if moment == "after" else self
+            if not removed:
+                removed.append(Path(self.lock_file).parent)
+                shutil.rmtree(removed[0])
+                if moment == "during":
+                    raise FileExistsError  # of a mkdir that found the folder and then did not
+            return locked if moment == "after" else super().__enter__()
+
+    monkeypatch.setattr(filelock, "FileLock", LockOfARemovedFolder)
+    storage.save(numbers(1.0), tmp_path / "a")
+    assert len(removed) == 1
+    assert os.listdir(tmp_path) == ["a"]
+    assert storage.load(tmp_path / "a")["a"][0] == 1.0
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError, FileExistsError])
+def test_a_folder_that_another_process_removes_first_is_no_error(tmp_path, monkeypatch, error):
+    (tmp_path / ".a.nc_jax-killed00" / "fresh").mkdir(parents=True)
+
+    class LockOfAVanishedFolder(filelock.FileLock):
+        def __enter__(self):
+            if "killed" in self.lock_file:
+                raise error
+            return super().__enter__()
+
+    monkeypatch.setattr(filelock, "FileLock", LockOfAVanishedFolder)
+    storage.save(numbers(1.0), tmp_path / "a")
+    assert storage.load(tmp_path / "a")["a"][0] == 1.0
+
+
 def test_names_of_temporary_files_are_refused(tmp_path):
-    with pytest.raises(ValueError, match="are temporary; give another name"):
+    with pytest.raises(ValueError, match="are reserved for temporary files; give another"):
         storage.save(numbers(0.0), tmp_path / ".a.nc_jax-abcdefgh")
 
 
@@ -179,13 +222,13 @@ def test_urls_are_refused_before_anything_is_written(tmp_path, monkeypatch, writ
 
 
 @pytest.mark.parametrize("read", [storage.load, storage.arrays, storage.attributes])
-def test_urls_are_not_read_either(read):
+def test_urls_are_refused_by_readers(read):
     with pytest.raises(ValueError, match=r"path = .*: is a URL"):
         read("s3://bucket/run.zarr")
 
 
 @WRITERS
-def test_a_tilde_is_one_place_for_all(tmp_path, monkeypatch, write):
+def test_a_tilde_is_the_home_folder_for_writers_and_readers(tmp_path, monkeypatch, write):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")

@@ -1,3 +1,4 @@
+import importlib.metadata
 import os
 import warnings
 from pathlib import Path
@@ -13,8 +14,7 @@ from jaxtyping import TypeCheckError
 from tolerances import rounding
 
 import nc_jax as nc
-from nc_jax import storage
-from nc_jax.trajectory import state_names
+from nc_jax import datasets, storage
 
 PROBLEM = nc.ulpm(3, 4, 2)
 TIMES = np.array([0.0, 1.0, 2.0])
@@ -33,7 +33,7 @@ def run(norm: jax.Array | float = 1.0, max_steps=1000):
 
 def test_a_store_gives_back_what_was_saved(tmp_path):
     traj = run()
-    dataset = storage.to_dataset(traj, {"K": 3, "seed": 0})
+    dataset = storage.to_dataset(traj, attributes={"K": 3, "seed": 0})
     storage.save(dataset, tmp_path / "flow.zarr")
     loaded = storage.load(tmp_path / "flow.zarr")
     assert loaded.identical(dataset)
@@ -41,20 +41,6 @@ def test_a_store_gives_back_what_was_saved(tmp_path):
     np.testing.assert_array_equal(loaded["log_time"], TIMES)
     assert loaded.attrs["K"] == 3
     assert {"version_jax", "version_nc_jax", "device"} <= set(loaded.attrs)
-
-
-def test_a_batch_is_labelled_by_seed_and_failures_by_message():
-    batch = jax.vmap(run)(jnp.array([1.0, jnp.nan]))
-    dataset = storage.to_dataset(batch)
-    assert dataset["squared_norm"].dims == ("seed", "time")
-    ended = [dataset["result"].attrs[str(code)] for code in dataset["result"].values]
-    assert ended[0] == ""
-    assert "Nonfinite" in ended[1]
-
-
-def test_the_step_limit_is_kept():
-    dataset = storage.to_dataset(run(max_steps=2))
-    assert "maximum number" in dataset["result"].attrs[str(dataset["result"].item())]
 
 
 def test_saving_again_replaces_the_store_and_leaves_nothing_beside_it(tmp_path):
@@ -89,7 +75,7 @@ def test_what_is_not_a_store_is_never_replaced(tmp_path):
     assert (tmp_path / "thesis" / "chapter.txt").exists()
 
 
-def test_loading_nothing_says_so(tmp_path):
+def test_loading_an_absent_store_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no Zarr store there"):
         storage.load(tmp_path / "absent.zarr")
 
@@ -107,31 +93,6 @@ def test_batch_axes_have_the_names_they_are_given(tmp_path):
     assert storage.load(tmp_path / "flow.zarr").identical(labelled)
 
 
-def test_runs_with_times_of_their_own_are_refused():
-    def at(times):
-        return nc.gradient_flow(PROBLEM, PROBLEM.init(jax.random.key(0)), times, observe=observe)
-
-    batch = jax.vmap(at)(jnp.array([[1.0, 2.0], [1.0, 3.0]]))
-    with pytest.raises(ValueError, match="log_time differs"):
-        storage.to_dataset(batch)
-
-
-def test_an_observable_that_is_an_array_has_dimensions_of_its_own():
-    def norms(state):
-        return {"norms": jax.numpy.linalg.norm(state.features, axis=1)}
-
-    single = nc.gradient_flow(PROBLEM, PROBLEM.init(jax.random.key(0)), TIMES, observe=norms)
-    assert storage.to_dataset(single)["norms"].dims == ("time", "norms_dim_0")
-    batch = jax.tree.map(lambda leaf: jax.numpy.stack([leaf, leaf]), single)
-    named = storage.to_dataset(batch, dims={"norms": ["sample"]})
-    assert named["norms"].dims == ("seed", "time", "sample")
-    assert named["norms"].shape == (2, 3, 6)
-    with pytest.raises(ValueError, match=r"dims\['norm'\]: no such observable; there are"):
-        storage.to_dataset(single, dims={"norm": ["a"]})
-    with pytest.raises(ValueError, match=r"dims\['norms'\] = \['a', 'b'\]: norms has 1 axes"):
-        storage.to_dataset(single, dims={"norms": ["a", "b"]})
-
-
 def test_a_trajectory_is_saved_as_its_data_set(tmp_path):
     traj = run()
     storage.save(traj, tmp_path / "flow.zarr")
@@ -139,7 +100,7 @@ def test_a_trajectory_is_saved_as_its_data_set(tmp_path):
 
 
 @pytest.mark.parametrize("value", [3.0, {"a": 1}, xr.DataArray(np.zeros(2)), PROBLEM])
-def test_what_is_no_data_set_is_refused(tmp_path, value):
+def test_saving_anything_but_a_data_set_is_refused(tmp_path, value):
     save: Any = storage.save
     with pytest.raises((ValueError, TypeCheckError), match=r"dataset|type-checking"):
         save(value, tmp_path / "a")
@@ -151,7 +112,7 @@ def test_what_is_no_data_set_is_refused(tmp_path, value):
 def test_attributes_that_a_store_cannot_hold_are_refused(tmp_path, attributes):
     traj = run()
     with pytest.raises(ValueError, match=r"attributes: 'p' = .*; give texts, numbers") as caught:
-        storage.to_dataset(traj, attributes)
+        storage.to_dataset(traj, attributes=attributes)
     assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="attributes: 'p'"):
         storage.save(storage.to_dataset(traj).assign_attrs(attributes), tmp_path / "a")
@@ -160,14 +121,14 @@ def test_attributes_that_a_store_cannot_hold_are_refused(tmp_path, attributes):
 def test_attributes_that_a_store_can_hold_come_back(tmp_path):
     given = {"a": 1, "b": 0.5, "c": "text", "d": [1, 2], "e": True}
     numpy = {"f": np.float32(0.5), "g": np.int64(3), "h": np.arange(2)}
-    storage.save(storage.to_dataset(run(), {**given, **numpy}), tmp_path / "a")
+    storage.save(storage.to_dataset(run(), attributes={**given, **numpy}), tmp_path / "a")
     found = storage.load(tmp_path / "a").attrs
     assert found.items() >= {**given, "f": 0.5, "g": 3, "h": [0, 1]}.items()
 
 
 def test_xarray_opens_a_store_without_a_warning(tmp_path):
     storage.save(storage.to_dataset(run(max_steps=2)), tmp_path / "a")
-    storage.save(storage.to_dataset(run()), tmp_path / "b", {"beside": np.arange(3)})
+    storage.save(storage.to_dataset(run()), tmp_path / "b", arrays={"beside": np.arange(3)})
     for name in ("a", "b"):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
@@ -190,7 +151,7 @@ def test_saved_states_are_variables_and_come_back(tmp_path, problem):
     storage.save(storage.to_dataset(traj), tmp_path / "a")
     loaded = storage.load(tmp_path / "a")
     assert loaded["state_features"].dims == (
-        "time", "state_features_dim_0", "state_features_dim_1",
+        "step", "state_features_dim_0", "state_features_dim_1",
     )  # fmt: skip
     assert ("state_bias" in loaded) == (start.bias is not None)
     found = storage.states(loaded, start)
@@ -204,24 +165,13 @@ def test_saved_states_are_variables_and_come_back(tmp_path, problem):
     )  # fmt: skip
 
 
-def test_a_data_set_without_states_says_so():
-    with pytest.raises(ValueError, match="has no state_features, state_classifier; run with save_"):
-        storage.states(storage.to_dataset(run()), PROBLEM.init(jax.random.key(0)))
+def test_a_checkout_that_is_not_installed_has_its_version(monkeypatch):
+    def version(name):
+        if name == "nc_jax":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return "1.2.3"
 
-
-def test_states_of_any_structure_have_names():
-    state = {"a": (np.zeros(2), np.zeros(3)), "b": [np.zeros(1)]}
-    assert state_names(state) == ["state_a_0", "state_a_1", "state_b_0"]
-    assert state_names(np.zeros(2)) == ["state"]
-    assert state_names(None) == []
-
-
-def test_an_observable_with_the_name_of_a_state_is_refused():
-    def named(state):
-        return {"state_features": state.squared_norm()}
-
-    traj = nc.gradient_descent(
-        PROBLEM, PROBLEM.init(jax.random.key(0)), optax.sgd(0.1), 1, observe=named, save_states=True
-    )
-    with pytest.raises(ValueError, match="the name 'state_features' is that of a saved state"):
-        storage.to_dataset(traj)
+    monkeypatch.setattr(datasets, "version", version)
+    found = storage.provenance()
+    assert found["version_nc_jax"] == nc.__version__
+    assert found["version_jax"] == "1.2.3"

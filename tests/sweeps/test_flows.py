@@ -9,7 +9,8 @@ from tolerances import integration, rounding
 
 import nc_jax as nc
 from nc_jax import storage
-from nc_jax.sweeps.plan import block_of_runs, make_plan
+from nc_jax.sweeps.plan import make_plan
+from nc_jax.sweeps.programs import block_of_runs
 
 RTOL = 1e-7
 PROBLEM = nc.ulpm(3, 4, 2)
@@ -67,7 +68,7 @@ def test_observers_have_data_of_their_run():
 def test_floats_of_a_grid_reach_flow_and_start():
     def run(key, norm, decay):
         problem = nc.zhu(3, 4, 2, decay)
-        flow = nc.Flow(problem, np.array([1.0, 5.0]), nc.RealTime(), observe=("margin_min",))
+        flow = nc.Flow(problem, np.array([1.0, 5.0]), clock=nc.RealTime(), observe=("margin_min",))
         return flow, problem.init(key, norm)
 
     data = sweep(run, grid={"norm": [0.5, 2.0], "decay": [0.01, 0.1]})["margin_min"]
@@ -118,15 +119,18 @@ def test_a_block_has_one_copy_of_the_observables_and_no_callback():
         return {"marked": jnp.sum(jax.lax.cbrt(state.features))}
 
     flow = nc.Flow(PROBLEM, FLOW.save_at, observe=marked)
-    plan = make_plan(flow, 4, None, {}, jax.random.key(0), None, None)
-    lines = lines_of(lambda seeds: block_of_runs(plan, {})(seeds, {}), np.arange(4))
+    plan = make_plan(
+        flow, 4, seeds=None, grid={}, key=jax.random.key(0), batch_size=None, mesh=None
+    )
+    block = block_of_runs(plan, plan.cells[0])
+    lines = lines_of(lambda seeds: block(seeds, {}), np.arange(4))
     assert sum("stablehlo.cbrt" in line for line in lines) == 1
     assert not any("callback" in line for line in lines)
 
 
 def of_each_seed(key):
     problem = nc.zhu(3, 4, 2, jax.random.uniform(key))
-    return nc.Flow(problem, np.array([1.0]), nc.RealTime()), problem.init(jax.random.key(0))
+    return nc.Flow(problem, np.array([1.0]), clock=nc.RealTime()), problem.init(jax.random.key(0))
 
 
 @pytest.mark.parametrize(
@@ -139,7 +143,7 @@ def of_each_seed(key):
     ],
     ids=["key", "grid", "many", "number"],
 )
-def test_what_is_no_run_is_refused_in_one_line(run, options, message):
+def test_invalid_runs_are_refused_in_one_line(run, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         sweep(run, **options)
     assert "\n" not in str(caught.value)

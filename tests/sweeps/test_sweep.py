@@ -11,8 +11,9 @@ from store_files import files_of
 from tolerances import integration, rounding
 
 import nc_jax as nc
-from nc_jax import storage
+from nc_jax import progress, storage
 from nc_jax.checks import is_traced
+from nc_jax.storage.batches import BatchStore
 
 RTOL = 1e-7
 TIMES = np.concatenate([[0.0], nc.log_times(3, 3)])
@@ -31,7 +32,7 @@ def run(key, feature_dim=4, norm=1.0, shared=True, max_steps=1000):
     )  # fmt: skip
 
 
-own_steps = functools.partial(run, shared=False)
+separate_steps = functools.partial(run, shared=False)
 sweep = functools.partial(nc.sweep, progress=False)
 
 
@@ -40,7 +41,7 @@ def small():
     return sweep(run, 10)
 
 
-@pytest.mark.parametrize("stepping", [run, own_steps], ids=["shared", "own"])
+@pytest.mark.parametrize("stepping", [run, separate_steps], ids=["shared", "own"])
 def test_a_sweep_is_its_single_runs(stepping):
     dataset = sweep(stepping, 10)
     assert np.all(dataset["shared_steps"] == (stepping is run))
@@ -56,15 +57,15 @@ def test_a_sweep_is_its_single_runs(stepping):
 
 
 def test_common_steps_are_at_least_those_of_any_run():
-    own = sweep(own_steps, 10)["num_steps"].values
+    separate = sweep(separate_steps, 10)["num_steps"].values
     common = small()["num_steps"].values
-    assert len(set(own)) > 1
+    assert len(set(separate)) > 1
     # Lanes of a block have one count; rejections may save a step here and there.
     assert len(set(common[:8])) == 1
-    assert common.max() >= own.max() - 2
+    assert common.max() >= separate.max() - 2
 
 
-def test_failed_runs_are_kept_and_cost_the_others_nothing():
+def test_failed_runs_are_recorded_and_do_not_affect_the_others():
     # Seed 3 starts at NaN, seed 5 so far out that it meets the step limit; both are in one block.
     def hard(key):
         problem = nc.ulpm(3, 4, 2)
@@ -93,10 +94,17 @@ def test_failed_runs_are_kept_and_cost_the_others_nothing():
     assert not np.any(dataset["shared_steps"].sel(seed=[3, 5]))
 
 
-def test_the_closing_line_counts_what_failed(capfd):
+def test_a_short_sweep_writes_nothing(capfd):
+    nc.sweep(functools.partial(run, shared=False, max_steps=5), 3)
+    assert capfd.readouterr().err == ""
+
+
+def test_the_closing_line_counts_failed_runs(capfd, monkeypatch):
+    # The bar appears at once, as it would after a minute.
+    monkeypatch.setattr(progress, "_FILE_SECONDS", 0.0)
     nc.sweep(functools.partial(run, shared=False, max_steps=5), 3)
     assert "3 runs: 3 The maximum number of solver steps was reached" in capfd.readouterr().err
-    nc.sweep(own_steps, 3)
+    nc.sweep(separate_steps, 3)
     assert "3 runs: 3 reached their end." in capfd.readouterr().err
 
 
@@ -129,7 +137,7 @@ def margin_only(state):
 
 def test_observables_of_other_shapes_are_refused():
     with pytest.raises(ValueError, match=r"run: \['features'\] are not the same in all settings"):
-        sweep(own_steps, 2, grid={"feature_dim": [3, 4]})
+        sweep(separate_steps, 2, grid={"feature_dim": [3, 4]})
 
 
 def same_data(one, other):
@@ -138,12 +146,12 @@ def same_data(one, other):
         assert one[name].dims == other[name].dims
 
 
-def test_data_do_not_depend_on_the_portions(tmp_path):
+def test_data_do_not_depend_on_the_batch_size(tmp_path):
     same_data(small(), sweep(run, 10, batch_size=8))
     same_data(small(), sweep(run, 10, path=tmp_path / "a"))
     # Of other seeds around them, runs with steps of their own differ by rounding alone.
-    picked = sweep(own_steps, seeds=[7, 2])
-    whole = sweep(own_steps, 10)
+    picked = sweep(separate_steps, seeds=[7, 2])
+    whole = sweep(separate_steps, 10)
     np.testing.assert_array_equal(
         picked["features"].isel(time=0), whole["features"].sel(seed=[7, 2]).isel(time=0)
     )
@@ -155,7 +163,7 @@ def test_data_do_not_depend_on_the_portions(tmp_path):
 def stop_after(monkeypatch, batches):
     """Raise in the place of a kill, once so many batches are written."""
     written = iter(range(batches))
-    whole = storage.BatchStore.write
+    whole = BatchStore.write
 
     def write(self, part, region):
         if next(written, None) is None:
@@ -166,45 +174,45 @@ def stop_after(monkeypatch, batches):
             raise KeyboardInterrupt
         whole(self, part, region)
 
-    monkeypatch.setattr(storage.BatchStore, "write", write)
+    monkeypatch.setattr(BatchStore, "write", write)
 
 
 @pytest.mark.parametrize("batches", [0, 3])
-def test_a_sweep_that_was_ended_goes_on_to_the_same_bytes(tmp_path, monkeypatch, batches):
+def test_an_interrupted_sweep_resumes_to_the_same_bytes(tmp_path, monkeypatch, batches):
     grid = {"norm": [1.0, 2.0]}
-    sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "whole")
+    sweep(separate_steps, 6, grid=grid, batch_size=3, path=tmp_path / "whole")
     with monkeypatch.context() as context:
         stop_after(context, batches)
         with pytest.raises(KeyboardInterrupt):
-            sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "ended")
+            sweep(separate_steps, 6, grid=grid, batch_size=3, path=tmp_path / "ended")
     assert np.sum(storage.load(tmp_path / "ended")["result"] != storage.NOT_RUN) == 3 * batches
-    dataset = sweep(own_steps, 6, grid=grid, batch_size=3, path=tmp_path / "ended")
+    dataset = sweep(separate_steps, 6, grid=grid, batch_size=3, path=tmp_path / "ended")
     assert files_of(tmp_path / "ended") == files_of(tmp_path / "whole")
-    same_data(dataset, sweep(own_steps, 6, grid=grid))
+    same_data(dataset, sweep(separate_steps, 6, grid=grid))
 
 
 def test_a_finished_sweep_is_read_and_not_run(tmp_path, monkeypatch):
-    first = sweep(own_steps, 3, path=tmp_path / "a")
-    monkeypatch.setattr("nc_jax.sweeps.programs.Programs.compute", None)
-    same_data(first, sweep(own_steps, 3, path=tmp_path / "a"))
+    first = sweep(separate_steps, 3, path=tmp_path / "a")
+    monkeypatch.setattr("nc_jax.sweeps.programs.BatchPrograms.compute", None)
+    same_data(first, sweep(separate_steps, 3, path=tmp_path / "a"))
 
 
 def test_a_store_of_another_sweep_is_refused_with_the_keys_that_differ(tmp_path):
     path = tmp_path / "a"
-    sweep(own_steps, 3, path=path, grid={"norm": [1.0]})
+    sweep(separate_steps, 3, path=path, grid={"norm": [1.0]})
     before = files_of(path)
     with pytest.raises(ValueError, match=r"grid.norm = \[1.0\] there, \[1\] here"):
-        sweep(own_steps, 3, path=path, grid={"norm": [1]})
+        sweep(separate_steps, 3, path=path, grid={"norm": [1]})
     with pytest.raises(ValueError, match=r"dims = norm, seed there, seed here; grid.norm"):
-        sweep(own_steps, 3, path=path)
+        sweep(separate_steps, 3, path=path)
     with pytest.raises(ValueError, match=r"run\.max_steps = 1000 there, 7 here"):
-        sweep(functools.partial(own_steps, max_steps=7), 3, path=path, grid={"norm": [1.0]})
+        sweep(functools.partial(separate_steps, max_steps=7), 3, path=path, grid={"norm": [1.0]})
     with pytest.raises(
         ValueError, match=r"key = threefry2x32 \[0, 0\] there, threefry2x32 \[0, 1\] here"
     ):
-        sweep(own_steps, 3, path=path, grid={"norm": [1.0]}, key=jax.random.key(1))
+        sweep(separate_steps, 3, path=path, grid={"norm": [1.0]}, key=jax.random.key(1))
     assert files_of(path) == before
-    fresh = sweep(own_steps, 3, path=path, grid={"norm": [2.0]}, resume=False)
+    fresh = sweep(separate_steps, 3, path=path, grid={"norm": [2.0]}, resume=False)
     assert fresh.sizes["seed"] == 3
     assert fresh.attrs["grid.norm"] == "[2.0]"
     assert storage.load(path)["norm"].values.tolist() == [2.0]
@@ -227,14 +235,14 @@ def test_a_change_of_code_is_noticed(tmp_path, monkeypatch):
         sweep(bent, 2, path=tmp_path / "a")
 
 
-def test_what_is_no_sweep_is_never_replaced_unasked(tmp_path):
-    storage.save(storage.to_dataset(own_steps(jax.random.key(0))), tmp_path / "flow")
+def test_a_path_without_a_sweep_is_not_replaced(tmp_path):
+    storage.save(storage.to_dataset(separate_steps(jax.random.key(0))), tmp_path / "flow")
     with pytest.raises(ValueError, match="holds no sweep"):
-        sweep(own_steps, 2, path=tmp_path / "flow")
+        sweep(separate_steps, 2, path=tmp_path / "flow")
     (tmp_path / "thesis").mkdir()
     for resume in (True, False):
         with pytest.raises(FileExistsError, match="not a Zarr store"):
-            sweep(own_steps, 2, path=tmp_path / "thesis", resume=resume)
+            sweep(separate_steps, 2, path=tmp_path / "thesis", resume=resume)
 
 
 def with_mode(key, mode, norm):
@@ -243,7 +251,7 @@ def with_mode(key, mode, norm):
     return nc.gradient_flow(problem, start, TIMES, observe=margin_only)
 
 
-def test_a_change_in_any_setting_is_noticed_and_so_is_another_order(tmp_path, monkeypatch):
+def test_a_change_of_a_setting_or_of_the_order_of_a_grid_is_refused(tmp_path, monkeypatch):
     grid = {"mode": ["plain", "bent"], "norm": [1.0, 2.0]}
     sweep(with_mode, 2, path=tmp_path / "a", grid=grid)
     turned = dict(reversed(grid.items()))
@@ -254,7 +262,7 @@ def test_a_change_in_any_setting_is_noticed_and_so_is_another_order(tmp_path, mo
         sweep(with_mode, 2, path=tmp_path / "a", grid=grid)
 
 
-def test_a_float_and_none_are_settings_of_their_own():
+def test_a_grid_may_mix_floats_and_none():
     def maybe(key, norm):
         problem = nc.ulpm(3, 4, 2)
         start = problem.init(key, 1.0 if norm is None else norm)
@@ -279,7 +287,7 @@ def test_names_that_a_data_set_cannot_hold_are_refused(name):
 
 def test_what_a_killed_process_left_beside_a_store_is_removed(tmp_path):
     (tmp_path / ".a.nc_jax-killed00" / "fresh").mkdir(parents=True)
-    sweep(own_steps, 2, path=tmp_path / "a")
+    sweep(separate_steps, 2, path=tmp_path / "a")
     assert sorted(path.name for path in tmp_path.iterdir()) == [".a.nc_jax-lock", "a"]
 
 
@@ -288,13 +296,13 @@ def test_two_processes_do_not_write_one_store(tmp_path):
         storage.writing(tmp_path / "a"),
         pytest.raises(RuntimeError, match="another process is writing there"),
     ):
-        sweep(own_steps, 2, path=tmp_path / "a")
-    sweep(own_steps, 2, path=tmp_path / "a")
+        sweep(separate_steps, 2, path=tmp_path / "a")
+    sweep(separate_steps, 2, path=tmp_path / "a")
 
 
 def test_settings_that_are_no_numbers_are_labels(tmp_path):
     def with_reduction(key, reduction):
-        problem = nc.ulpm(3, 4, 2, reduction)
+        problem = nc.ulpm(3, 4, 2, reduction=reduction)
         return nc.gradient_flow(problem, problem.init(key), TIMES, observe=margin_only)
 
     grid = {"reduction": ["sum", "mean"]}
@@ -302,6 +310,10 @@ def test_settings_that_are_no_numbers_are_labels(tmp_path):
     sweep(with_reduction, 2, grid=grid, path=tmp_path / "a")
     loaded = storage.load(tmp_path / "a")
     same_data(memory, loaded)
+    for name in memory.variables:
+        assert memory[name].attrs == loaded[name].attrs
+        assert memory[name].attrs["units"] == "1"
+    assert memory["reduction"].attrs["long_name"] == "reduction, a setting of the sweep"
     slow, fast = (loaded["margin"].sel(reduction=name, seed=0)[-1] for name in ("mean", "sum"))
     assert fast < slow  # the least logit, which falls
 
@@ -324,31 +336,48 @@ def test_settings_that_are_no_numbers_are_labels(tmp_path):
 )
 def test_arguments_that_make_no_sweep_are_refused(arguments, message):
     with pytest.raises((ValueError, TypeError), match=message):
-        sweep(own_steps, **arguments)
+        sweep(separate_steps, **arguments)
 
 
 def as_trajectory(key, decay=0.1, norm=1.0):
     problem = nc.zhu(3, 4, 2, decay)
-    return nc.gradient_flow(problem, problem.init(key, norm), TIMES, nc.RealTime())
+    return nc.gradient_flow(problem, problem.init(key, norm), TIMES, clock=nc.RealTime())
 
 
 def as_flow_and_start(key, decay=0.1, norm=1.0):
     problem = nc.zhu(3, 4, 2, decay)
-    return nc.Flow(problem, TIMES, nc.RealTime()), problem.init(key, norm)
+    return nc.Flow(problem, TIMES, clock=nc.RealTime()), problem.init(key, norm)
 
 
 def as_flow_start_and_data(key, decay=0.1, norm=1.0):
     flow, start = as_flow_and_start(key, decay, norm)
-    return nc.Flow(flow.problem, TIMES, nc.RealTime(), observe=lambda s, d: {"d": d}), start, 1.0
+    return (
+        nc.Flow(flow.problem, TIMES, clock=nc.RealTime(), observe=lambda s, d: {"d": d}),
+        start,
+        1.0,
+    )
 
 
 def as_flow(key, decay=0.1, rtol=1e-6):
-    return nc.Flow(nc.zhu(3, 4, 2, decay), TIMES, nc.RealTime(), rtol=rtol)
+    return nc.Flow(nc.zhu(3, 4, 2, decay), TIMES, clock=nc.RealTime(), rtol=rtol)
 
 
 def as_descent(key, decay=0.1, norm=1.0):
     problem = nc.zhu(3, 4, 2, decay)
     return nc.gradient_descent(problem, problem.init(key, norm), optax.sgd(0.1), 2)
+
+
+def test_a_sweep_of_descents_has_the_axis_of_its_steps(tmp_path):
+    single = storage.to_dataset(as_descent(jax.random.fold_in(jax.random.key(0), 1)))
+    for path in (None, tmp_path / "a"):
+        data = sweep(as_descent, 2, path=path)
+        assert set(data.variables) == {*single.variables, "seed", "shared_steps"}
+        np.testing.assert_array_equal(data["step"], [0, 1, 2])
+        for name in single.variables:
+            found = data[name] if name == "step" else data[name].sel(seed=1)
+            assert found.dims == single[name].dims
+            np.testing.assert_allclose(found, single[name], rtol=rounding(operations=1000))
+            assert found.attrs["long_name"] == single[name].attrs["long_name"]
 
 
 @pytest.mark.parametrize(
@@ -376,7 +405,7 @@ def test_a_grid_is_checked_as_a_single_run_is(tmp_path, run, grid):
     assert not (tmp_path / "a").exists()
 
 
-def test_a_check_of_two_settings_together_is_made_for_every_pair():
+def test_every_pair_of_settings_is_checked():
     def ordered(key, low, high):
         if not is_traced(low) and low > high:
             raise ValueError(f"low = {low}: give a number below high = {high}.")
@@ -392,9 +421,9 @@ def with_plain_norm(key, norm, single):
     return single(key, norm=float(norm))
 
 
-def test_a_run_that_needs_plain_numbers_is_told_so():
+def test_a_run_that_cannot_be_traced_is_refused():
     for run in (as_trajectory, as_flow_and_start):
         with pytest.raises(
-            ValueError, match=r"grid: floats are traced, and run fails with \['norm'\]"
+            ValueError, match=r"grid: floats are traced, and run fails with traced \['norm'\]"
         ):
             sweep(functools.partial(with_plain_norm, single=run), 2, grid={"norm": [1.0]})

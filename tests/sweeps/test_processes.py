@@ -79,8 +79,8 @@ def test_twenty_kills_lose_nothing_that_was_written(tmp_path):
         dataset, written = written_runs(path)
         assert np.all(written[before])
         for name in dataset.data_vars:
-            kept = dataset[name].values[written]
-            np.testing.assert_array_equal(kept, whole[name].values[written])
+            stored = dataset[name].values[written]
+            np.testing.assert_array_equal(stored, whole[name].values[written])
         partly += 0 < written.sum() < written.size
         before = written
         if written.all():
