@@ -15,7 +15,7 @@ def cifar_records(rows, labels):
 
 
 def cifar_pickle(rows, labels, by_columns=False):
-    """A batch of CIFAR-10's Python version: what Python 2's cPickle made of a dict, protocol 2."""
+    """A batch of CIFAR-10's Python version: a dict in protocol 2, as cPickle writes it."""
     memo = iter(range(1, 1000))
     pixels = rows.tobytes("F" if by_columns else "C")
     dtype = (

@@ -1,5 +1,7 @@
 """The example scripts on CNNs, run as a user runs them."""
 
+import functools
+
 import cnn_collapse
 import image_runs
 import numpy as np
@@ -8,17 +10,19 @@ import rangamani_binary
 import zhu_fixed_etf
 import zhu_optimizers
 import zhu_random_labels
-from figure_layout import check_saved_figures
+from figure_layout import check_saved_figures, legend_texts, line_data, titles
 from tolerances import rounding
 
-from nc_jax import storage
+import nc_jax as nc
+from nc_jax import cnn, storage
 
 pytest.importorskip("sklearn")
 
 
 @pytest.fixture(autouse=True)
-def saved_figures_have_a_good_layout(monkeypatch):
-    check_saved_figures(monkeypatch)
+def figures(monkeypatch):
+    """The figures that a script saves, by file name; each is checked to have a good layout."""
+    return check_saved_figures(monkeypatch)
 
 
 def last(path):
@@ -26,10 +30,12 @@ def last(path):
     return storage.load(path / "results.zarr").isel(epoch=-1).median("seed")
 
 
-def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys, monkeypatch):
+def test_a_training_is_drawn_beside_the_model_and_resumes(tmp_path, capsys, monkeypatch, figures):
     # A small model is drawn as a large one is.
-    monkeypatch.setattr(image_runs, "MODEL_SAMPLES", 1)
-    monkeypatch.setattr(image_runs, "MODEL_TIME", 3)
+    one_sample = functools.partial(cnn.model_of_network, samples_per_class=1)
+    short_flow = functools.partial(cnn.model_flow, save_at=nc.log_times(3, 201))
+    monkeypatch.setattr(cnn, "model_of_network", one_sample)
+    monkeypatch.setattr(cnn, "model_flow", short_flow)
     flags = f"--samples 12 --batch 24 --epochs 6 --width 0.125 --out {tmp_path}".split()
     cnn_collapse.main(flags)
     printed = capsys.readouterr()
@@ -38,18 +44,27 @@ def test_a_training_is_shown_beside_the_model_and_goes_on(tmp_path, capsys, monk
     assert data["train_loss"][0, -1] < data["train_loss"][0, 0]
     accuracy = f"{100 * float(last(tmp_path / 'run')['train_accuracy']):.2f} %"
     assert accuracy in printed.out
-    assert (tmp_path / "cnn_collapse.png").stat().st_size > 10_000
+    figure = figures["cnn_collapse.png"]
+    assert titles(figure)[4:] == ["NC1 (Zhu)", "Training loss", "Accuracy", "NC4 (Papyan)"]
+    assert legend_texts(figure) == [
+        "convnet, digits", "model's flow", "median, 10th to 90th percentile"
+    ]  # fmt: skip
+    drawn = data["epoch"].values > 0
+    network, model = line_data(figure.axes[4])
+    np.testing.assert_array_equal(network, [data["epoch"][drawn], data["zhu_nc1"][0, drawn]])
+    assert model[0].max() <= 6
     cnn_collapse.main([*flags, "--no-plot"])
     assert capsys.readouterr().out.splitlines()[2:5] == printed.out.splitlines()[2:5]
     with pytest.raises(SystemExit):
         cnn_collapse.main([*flags, "--batch", "12"])
     error = capsys.readouterr().err.strip().splitlines()[-1]
     assert "batch_size = 24 there, 12 here" in error
-    assert "Give another --out, or --anew" in error
+    assert ": --out, --anew: " in error
+    assert "Give another path, or resume=False" in error
 
 
 @pytest.mark.slow
-def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
+def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path, figures):
     zhu_random_labels.main(["--widths", "0.125", "1", "--out", str(tmp_path)])
     narrow, wide = (last(tmp_path / f"width_{width}") for width in ("0.125", "1"))
     assert float(wide["train_accuracy"]) == 1
@@ -58,11 +73,15 @@ def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path):
     for name, share in {"zhu_nc1": 0.1, "zhu_nc2": 0.5, "zhu_nc3": 0.3}.items():
         assert float(wide[name]) < share * float(start[name]), name
     assert float(wide["zhu_nc1"]) < 0.2 * float(narrow["zhu_nc1"])
-    assert (tmp_path / "zhu_random_labels.png").stat().st_size > 10_000
+    figure = figures["zhu_random_labels.png"]
+    assert titles(figure) == ["NC1", "NC2", "NC3", "Training accuracy"]
+    assert legend_texts(figure) == ["width 0.125", "width 1"]
+    ends = [line[1][-1] for line in line_data(figure.axes[0])]
+    np.testing.assert_array_equal(ends, [narrow["zhu_nc1"], wide["zhu_nc1"]])
 
 
 @pytest.mark.slow
-def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
+def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys, figures):
     zhu_fixed_etf.main(["--out", str(tmp_path)])
     printed = capsys.readouterr().out
     learned, fixed, small = (
@@ -76,11 +95,16 @@ def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys):
         np.testing.assert_allclose(run["zhu_nc2"], 0, atol=rounding("float32"))
         assert abs(float(run["test_accuracy"] - learned["test_accuracy"])) < 0.03
     assert "fixed ETF, d = K: 24490 parameters, 73.87 % fewer" in printed
-    assert (tmp_path / "zhu_fixed_etf.png").stat().st_size > 10_000
+    figure = figures["zhu_fixed_etf.png"]
+    assert titles(figure) == ["NC1", "NC3", "Training accuracy", "Test accuracy"]
+    assert legend_texts(figure) == ["learned", "fixed ETF", "fixed ETF, d = K"]
+    ends = [line[1][-1] for line in line_data(figure.axes[3])]
+    expected = [run["test_accuracy"] for run in (learned, fixed, small)]
+    np.testing.assert_array_equal(ends, expected)
 
 
 @pytest.mark.slow
-def test_all_optimisers_collapse(tmp_path):
+def test_all_optimisers_collapse(tmp_path, figures):
     zhu_optimizers.main(["--out", str(tmp_path)])
     for name in ("SGD", "Adam", "L-BFGS"):
         run = last(tmp_path / name)
@@ -88,11 +112,14 @@ def test_all_optimisers_collapse(tmp_path):
         assert float(run["zhu_nc1"]) < 0.01, name
         assert float(run["zhu_nc2"]) < 0.1, name
         assert float(run["zhu_nc3"]) < 0.1, name
-    assert (tmp_path / "zhu_optimizers.png").stat().st_size > 10_000
+    figure = figures["zhu_optimizers.png"]
+    assert titles(figure) == ["NC1", "NC2", "NC3", "NC4"]
+    assert legend_texts(figure)[:4] == ["SGD", "Adam", "L-BFGS", "model's flow"]
+    assert all(len(axes.lines) == 4 for axes in figure.axes)
 
 
 @pytest.mark.slow
-def test_decay_makes_the_norm_forget_its_start(tmp_path):
+def test_decay_makes_the_norm_forget_its_start(tmp_path, figures):
     rangamani_binary.main(["--norms", "0.1", "1", "--shares", "1", "--out", str(tmp_path)])
 
     def spread(decay):
@@ -100,8 +127,16 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
         return abs(np.log(float(norms[1]["norm_product"] / norms[0]["norm_product"])))
 
     assert spread("0.02") < 0.4 * spread("0")
-    for name in ("norms", "margins", "histograms", "random_labels"):
-        assert (tmp_path / f"rangamani_{name}.png").stat().st_size > 10_000
+    names = ("norms", "margins", "histograms", "random_labels")
+    assert sorted(figures) == sorted(f"rangamani_{name}.png" for name in names)
+    starts = ["start 0.1", "start 1", "decay 0.02", "decay 0"]
+    assert legend_texts(figures["rangamani_norms.png"])[:4] == starts
+    assert legend_texts(figures["rangamani_margins.png"])[:4] == starts
+    norm = line_data(figures["rangamani_norms.png"].axes[0])[0][1][-1]
+    np.testing.assert_array_equal(norm, last(tmp_path / "start_0.1_decay_0.02")["norm_product"])
+    assert legend_texts(figures["rangamani_random_labels.png"])[:2] == [
+        "true labels", "100 % random"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -113,7 +148,7 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path):
         (
             cnn_collapse,
             "--stem 3x3",
-            "--stem 3x3: of --net resnet18 and resnet50, and not of convnet",
+            "--stem 3x3: convnet has no stem; give --net resnet18 or resnet50",
         ),
         (cnn_collapse, "--momentum 1", "--momentum 1: give a number from 0 to below 1"),
         (cnn_collapse, "--decay -1", "--decay -1: give a finite number >= 0"),
@@ -163,5 +198,5 @@ def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_
 )
 def test_the_default_batch_is_no_larger_than_the_images(example, flags, batch, tmp_path):
     parser, parsed = example.parse([*flags.split(), "--out", str(tmp_path)])
-    image_runs.load(parser, parsed, getattr(parsed, "classes", None))
+    image_runs.load(parser, parsed, classes=getattr(parsed, "classes", None))
     assert parsed.batch == batch

@@ -1,235 +1,142 @@
-"""Where the results of a training go: memory, or a folder it can go on in after a kill."""
+"""What a training records: a row of observables for each saved epoch, and its last state."""
 
 import contextlib
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
-import diffrax
 import jax
 import numpy as np
 import xarray as xr
 from jaxtyping import Int
 
-from .. import storage
 from ..configuration import check_same
+from ..datasets import observable_dims
 from ..dynamics import Interrupted
+from ..storage.batches import BatchStore
+from ..storage.results import InMemory, Layout, OnDisk, ResultVariable, results_at
+from .checkpoints import TrainingCheckpoints
+from .evaluation import EQUATIONS
 from .training import TrainState
 
+# Observables of one saved epoch by name, each with the axis of seeds in front.
 Row = dict[str, np.ndarray]
-Example = Mapping[str, jax.ShapeDtypeStruct]
-# Dims of an observable of one run at one epoch, beyond (seed, epoch).
-_OWN_DIMS = {"margins": ("sample",)}
-# Of states a name that nobody else would give: what lies there is replaced.
+ExampleRow = Mapping[str, jax.ShapeDtypeStruct]
+# Names of the axes of an observable after (seed, epoch); other observables get numbered names.
+_NAMED_DIMS = {"margins": ("sample",)}
+# A folder of states is removed when a training is replaced. Its name must therefore not be one that
+# a user's folder may have, such as "checkpoints".
 RESULTS, STATES = "results.zarr", "results.states"
 
 
-@runtime_checkable
-class Records(Protocol):
-    """What a training fills, a row of observables (seed, ...) for each epoch of `epochs`."""
-
-    def resumed(self, start: TrainState) -> TrainState:
-        """The state to go on from."""
-        ...
-
-    def write(self, place: int, row: Row) -> None:
-        """Keep what was observed at `epochs[place]`."""
-        ...
-
-    def checkpoint(self, state: TrainState) -> None:
-        """Keep a state to go on from."""
-        ...
-
-    def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises."""
-        ...
-
-    def dataset(self) -> xr.Dataset:
-        """All rows."""
-        ...
-
-
-class InMemory:
-    """Results of a training without a path."""
-
-    def __init__(
-        self, example: Example, epochs: Int[np.ndarray, " T"], attributes: Mapping[str, Any]
-    ):
-        self._epochs, self._attributes = epochs, attributes
-        self._arrays = {
-            name: np.full(
-                _with_epochs(like, len(epochs)), storage.fill_value(like.dtype), like.dtype
-            )
-            for name, like in example.items()
-        }
-
-    def resumed(self, start: TrainState) -> TrainState:
-        """The start."""
-        return start
-
-    def write(self, place: int, row: Row) -> None:
-        """Keep a row."""
-        for name, values in row.items():
-            self._arrays[name][:, place] = values
-
-    def checkpoint(self, state: TrainState) -> None:
-        """Nothing to do."""
-
-    def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises, with all rows so far."""
-        message = "interrupted: the exception's `data` is what was computed; path= saves it"
-        return Interrupted(message, data=self.dataset())
-
-    def dataset(self) -> xr.Dataset:
-        """All rows."""
-        coords = _coordinates(len(self._arrays["result"]), self._epochs)
-        dataset = xr.Dataset(
-            {name: (_dims(name, array.ndim), array) for name, array in self._arrays.items()},
-            coords=coords,
-            attrs=self._attributes,
-        )
-        dataset["result"].attrs = storage.meanings(self._arrays["result"])
-        return dataset
-
-
-class OnDisk:
-    """Results in a Zarr store, and the last state beside it."""
+class Records:
+    """Rows and checkpoints of a training, in memory or in a folder."""
 
     def __init__(
         self,
-        path: Path,
-        resume: bool,
-        example: Example,
-        epochs: Int[np.ndarray, " T"],
-        attributes: Mapping[str, Any],
+        rows: InMemory | OnDisk,
+        checkpoints: TrainingCheckpoints | None,
+        path: Path | None,
     ):
-        self._path, self._results = path, path / RESULTS
-        storage.check_replaceable(self._results)
-        if resume and self._results.exists():
-            self._store = _same_store(path, attributes)
-            self._store.remove_partial()
-        else:
-            # States first: a store with those of another run beside it would be gone on with.
-            if (path / STATES).exists():
-                shutil.rmtree(path / STATES)
-            empty = {name: _empty(name, like, len(epochs)) for name, like in example.items()}
-            coords = _coordinates(example["result"].shape[0], epochs)
-            self._store = storage.BatchStore.create(self._results, empty, coords, attributes)
-        self._checkpoints = storage.Checkpoints(path / STATES)
+        self._rows, self._checkpoints, self._path = rows, checkpoints, path
 
     def resumed(self, start: TrainState) -> TrainState:
-        """The last state that was kept, or the start."""
-        return start if self._checkpoints.latest() is None else self._checkpoints.restore(start)
+        """The last state that was saved; the start if there is none."""
+        if self._checkpoints is None or self._checkpoints.latest() is None:
+            return start
+        return self._checkpoints.restore(start)
 
     def write(self, place: int, row: Row) -> None:
-        """Keep a row."""
+        """Store the observables of one epoch; `place` is its index along the axis `epoch`."""
+        num_seeds = row["result"].shape[0]
+        # An axis of one epoch after that of the seeds.
         part = {name: values[:, None] for name, values in row.items()}
-        self._store.write(part, (slice(None), slice(place, place + 1)))
+        self._rows.write([np.arange(num_seeds), np.array([place])], part)
 
     def checkpoint(self, state: TrainState) -> None:
-        """Keep a state, after the rows that led to it."""
-        self._checkpoints.save(int(state.epoch.max()), state)
+        """Save a state to resume from.
+
+        Call it after the rows up to this state are written: a resumed training does not compute
+        the rows of earlier epochs again.
+        """
+        if self._checkpoints is not None:
+            self._checkpoints.save(int(state.epoch.max()), state)
 
     def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises."""
+        """The exception to raise after Ctrl-C; it contains the rows if they are only in memory."""
+        if self._checkpoints is None:
+            message = "interrupted: the exception's `data` is what was computed; path= saves it"
+            data = self._rows.dataset() if self._rows.written().any() else None
+            return Interrupted(message, data=data)
         epoch = self._checkpoints.latest()
         saved = "no epoch" if epoch is None else f"the state after epoch {epoch}"
         return Interrupted(f"interrupted: {saved} is saved; the same call resumes in {self._path}")
 
     def dataset(self) -> xr.Dataset:
-        """All rows, read where they are asked for."""
-        return storage.open_lazily(self._results)
-
-
-class Finished:
-    """Results of a training that is over, on a disk that may be read-only."""
-
-    def __init__(self, path: Path):
-        self._results = path / RESULTS
-        self._checkpoints = storage.Checkpoints(path / STATES, read_only=True)
-
-    def resumed(self, start: TrainState) -> TrainState:
-        """The last state."""
-        return self._checkpoints.restore(start)
-
-    def write(self, place: int, row: Row) -> None:
-        """Never called."""
-
-    def checkpoint(self, state: TrainState) -> None:
-        """Never called."""
-
-    def interrupted(self) -> Interrupted:
-        """What Ctrl-C raises."""
-        return Interrupted("interrupted: the training is finished and saved")
-
-    def dataset(self) -> xr.Dataset:
-        """All rows, read where they are asked for."""
-        return storage.open_lazily(self._results)
+        """All rows as a data set; rows on disk are read when they are used."""
+        return self._rows.dataset()
 
 
 @contextlib.contextmanager
 def records(
     path: Path | None,
+    *,
     resume: bool,
-    example: Example,
+    example: ExampleRow,
     epochs: Int[np.ndarray, " T"],
     attributes: Mapping[str, Any],
 ) -> Iterator[Records]:
-    """Results at a path that nobody else may write at the same time, or in memory."""
+    """The records of a training; a lock prevents two processes from writing at the same time.
+
+    Args:
+        path: a folder, or None for memory.
+        resume: continue with the training in the folder; False replaces it.
+        example: shapes and dtypes of a row.
+        epochs: at which rows are recorded.
+        attributes: the configuration of the training, with `num_epochs`.
+    """
+    layout = _layout(example, epochs)
     if path is None:
-        yield InMemory(example, epochs, attributes)
+        yield Records(InMemory(layout, attributes), None, None)
         return
-    if resume and _is_finished(path, attributes):
-        yield Finished(path)
-        return
-    with storage.writing(path / RESULTS):
-        yield OnDisk(path, resume, example, epochs, attributes)
+    states = path / STATES
+
+    def check(store: BatchStore) -> None:
+        check_same(path, "training", store.attributes, attributes)
+
+    def is_finished(rows: OnDisk) -> bool:
+        # A finished training may be on a read-only disk: its states are opened without a lock and
+        # without the clean-up of a killed process's files.
+        if rows.is_new or not states.is_dir() or not np.all(rows.written()):
+            return False
+        return TrainingCheckpoints(states, read_only=True).latest() == attributes["num_epochs"]
+
+    with results_at(
+        path / RESULTS,
+        layout,
+        lambda labels, stored: attributes,
+        check=check,
+        resume=resume,
+        is_complete=is_finished,
+    ) as rows:
+        if rows.is_new:
+            # The states are removed before the store is created. In the other order a kill in
+            # between would leave the states of another training beside the new store, and the next
+            # call would resume from them.
+            if states.exists():
+                shutil.rmtree(states)
+            rows.make_room()
+        yield Records(rows, TrainingCheckpoints(states, read_only=is_finished(rows)), path)
 
 
-def _same_store(path: Path, attributes: Mapping[str, Any]) -> storage.BatchStore:
-    """The store in a folder, which must be of this training."""
-    store = storage.BatchStore(path / RESULTS)
-    check_same(path, "training", store.attributes, attributes)
-    return store
-
-
-def _is_finished(path: Path, attributes: Mapping[str, Any]) -> bool:
-    """Whether this training is there with its last state; refuses another."""
-    if not storage.is_store(path / RESULTS) or not (path / STATES).is_dir():
-        return False
-    written = _same_store(path, attributes).written()
-    latest = storage.Checkpoints(path / STATES, read_only=True).latest()
-    return bool(np.all(written)) and latest == attributes["num_epochs"]
-
-
-def with_result(row: Row) -> Row:
-    """A row with the code of `diffrax.RESULTS` for each seed: whether its loss is a number."""
-    codes = [_code(diffrax.RESULTS.successful), _code(diffrax.RESULTS.nonfinite)]
-    failed = ~np.isfinite(row["train_loss"])
-    return {**row, "result": np.where(failed, codes[1], codes[0]).astype(np.int32)}
-
-
-def _code(result: Any) -> int:
-    [leaf] = jax.tree.leaves(result)
-    return int(leaf)
-
-
-def _dims(name: str, count: int) -> tuple[str, ...]:
-    return ("seed", "epoch", *_OWN_DIMS.get(name, storage.own_dims(name, count - 2)))
-
-
-def _with_epochs(like: jax.ShapeDtypeStruct, num_epochs: int) -> tuple[int, ...]:
-    seeds, *own = like.shape
-    return (seeds, num_epochs, *own)
-
-
-def _empty(name: str, like: jax.ShapeDtypeStruct, num_epochs: int) -> storage.Empty:
-    shape, chunks = _with_epochs(like, num_epochs), _with_epochs(like, 1)
-    return storage.Empty(_dims(name, len(shape)), shape, chunks, like.dtype)
-
-
-def _coordinates(
-    num_seeds: int, epochs: Int[np.ndarray, " T"]
-) -> dict[str, tuple[tuple[str, ...], np.ndarray]]:
-    return {"seed": (("seed",), np.arange(num_seeds)), "epoch": (("epoch",), epochs)}
+def _layout(example: ExampleRow, epochs: Int[np.ndarray, " T"]) -> Layout:
+    """Axes (seed, epoch). A chunk has all seeds of one epoch, so that an epoch writes one file."""
+    num_seeds = example["result"].shape[0]
+    variables = {}
+    for name, like in example.items():
+        shape = like.shape[1:]
+        dims = _NAMED_DIMS.get(name, observable_dims(name, len(shape)))
+        variables[name] = ResultVariable(dims, shape, like.dtype)
+    labels = {"seed": range(num_seeds), "epoch": epochs.tolist()}
+    return Layout(labels, variables, (num_seeds, 1), EQUATIONS)

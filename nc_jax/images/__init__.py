@@ -1,6 +1,7 @@
-"""Image sets, checked before they are used, and what is chosen of them.
+"""Published image sets, and selections and scalings of them.
 
-Files are read in the formats they are published in. Nothing is downloaded unless asked for.
+Files are read in their published formats and checked. Nothing is downloaded without
+`download=True`.
 """
 
 from .idx import load_idx as load_idx, read_idx as read_idx

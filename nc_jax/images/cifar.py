@@ -1,4 +1,8 @@
-"""CIFAR-10's two formats: pickles written by Python 2, read as data only, and binary records."""
+"""The two formats of CIFAR-10: pickles of Python 2, parsed as data, and binary records.
+
+Unpickling a file can execute any code in it. This module executes only the few pickle instructions
+that build a dict with an array, and refuses all others.
+"""
 
 import io
 import pickle
@@ -13,15 +17,16 @@ Batch = tuple[UInt8[np.ndarray, "N 32 32 3"], UInt8[np.ndarray, " N"]]
 
 _PIXELS = 3 * 32 * 32
 _CLASSES = 10
-# All that an array of NumPy is pickled with. Older and newer NumPy name the first differently.
+# The names that the pickle of a NumPy array imports. NumPy 2 has renamed the module of the first.
 _NAMES = {
     "numpy.core.multiarray._reconstruct": "array",
     "numpy._core.multiarray._reconstruct": "array",
     "numpy.ndarray": "ndarray",
     "numpy.dtype": "dtype",
 }
-# What a dict of numbers, strings, lists and an array needs. STACK_GLOBAL and its kin are there so
-# that a newer pickle is refused by the name it asks for, not by its opcode.
+# Instructions that build a dict of numbers, strings, lists and an array. CIFAR-10's files do not
+# need STACK_GLOBAL and others of newer protocols. They are allowed, so that a newer pickle fails at
+# the name that it imports, and the error shows this name.
 _OPCODES = {
     "PROTO", "FRAME", "MEMOIZE", "BINPUT", "LONG_BINPUT", "BINGET", "LONG_BINGET", "MARK",
     "STOP", "NONE", "NEWTRUE", "NEWFALSE", "INT", "BININT", "BININT1", "BININT2", "LONG1",
@@ -29,19 +34,22 @@ _OPCODES = {
     "SETITEMS", "EMPTY_LIST", "APPEND", "APPENDS", "EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2",
     "TUPLE3", "GLOBAL", "STACK_GLOBAL", "REDUCE", "BUILD",
 }  # fmt: skip
-# A batch has about ten. The hash of a tuple nested a million deep overflows the stack of C.
+# A batch has about ten tuples. A pickle can nest tuples a million deep, and the hash of such a
+# tuple, as the key of a dict, overflows the stack of C and ends the process.
 _MOST_TUPLES = 100
 
 
 def parse_pickle(path: Path, content: bytes) -> Batch:
-    """Images (N, 32, 32, 3) and labels (N,) of a batch of the Python version.
+    """Images (N, 32, 32, 3) and labels (N,) of a file of the Python version.
 
-    Nothing that a pickle names is imported or called.
+    No object that the pickle names is imported or called.
     """
     match _as_data(path, content):
         case {
             b"data": _StandIn(
                 name="array",
+                # As NumPy pickles an array: version, shape, dtype, whether in Fortran order,
+                # values.
                 state=(
                     int(),
                     (int(count), int(width)),
@@ -55,6 +63,7 @@ def parse_pickle(path: Path, content: bytes) -> Batch:
             width == _PIXELS
             and len(pixels) == width * count
             and len(labels) == count > 0
+            # The exact type, because bool is a subclass of int.
             and all(type(label) is int and 0 <= label < _CLASSES for label in labels)
         ):
             rows = np.frombuffer(pixels, np.uint8).reshape(
@@ -68,11 +77,11 @@ def parse_pickle(path: Path, content: bytes) -> Batch:
 
 
 def parse_records(path: Path, content: bytes) -> Batch:
-    """Images (N, 32, 32, 3) and labels (N,) of a batch of the binary version."""
+    """Images (N, 32, 32, 3) and labels (N,) of a file of the binary version."""
     if not content or len(content) % (1 + _PIXELS):
         raise ValueError(
             f"{path}: has {len(content)} bytes, and CIFAR-10's files records of {1 + _PIXELS}; "
-            "fetch it again."
+            "download it again."
         )
     records = np.frombuffer(content, np.uint8).reshape(-1, 1 + _PIXELS)
     labels = records[:, 0]
@@ -85,42 +94,49 @@ def parse_records(path: Path, content: bytes) -> Batch:
 
 
 def _channels_last(rows: UInt8[np.ndarray, "N _"]) -> UInt8[np.ndarray, "N 32 32 3"]:
-    """Rows hold all of red, then green, then blue."""
+    """Images from rows that hold all red values, then all green, then all blue."""
     return rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
 
 
 def _as_data(path: Path, content: bytes) -> object:
-    """What a pickle holds, with stand-ins for its array; only what the tables allow is followed."""
+    """The object in a pickle, with a `_StandIn` in place of each object of NumPy."""
     try:
+        # Before it is loaded, since the unpickler itself would allocate and build what it reads.
         _check_opcodes(content)
+        # Strings of Python 2 are bytes: pixels that are decoded as text would be wrong or an error.
         return _DataUnpickler(io.BytesIO(content), fix_imports=False, encoding="bytes").load()
-    except Exception as error:  # pickle documents no end to what damaged bytes may raise
+    except Exception as error:  # for damaged bytes pickle may raise an exception of any type
         reason = textwrap.shorten(f"{error}" or type(error).__name__, 200, placeholder="…")
         raise ValueError(
-            f"{path}: not a pickle of CIFAR-10 ({reason}); nothing of it was run, give the "
+            f"{path}: not a pickle of CIFAR-10 ({reason}); none of it was executed, give the "
             "published file."
         ) from None
 
 
 def _check_opcodes(content: bytes) -> None:
-    """Raise ValueError for a pickle that could do more than fail, read without following it."""
+    """Raise ValueError for a pickle with instructions that are not needed for images."""
     end, tuples = 0, 0
     for count, (opcode, argument, position) in enumerate(pickletools.genops(content)):
         if opcode.name not in _OPCODES:
-            raise ValueError(f"its opcode {opcode.name} is none that images need")
-        # The table of a memo is as long as its largest index: 2^32 would take 32 GiB.
+            raise ValueError(f"its opcode {opcode.name} is not needed for images")
+        # The unpickler allocates a table as long as the largest index: 32 GiB for an index of 2^32.
+        # A memo index that Python writes is at most the number of opcodes before it.
         if opcode.name == "LONG_BINPUT" and not (isinstance(argument, int) and argument <= count):
             raise ValueError(f"it stores object {argument} after {count} opcodes")
         tuples += "TUPLE" in opcode.name
         if tuples > _MOST_TUPLES:
             raise ValueError(f"it has over {_MOST_TUPLES} tuples, where images need about ten")
         end = position or 0
+    # The last instruction, STOP, is one byte.
     if end != len(content) - 1:
-        raise ValueError(f"it goes on for {len(content) - 1 - end} bytes after its end")
+        raise ValueError(f"it has {len(content) - 1 - end} bytes after its end")
 
 
 class _StandIn:
-    """Something of NumPy's in a pickle, or the result of its call, kept as data: nothing runs."""
+    """A NumPy object that a pickle names, or the result of calling it, stored as data.
+
+    The unpickler calls it for the instruction REDUCE, and `__setstate__` for BUILD.
+    """
 
     def __init__(self, name: str, args: tuple[object, ...] = ()) -> None:
         self.name = name
@@ -135,12 +151,12 @@ class _StandIn:
 
 
 class _DataUnpickler(pickle.Unpickler):
-    """Gives stand-ins for the names of an array, and refuses every other name."""
+    """An unpickler that resolves the names of an array to stand-ins and refuses all others."""
 
     def find_class(self, module_name: str, global_name: str, /) -> _StandIn:
         name = f"{module_name}.{global_name}"
         if name not in _NAMES:
-            raise pickle.UnpicklingError(f"it names {name[:80]!r}, which images have no need of")
+            raise pickle.UnpicklingError(f"it names {name[:80]!r}, which is not needed for images")
         return _StandIn(_NAMES[name])
 
     def persistent_load(self, pid: object) -> None:

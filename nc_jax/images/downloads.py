@@ -1,74 +1,15 @@
-"""Published files, fetched where they are not on disk and kept only as they were published."""
+"""Download of published files; a file is stored only if its checksum is the published one."""
 
 import tarfile
 import textwrap
-from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import NamedTuple
 
-
-class Source(NamedTuple):
-    """Where a set is published, and what is.
-
-    Attributes:
-        addresses: of the folders that hold the files, tried in turn; each ends in a slash.
-        md5: of each file as published, archives and all.
-        members: what is unpacked of an archive.
-    """
-
-    addresses: tuple[str, ...]
-    md5: Mapping[str, str]
-    members: tuple[str, ...] = ()
-
-
-SOURCES = {
-    "mnist": Source(
-        (
-            "https://ossci-datasets.s3.amazonaws.com/mnist/",
-            "https://storage.googleapis.com/cvdf-datasets/mnist/",
-        ),
-        {
-            "train-images-idx3-ubyte.gz": "f68b3c2dcbeaaa9fbdd348bbdeb94873",
-            "train-labels-idx1-ubyte.gz": "d53e105ee54ea40749a09fcbcd1e9432",
-            "t10k-images-idx3-ubyte.gz": "9fb629c4189551a2d022fa330f9573f3",
-            "t10k-labels-idx1-ubyte.gz": "ec29112dd5afa0611ce80d1b7f02629c",
-        },
-    ),
-    "fashion-mnist": Source(
-        ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",),
-        {
-            "train-images-idx3-ubyte.gz": "8d4fb7e6c68d591d4c3dfef9ec88bf0d",
-            "train-labels-idx1-ubyte.gz": "25c81989df183df01b3e8a0aad5dffbe",
-            "t10k-images-idx3-ubyte.gz": "bef4ecab320f06d8554ea6380940ec79",
-            "t10k-labels-idx1-ubyte.gz": "bb300cfdad3c16e7a12a480ee83cd310",
-        },
-    ),
-    "kmnist": Source(
-        (
-            "http://codh.rois.ac.jp/kmnist/dataset/kmnist/",
-            "https://storage.googleapis.com/kuzushiji-mnist/",
-        ),
-        {
-            "train-images-idx3-ubyte.gz": "bdb82020997e1d708af4cf47b453dcf7",
-            "train-labels-idx1-ubyte.gz": "e144d726b3acfaa3e44228e80efcd344",
-            "t10k-images-idx3-ubyte.gz": "5c965bf0a639b31b8f53240b1b52f4d7",
-            "t10k-labels-idx1-ubyte.gz": "7320c461ea6c1c855c0b718fb2a4b134",
-        },
-    ),
-    "cifar10": Source(
-        ("https://www.cs.toronto.edu/~kriz/",),
-        {"cifar-10-python.tar.gz": "c58f30108f718f92721af3b95e74349a"},
-        tuple(
-            f"cifar-10-batches-py/{batch}"
-            for batch in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-        ),
-    ),
-}
+from .published import PUBLISHED
 
 
 def cache_folder(name: str) -> Path:
-    """Where files of a set go that are given no folder: the system's place for caches.
+    """The folder of a set in the user's cache, for downloads without a `folder`.
 
     Raises: ModuleNotFoundError without pooch.
     """
@@ -76,21 +17,23 @@ def cache_folder(name: str) -> Path:
 
 
 def fetch(name: str, folder: Path) -> None:
-    """Have a set's published files in a folder; those that are there unharmed are not asked for.
+    """Download a set's published files into a folder, except those that are there without damage.
 
-    Raises: ModuleNotFoundError without pooch; OSError where no address gives the published file.
+    Raises: ModuleNotFoundError without pooch; OSError where no address has the published file.
     """
-    source = SOURCES[name]
-    for file, md5 in source.md5.items():
-        _fetch_file(source.addresses, file, md5, folder)
-        if source.members:
+    published = PUBLISHED[name]
+    for file, md5 in published.files.items():
+        _fetch_file(published.addresses, file, md5, folder)
+        if published.members:
             with tarfile.open(folder / file) as archive:
-                members = [archive.getmember(member) for member in source.members]
+                # With the filter "data" Python refuses members that would lie outside of the
+                # folder.
+                members = [archive.getmember(member) for member in published.members]
                 archive.extractall(folder, members, filter="data")
 
 
 def _fetch_file(addresses: tuple[str, ...], file: str, md5: str, folder: Path) -> None:
-    """Have a file in a folder, whole or not at all: pooch moves it there once it is checked."""
+    """Download a file. Pooch checks its MD5 and only then moves it into the folder."""
     pooch = _pooch()
     from requests import RequestException  # pooch depends on it
 
@@ -99,13 +42,13 @@ def _fetch_file(addresses: tuple[str, ...], file: str, md5: str, folder: Path) -
         try:
             pooch.retrieve(address + file, f"md5:{md5}", file, folder, progressbar=True)
             return
-        # The latter is pooch's for another checksum.
+        # Pooch raises ValueError for a file with another checksum; the next address is tried then.
         except (RequestException, ValueError) as error:
             cause = error.args[0] if error.args else type(error).__name__
-            # What went wrong with a connection is wrapped in how often it was tried.
+            # For a failed connection the cause lists all attempts; its `reason` is the short error.
             reason = str(getattr(cause, "reason", cause))
             failures.append(f"{address}{file}: {textwrap.shorten(reason, 200, placeholder='…')}")
-    raise OSError(f"{'; '.join(failures)}; fetch {file} by hand into {folder}.")
+    raise OSError(f"{'; '.join(failures)}; download {file} by hand into {folder}.")
 
 
 def _pooch() -> ModuleType:

@@ -1,4 +1,4 @@
-"""Names of sets as people write them, and where their files lie in the folders people have."""
+"""Spellings of the sets' names, and where common folder layouts have the sets' files."""
 
 import zipfile
 from collections.abc import Iterator
@@ -11,32 +11,36 @@ from . import idx
 
 NAMES = ("digits", "mnist-5000", "mnist", "fashion-mnist", "kmnist", "cifar10")
 
-# By the name without what is neither letter nor digit, in small letters.
+# Names by a spelling that has small letters and digits only.
 _STANDARD = {
     **{name.replace("-", ""): name for name in NAMES},
     "fmnist": "fashion-mnist",
     "kuzushijimnist": "kmnist",
 }
-# Folders between the given one and CIFAR-10's batches: none, that of the archive, one more.
+# Patterns of the folders between the given one and CIFAR-10's batches: no folder; the folder in the
+# archive; and in addition a folder that is named after the archive.
 _DEPTHS = ("", "*/", "*/*/")
 
 
 def standard_name(name: str) -> str:
-    """The name of a set in `NAMES`, given in capitals or as papers write it; others unchanged.
+    """The entry of `NAMES` for another spelling of it; any other name is returned unchanged.
 
-    Example: `standard_name("CIFAR-10")` is "cifar10", `standard_name("FashionMNIST")`
-    "fashion-mnist".
+    Example:
+        >>> from nc_jax import images
+        >>> images.standard_name("CIFAR-10"), images.standard_name("FashionMNIST")
+        ('cifar10', 'fashion-mnist')
     """
     return _STANDARD.get("".join(filter(str.isalnum, name)).lower(), name)
 
 
 def find_idx(name: str, folder: Path, file: str) -> tuple[Path, bytes] | None:
-    """One of a set's four IDX files below a folder, with its content uncompressed; None without.
+    """The path and the uncompressed content of one of a set's IDX files; None if there is none.
 
-    Folders named as the set, and their `raw`, are searched before the given one: torchvision's
-    root holds several sets under the same file names. In each place the file may have its
-    published name or `train-images.idx3-ubyte`, be compressed by gzip, lie in a folder of its
-    name, or be an array of KMNIST's or Keras's npz files, whose content as IDX is returned.
+    Folders with the set's name and folders `raw` in them are searched before the given folder,
+    since torchvision's root contains several sets with the same file names. In each place the file
+    may have its published name or one such as `train-images.idx3-ubyte`, be compressed by gzip, or
+    be in a folder of the same name. It may also be an array in an npz file of KMNIST or Keras; this
+    array is returned in the IDX format, so that its checksum can be compared.
     """
     for place in _places(name, folder):
         for path in _idx_paths(place, file):
@@ -49,9 +53,10 @@ def find_idx(name: str, folder: Path, file: str) -> tuple[Path, bytes] | None:
 
 
 def find_cifar10(folder: Path, batches: tuple[str, ...]) -> list[Path] | None:
-    """CIFAR-10's files of some batches, in a folder or up to two deeper; None without the first.
+    """The files of some batches of CIFAR-10, at most two folders deep.
 
-    The Python version comes before the binary one, and what lies less deep before the rest.
+    A file in fewer folders is preferred, and at the same depth the Python version. The result is
+    None if the first batch is not found; the others need not exist.
     """
     for depth in _DEPTHS:
         for suffix in ("", ".bin"):
@@ -62,6 +67,7 @@ def find_cifar10(folder: Path, batches: tuple[str, ...]) -> list[Path] | None:
 
 
 def _places(name: str, folder: Path) -> Iterator[Path]:
+    """Folders to search, in this order."""
     below = sorted(folder.iterdir()) if folder.is_dir() else []
     named = [path for path in below if standard_name(path.name) == name and path.is_dir()]
     for place in [*named, folder]:
@@ -78,10 +84,11 @@ def _idx_paths(place: Path, file: str) -> Iterator[Path]:
 
 
 def _npz_arrays(name: str, place: Path, file: str) -> Iterator[tuple[Path, str]]:
-    """Files in which an array may be, and its name there."""
+    """npz files that may contain an array, with the name of the array in them."""
     split = "train" if file.startswith("train") else "test"
     images = "images" in file
-    # KMNIST's: one file for each array. Keras's: all four in one, which may be given itself.
+    # KMNIST publishes one file for each array. Keras has all four arrays in one file, and a user
+    # may give the path of this file in the place of a folder.
     yield place / f"{name}-{split}-{'imgs' if images else 'labels'}.npz", "arr_0"
     key = f"{'x' if images else 'y'}_{split}"
     for path in (place, place / f"{name}.npz", place / f"{name.replace('-', '_')}.npz"):
@@ -91,14 +98,15 @@ def _npz_arrays(name: str, place: Path, file: str) -> Iterator[tuple[Path, str]]
 
 def _read_npz(path: Path, key: str) -> UInt8[np.ndarray, "..."]:
     try:
-        # Of a file that is no archive NumPy leaves open what it has opened itself.
+        # The file is opened here, because NumPy leaves a file open that turns out to be no archive.
+        # Pickled arrays are refused, since they could execute code.
         with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             array = arrays[key]
-    # TypeError: an array by itself, as `np.save` writes it, is no archive.
+    # A file of `np.save` contains one array without a name: `with` raises TypeError for an array.
     except (KeyError, TypeError, ValueError, EOFError, OSError, zipfile.BadZipFile) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(
-            f"{path}: no array {key} can be read from it ({reason}); fetch it again."
+            f"{path}: no array {key} can be read from it ({reason}); download it again."
         ) from None
     if array.dtype != np.uint8 or array.ndim not in (1, 3):
         raise ValueError(

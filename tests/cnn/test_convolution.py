@@ -91,7 +91,7 @@ def test_value_and_gradients_are_those_of_the_definition(case):
     ("name", "dtype"),
     [("3 x 3", jnp.float32), ("halved", jnp.float32), ("3 x 3", jnp.bfloat16)],
 )
-def test_error_is_of_the_rounding_of_each_term(name, dtype):
+def test_errors_are_bounded_by_the_rounding_of_each_term(name, dtype):
     """Sums of n products err by no more than n ε Σ|products|."""
     case = SHAPES[name]
     rounded = [jnp.asarray(operand, dtype) for operand in drawn(*case)]
@@ -111,7 +111,7 @@ def test_error_is_of_the_rounding_of_each_term(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["3 x 3", "halved"])
-def test_kernels_side_by_side_give_what_each_gives(name):
+def test_kernels_under_vmap_give_the_results_of_each_kernel(name):
     case = SHAPES[name]
     members = [drawn(*case, seed) for seed in range(3)]
     stacked = [np.stack(operands) for operands in zip(*members, strict=True)]
@@ -122,7 +122,7 @@ def test_kernels_side_by_side_give_what_each_gives(name):
             np.testing.assert_allclose(result[i], expected, rtol=0, atol=rounding() * 10)
 
 
-def test_kernels_side_by_side_see_the_same_images():
+def test_kernels_under_vmap_may_share_images():
     images, kernel, _ = drawn(*SHAPES["3 x 3"])
     kernels = np.stack([kernel, -kernel])
     images = jnp.asarray(images)
@@ -132,7 +132,7 @@ def test_kernels_side_by_side_see_the_same_images():
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of what CPUs run")
 @pytest.mark.parametrize("name", ["3 x 3", "halved", "images smaller than the kernel"])
-def test_loops_on_a_cpu_run_the_fast_form_and_choose_nothing(name, optimized):
+def test_loops_on_a_cpu_compile_to_the_fast_form_without_a_conditional(name, optimized):
     case = SHAPES[name]
 
     def loss(images, kernel):

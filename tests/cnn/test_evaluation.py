@@ -1,4 +1,4 @@
-"""What is seen of a state, against NumPy and mpmath; and how deep a collapse it can tell."""
+"""Recorded measures against NumPy and mpmath, and how deep a collapse they resolve."""
 
 import functools
 
@@ -56,7 +56,7 @@ def streamed(layer):
     """Metrics of a float32 layer by way of batches, in the widest float."""
     moments, sums = evaluation.statistics(layer, jnp.asarray(LABELS))
     classifier, bias = (x.astype(moments.means.dtype) for x in (layer.classifier, layer.bias))
-    return metrics.collapse_from_statistics(moments, sums, classifier, bias, True)
+    return metrics.collapse_from_statistics(moments, sums, classifier, bias=bias, balanced=True)
 
 
 all_at_once = jax.jit(lambda layer: metrics.collapse_metrics(layer, LABELS))
@@ -104,7 +104,7 @@ def test_metrics_of_deep_collapse_are_those_of_all_features_at_once():
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
-def test_features_of_half_precision_have_the_statistics_of_their_numbers(dtype):
+def test_statistics_of_half_precision_features_are_computed_in_float64(dtype):
     layer = collapsed(0.1, dtype, OFFSET)
     found = jax.jit(streamed)(layer)
     for name, value in exact_within(layer).items():
@@ -112,7 +112,7 @@ def test_features_of_half_precision_have_the_statistics_of_their_numbers(dtype):
         np.testing.assert_allclose(found[name], value, rtol=rounding(), err_msg=name)
 
 
-def test_without_float64_a_collapse_shows_as_deep_as_the_features_tell_it():
+def test_without_float64_metrics_are_accurate_to_the_rounding_of_class_means():
     """A class mean is a float32 number, half an ulp from the true one; its sum would be further.
 
     Relative to the spread, that is what may be wrong with a distance from it.
@@ -133,9 +133,11 @@ def test_without_float64_a_collapse_shows_as_deep_as_the_features_tell_it():
 def begin(make, num_samples=NUM_SAMPLES):
     graph = nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0))))
     optimizer = optax.with_extra_args_support(optax.sgd(0.1))
-    setting = training.Setting(graph, optimizer, nc.CrossEntropy(), 0.1, None, None, num_samples)
+    settings = training.TrainingSettings(
+        graph, optimizer, nc.CrossEntropy(), 0.1, None, None, num_samples
+    )
     start = jax.jit(lambda key: training.start(make, optimizer, key))
-    return setting, start(jax.random.key(0))
+    return settings, start(jax.random.key(0))
 
 
 def samples(labels, seed, side=2, channels=1):
@@ -148,13 +150,13 @@ def by_hand(theta, data):
     kernel, classifier, bias = theta
     images, labels = np.array(data.images, np.float64), np.array(data.labels)
     z = images.reshape(len(labels), -1) @ kernel @ classifier.T + bias
-    own = z[np.arange(len(labels)), labels]
+    true = z[np.arange(len(labels)), labels]
     others = np.where(np.eye(NUM_CLASSES, dtype=bool)[labels], -np.inf, z)
-    loss = np.mean(np.log(np.sum(np.exp(z - own[:, None]), axis=1)))
-    return loss, np.mean(np.argmax(z, axis=1) == labels), own - others.max(axis=1)
+    loss = np.mean(np.log(np.sum(np.exp(z - true[:, None]), axis=1)))
+    return loss, np.mean(np.argmax(z, axis=1) == labels), true - others.max(axis=1)
 
 
-def assert_seen(seen, data, test, kernel, classifier, bias):
+def assert_measured(measured, data, test, kernel, classifier, bias):
     """Losses, accuracies, margins and the product of norms; gives their names."""
     theta = [np.array(x, np.float64) for x in (kernel, classifier, bias)]
     loss, accuracy, margins = by_hand(theta, data)
@@ -170,49 +172,50 @@ def assert_seen(seen, data, test, kernel, classifier, bias):
     assert 0 < accuracy < 1
     for name, value in expected.items():
         atol = rounding("float32") * np.max(np.abs(value))
-        np.testing.assert_allclose(seen[name], value, rtol=0, atol=atol, err_msg=name)
+        np.testing.assert_allclose(measured[name], value, rtol=0, atol=atol, err_msg=name)
     return expected.keys()
 
 
-def test_everything_seen_is_that_by_hand():
-    setting, state = begin(two_layers)
+def test_all_measures_are_those_of_numpy():
+    settings, state = begin(two_layers)
     data, test = samples(LABELS, 1), samples(LABELS[:20], 2)
-    seen = jax.jit(lambda s: evaluation.observe(setting, s, data, test, True))(state)
+    measured, loss = jax.jit(lambda s: evaluation.record(settings, s, data, test, True))(state)
+    assert loss == measured["train_loss"]
     theta = state.params["kernel"], *(state.params["head"][x] for x in ("classifier", "bias"))
-    names = assert_seen(seen, data, test, *theta)
+    names = assert_measured(measured, data, test, *theta)
     features = np.array(data.images, np.float64).reshape(-1, SIDE**2) @ np.array(theta[0], float)
     head = (jnp.asarray(x, jnp.float64) for x in theta[1:])
     whole = all_at_once(nc.LastLayer(jnp.asarray(features), *head))
-    assert seen.keys() == whole.keys() | names
+    assert measured.keys() == whole.keys() | names
     for name, value in whole.items():
         atol = rounding("float32", 1000) * max(1, abs(value))
-        np.testing.assert_allclose(seen[name], value, rtol=0, atol=atol, err_msg=name)
+        np.testing.assert_allclose(measured[name], value, rtol=0, atol=atol, err_msg=name)
 
 
-def test_a_fixed_classifier_and_classes_of_two_sizes_are_seen_too(monkeypatch):
-    setting, state = begin(two_layers_with_a_fixed_classifier)
+def test_a_fixed_classifier_and_classes_of_two_sizes_are_measured(monkeypatch):
+    settings, state = begin(two_layers_with_a_fixed_classifier)
     data = samples(UNEVEN, 1)
-    names = jax.eval_shape(lambda s: evaluation.observe(setting, s, data, None, False), state)
+    names, _ = jax.eval_shape(lambda s: evaluation.record(settings, s, data, None, False), state)
     assert "zhu_nc1" in names
     assert "mixon_snc1" not in names
-    monkeypatch.setattr(evaluation, "collapse_from_statistics", lambda *_: {})
-    seen = jax.jit(lambda s: evaluation.observe(setting, s, data, None, False))(state)
+    monkeypatch.setattr(evaluation, "collapse_from_statistics", lambda *_, **__: {})
+    measured, _ = jax.jit(lambda s: evaluation.record(settings, s, data, None, False))(state)
     theta = state.params["kernel"], state.rest["head"]["classifier"], state.params["head"]["bias"]
-    # Without test images nothing is said of them.
-    assert seen.keys() == assert_seen(seen, data, None, *theta)
+    # Without test images there are no measures of them.
+    assert measured.keys() == assert_measured(measured, data, None, *theta)
 
 
 def test_features_are_read_under_running_statistics():
     """So that those of a sample do not depend on its neighbours, nor on how batches are cut."""
-    setting, state = begin(_convnet)
+    settings, state = begin(_convnet)
     [norm] = jax.tree.leaves(state.rest["norms"], is_leaf=lambda x: "mean" in x)
     norm["mean"], norm["var"] = jnp.arange(4, dtype=jnp.float32), 1 + jnp.arange(4.0).astype("f")
     images = np.random.default_rng(3).normal(size=(NUM_SAMPLES, 4, 4, 1)).astype(np.float32)
-    look = jax.jit(functools.partial(evaluation.last_layer, setting))
+    last_layer = jax.jit(functools.partial(evaluation.last_layer, settings))
 
     def features_of(images):
         data = training.Samples(jnp.asarray(images), jnp.asarray(LABELS))
-        return np.array(look(state, data).features)
+        return np.array(last_layer(state, data).features)
 
     features = features_of(images)
     assert features.shape == (NUM_SAMPLES, 4)
@@ -232,4 +235,4 @@ def test_features_are_read_under_running_statistics():
 
 
 def _convnet(rngs):
-    return cnn.ConvNet(1, NUM_CLASSES, (4,), rngs=rngs)
+    return cnn.ConvNet(1, NUM_CLASSES, widths=(4,), rngs=rngs)

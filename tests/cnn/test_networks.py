@@ -22,7 +22,7 @@ def abstract(make):
 
 
 def started(make, seed=0):
-    """A network, made by one program."""
+    """A network, built by one program."""
     graph = nnx.graphdef(abstract(make))
     return nnx.merge(
         graph, jax.jit(lambda key: nnx.state(make(nnx.Rngs(key))))(jax.random.key(seed))
@@ -57,7 +57,7 @@ def test_vgg_and_convnet_have_the_parameters_of_their_formulas():
     kernels = sum(9 * a * b for a, b in itertools.pairwise(widths))
     normalisation, head = 2 * sum(widths[1:]), 512 * 10 + 10
     assert num_parameters(lambda rngs: cnn.VGG(3, 10, rngs=rngs)) == kernels + normalisation + head
-    found = num_parameters(lambda rngs: cnn.ConvNet(1, 10, (5, 6, 7), bias=False, rngs=rngs))
+    found = num_parameters(lambda rngs: cnn.ConvNet(1, 10, widths=(5, 6, 7), bias=False, rngs=rngs))
     assert found == 9 * (1 * 5 + 5 * 6 + 6 * 7) + 7 * 10
 
 
@@ -85,12 +85,12 @@ SOME, ALL = (4, 5, 7, 8, 9, 28, 31, 32, 33), tuple(range(4, 34))
         (lambda rngs: cnn.ConvNet(3, 10, rngs=rngs), 128, SOME),
         (lambda rngs: cnn.VGG(3, 10, rngs=rngs), 512, SOME),
         (resnet(), 512, SOME),
-        (resnet(stem="3x3"), 512, (4, 7)),
+        (resnet(stem=cnn.CIFARStem()), 512, (4, 7)),
         (resnet(depth=50), 2048, (4, 7)),
         pytest.param(lambda rngs: cnn.ConvNet(3, 10, rngs=rngs), 128, ALL, marks=pytest.mark.slow),
         pytest.param(lambda rngs: cnn.VGG(3, 10, rngs=rngs), 512, ALL, marks=pytest.mark.slow),
         pytest.param(resnet(), 512, ALL, marks=pytest.mark.slow),
-        pytest.param(resnet(stem="3x3"), 512, ALL, marks=pytest.mark.slow),
+        pytest.param(resnet(stem=cnn.CIFARStem()), 512, ALL, marks=pytest.mark.slow),
         pytest.param(resnet(depth=50), 2048, ALL, marks=pytest.mark.slow),
     ],
     ids=[
@@ -106,14 +106,14 @@ def test_images_of_every_size_have_features(make, dim, sides):
 
 
 def test_every_weight_matrix_starts_at_the_norm_asked_for():
-    network = started(lambda rngs: cnn.ConvNet(3, 5, (4, 16), weight_norm=0.3, rngs=rngs))
+    network = started(lambda rngs: cnn.ConvNet(3, 5, widths=(4, 16), weight_norm=0.3, rngs=rngs))
     matrices = [layer.kernel[...] for layer in network.convolutions]
     matrices.append(network.head.classifier[...])
     for matrix in matrices:
         np.testing.assert_allclose(np.linalg.norm(matrix), 0.3, rtol=rounding("float32"))
     # Normalisation has no parameters: kernels, the classifier and its bias are all.
     assert len(jax.tree.leaves(nnx.state(network, nnx.Param))) == 2 + 2
-    # Directions of their own, Gaussian: the kurtosis of uniform entries would be 1.8.
+    # Directions are independent and Gaussian: the kurtosis of uniform entries would be 1.8.
     entries = np.array(matrices[1]).ravel() / np.std(matrices[1])
     assert abs(np.mean(entries**4) - 3) < 5 * math.sqrt(96 / entries.size)
     assert abs(np.mean(entries)) < 5 / math.sqrt(entries.size)
@@ -134,7 +134,7 @@ def test_convolutions_start_as_torchvision_and_the_head_as_pytorch():
         assert abs(np.mean(matrix)) < 5 / (8 * math.sqrt(3 * matrix.size))
 
 
-def test_a_network_of_another_key_is_another():
+def test_networks_of_different_keys_have_different_parameters():
     def leaves(key):
         return jax.tree.leaves(nnx.to_pure_dict(nnx.state(Head(4, 3, rngs=nnx.Rngs(key)))))
 
@@ -171,14 +171,14 @@ def test_running_statistics_move_a_tenth_of_the_way_to_those_of_the_batch():
     np.testing.assert_allclose(normalised, expected, atol=tolerance)
 
 
-def test_bfloat16_is_the_body_s_alone():
+def test_bfloat16_is_the_dtype_of_the_body_only():
     images = jnp.asarray(np.random.default_rng(1).normal(size=(3, 8, 8, 2)), jnp.float32)
 
     @jax.jit
     def run(key):
         """Last layer and variables, before and after a pass, in either dtype."""
         networks = [
-            cnn.ConvNet(2, 3, (8,), dtype=dtype, rngs=nnx.Rngs(key))
+            cnn.ConvNet(2, 3, widths=(8,), dtype=dtype, rngs=nnx.Rngs(key))
             for dtype in (jnp.bfloat16, jnp.float32)
         ]
         before = [nnx.to_pure_dict(nnx.state(network)) for network in networks]
@@ -213,17 +213,20 @@ def test_a_mean_is_taken_in_float32():
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "message"),
     [
         (resnet(depth=34), r"depth = 34: give one of \[18, 50\]"),
         (resnet(width=0), "width = 0: give a finite number > 0"),
         (resnet(feature_dim=0), "feature_dim = 0: give an integer >= 1"),
         (
-            lambda rngs: cnn.ConvNet(3, 10, (8,), etf=True, rngs=rngs),
+            lambda rngs: cnn.ConvNet(3, 10, widths=(8,), etf=True, rngs=rngs),
             "feature_dim = 8: a simplex ETF of 10 classes needs",
         ),
-        (lambda rngs: cnn.ConvNet(1, 3, (), rngs=rngs), r"widths = \(\): give one or more"),
-        (lambda rngs: cnn.ConvNet(1, 3, (2, 0), rngs=rngs), r"widths\[1\] = 0: give an integer"),
+        (lambda rngs: cnn.ConvNet(1, 3, widths=(), rngs=rngs), r"widths = \(\): give one or more"),
+        (
+            lambda rngs: cnn.ConvNet(1, 3, widths=(2, 0), rngs=rngs),
+            r"widths\[1\] = 0: give an integer",
+        ),
         (lambda rngs: cnn.ConvNet(0, 3, rngs=rngs), "channels = 0: give an integer >= 1"),
         (lambda rngs: cnn.ConvNet(1, 0, rngs=rngs), "num_classes = 0: give an integer >= 1"),
         (lambda rngs: cnn.ConvNet(1, 3, weight_norm=0.0, rngs=rngs), "weight_norm = 0"),
@@ -231,7 +234,7 @@ def test_a_mean_is_taken_in_float32():
         (lambda rngs: cnn.VGG(1, 3, feature_dim=0, rngs=rngs), "feature_dim = 0: give an integer"),
     ],
 )
-def test_a_network_that_cannot_be_is_refused_in_one_line(make, told):
-    with pytest.raises(ValueError, match=told) as error:
+def test_invalid_network_arguments_are_refused_in_one_line(make, message):
+    with pytest.raises(ValueError, match=message) as error:
         abstract(make)
     assert "\n" not in str(error.value)

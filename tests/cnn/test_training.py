@@ -40,8 +40,8 @@ def rows_of(images):
     return np.rint(8 * np.asarray(images)[:, 0, 0, 0]).astype(int)
 
 
-def setting_of(optimizer, weight_decay=0.0, batch_size=BATCH, augment=None, make=two_layers):
-    return training.Setting(
+def settings_of(optimizer, weight_decay=0.0, batch_size=BATCH, augment=None, make=two_layers):
+    return training.TrainingSettings(
         nnx.graphdef(nnx.eval_shape(lambda: make(nnx.Rngs(0)))),
         optax.with_extra_args_support(optimizer), nc.CrossEntropy(), weight_decay, batch_size,
         augment, NUM_SAMPLES,
@@ -58,8 +58,8 @@ def variables(make):
 def begin(optimizer, *arguments, make=two_layers, **options):
     params, rest = variables(make)
     memory, epoch = jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32)
-    setting = setting_of(optimizer, *arguments, make=make, **options)
-    return setting, training.TrainState(params, rest, memory, epoch)
+    settings = settings_of(optimizer, *arguments, make=make, **options)
+    return settings, training.TrainState(params, rest, memory, epoch)
 
 
 def parts(params):
@@ -115,10 +115,10 @@ def objectives(data):
     params, rest = variables(two_layers)
 
     def of(params, rows, decay):
-        setting, rows = setting_of(optax.sgd(0.1), decay), np.array(rows)
+        settings, rows = settings_of(optax.sgd(0.1), decay), np.array(rows)
         batch = data.images[rows], data.labels[rows]
         objective = jax.value_and_grad(training.objective, 1, has_aux=True)
-        (value, _), gradient = objective(setting, params, rest, *batch)
+        (value, _), gradient = objective(settings, params, rest, *batch)
         return value, gradient
 
     @jax.jit
@@ -139,7 +139,7 @@ def test_objective_and_gradient_are_those_by_hand(data, objectives, name):
 
 @pytest.fixture(scope="module")
 def followed(data):
-    """Three epochs of SGD with momentum and decay, with the batches that were seen."""
+    """Three epochs of SGD with momentum and decay, with the batches of each step."""
     batches = []
 
     def record(images, key):
@@ -149,18 +149,18 @@ def followed(data):
         io_callback(record, None, images, jax.random.key_data(key), ordered=True)
         return images
 
-    setting, state = begin(optax.sgd(0.1, momentum=0.9), 0.01, augment=augment)
-    run = jax.jit(functools.partial(training.epoch, setting, data))
-    states, seen = [state], []
+    settings, state = begin(optax.sgd(0.1, momentum=0.9), 0.01, augment=augment)
+    run = jax.jit(functools.partial(training.epoch, settings, data))
+    states, recorded = [state], []
     for _ in range(3):
         state, means = run(state, jax.random.key(2))
         states.append(state)
-        seen.append(means)
+        recorded.append(means)
     jax.effects_barrier()
-    return run, states, seen, list(batches)
+    return run, states, recorded, list(batches)
 
 
-def test_an_epoch_visits_no_sample_twice_and_each_in_an_order_of_its_own(followed):
+def test_no_epoch_repeats_a_sample_and_epochs_differ_in_order(followed):
     *_, batches = followed
     steps = NUM_SAMPLES // BATCH
     assert len(batches) == 3 * steps
@@ -174,13 +174,13 @@ def test_an_epoch_visits_no_sample_twice_and_each_in_an_order_of_its_own(followe
         assert np.any(one != other)
         # What is left out is another part.
         assert set(one) != set(other)
-    # Each batch is augmented by a key of its own.
+    # Each batch is augmented by another key.
     assert len({key for _, key in batches}) == 3 * steps
 
 
 def test_epochs_are_sgd_with_momentum_as_pytorch_has_it(data, followed):
-    """v ← 0.9 v + ∇L + λθ, θ ← θ − ηv (Sutskever's, PyTorch's), with the batches that were seen."""
-    _, states, seen, batches = followed
+    """v ← 0.9 v + ∇L + λθ, θ ← θ − ηv (Sutskever's, PyTorch's), with the batches of each step."""
+    _, states, recorded, batches = followed
     theta = parts(states[0].params)
     velocity, losses = [np.zeros_like(part) for part in theta], []
     for rows, _ in batches:
@@ -191,7 +191,7 @@ def test_epochs_are_sgd_with_momentum_as_pytorch_has_it(data, followed):
     assert_close(parts(states[-1].params), theta)
     # What an epoch tells is the mean of the objective over its batches.
     means = np.reshape(losses, (3, -1)).mean(axis=1)
-    np.testing.assert_allclose([s["loss"] for s in seen], means, rtol=rounding("float32", 1000))
+    np.testing.assert_allclose([s["loss"] for s in recorded], means, rtol=rounding("float32", 1000))
     assert [int(state.epoch) for state in states] == [0, 1, 2, 3]
 
 
@@ -209,8 +209,8 @@ def test_no_epoch_shares_a_key_with_the_start(monkeypatch):
         used.add(tuple(jax.random.key_data(jax.random.fold_in(key, epoch)).tolist()))
     [start] = drawn
     for count in range(50):
-        own = jax.random.key_data(jax.random.fold_in(start, count))
-        assert tuple(own.tolist()) not in used
+        used_at_start = jax.random.key_data(jax.random.fold_in(start, count))
+        assert tuple(used_at_start.tolist()) not in used
 
 
 def test_an_epoch_depends_on_its_number_and_key_alone(followed):
@@ -225,23 +225,23 @@ def test_an_epoch_depends_on_its_number_and_key_alone(followed):
 
 
 def test_without_batches_an_epoch_is_one_step_on_all_samples(data):
-    setting, state = begin(optax.sgd(0.1), batch_size=None)
+    settings, state = begin(optax.sgd(0.1), batch_size=None)
     theta = parts(state.params)
-    state, seen = jax.jit(functools.partial(training.epoch, setting, data))(
+    state, recorded = jax.jit(functools.partial(training.epoch, settings, data))(
         state, jax.random.key(0)
     )
     value, gradient = value_and_gradient(theta, data, np.arange(NUM_SAMPLES))
-    np.testing.assert_allclose(seen["loss"], value, rtol=rounding("float32"))
+    np.testing.assert_allclose(recorded["loss"], value, rtol=rounding("float32"))
     assert_close(
         parts(state.params), [part - 0.1 * g for part, g in zip(theta, gradient, strict=True)]
     )
 
 
 def test_a_fixed_classifier_stays_a_simplex_etf_to_the_bit(data):
-    setting, state = begin(optax.adam(0.1), 0.1, make=two_layers_with_a_fixed_classifier)
+    settings, state = begin(optax.adam(0.1), 0.1, make=two_layers_with_a_fixed_classifier)
     before = np.array(state.rest["head"]["classifier"])
     bias = np.array(state.params["head"]["bias"])
-    run = jax.jit(functools.partial(training.epoch, setting, data))
+    run = jax.jit(functools.partial(training.epoch, settings, data))
     after, _ = run(state, jax.random.key(0))
     np.testing.assert_array_equal(after.rest["head"]["classifier"], before)
     gram = (np.eye(NUM_CLASSES) - 1 / NUM_CLASSES) * NUM_CLASSES / (NUM_CLASSES - 1)
@@ -253,14 +253,14 @@ def test_a_fixed_classifier_stays_a_simplex_etf_to_the_bit(data):
 
 
 def test_lbfgs_descends_under_strong_wolfe_conditions(data):
-    setting, state = begin(optax.lbfgs(memory_size=10), 0.01, batch_size=None)
-    run = jax.jit(functools.partial(training.epoch, setting, data))
+    settings, state = begin(optax.lbfgs(memory_size=10), 0.01, batch_size=None)
+    run = jax.jit(functools.partial(training.epoch, settings, data))
     rows, decays = np.arange(NUM_SAMPLES), (0.01, 0.01, 0.01, 0)
     begun = theta = parts(state.params)
     value, gradient = value_and_gradient(theta, data, rows, decays)
     for _ in range(8):
-        state, seen = run(state, jax.random.key(0))
-        np.testing.assert_allclose(seen["loss"], value, rtol=rounding("float32", 1000))
+        state, recorded = run(state, jax.random.key(0))
+        np.testing.assert_allclose(recorded["loss"], value, rtol=rounding("float32", 1000))
         moved = parts(state.params)
         steps = [b - a for a, b in zip(theta, moved, strict=True)]
         slope = _inner(gradient, steps)
@@ -324,7 +324,7 @@ def test_crops_are_windows_of_the_padded_image_and_all_of_them_occur(crops):
         assert np.all(np.abs(counts.sum(axes) - share * len(found)) < 5 * error)
 
 
-def test_a_crop_is_of_its_own_image(crops):
+def test_each_crop_comes_from_the_image_at_its_index(crops):
     _, (cropped, *_), _ = crops
     for number, image in enumerate(cropped, start=1):
         # All channels are moved alike.

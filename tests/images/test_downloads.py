@@ -14,7 +14,8 @@ import pytest
 from image_files import cifar_pickle, idx
 
 from nc_jax import images
-from nc_jax.images import downloads, sets
+from nc_jax.images import sets
+from nc_jax.images.published import PUBLISHED
 
 pytest.importorskip("pooch")
 FILES = ("t10k-images-idx3-ubyte.gz", "t10k-labels-idx1-ubyte.gz")
@@ -59,19 +60,18 @@ def publish(monkeypatch, published, name, files, members=()):
     for file, content in files.items():
         (published.folder / file).write_bytes(content)
     sums = {file: hashlib.md5(content).hexdigest() for file, content in files.items()}
-    source = downloads.Source((published.address,), sums, members)
-    monkeypatch.setitem(downloads.SOURCES, name, source)
+    source = PUBLISHED[name]._replace(addresses=(published.address,), files=sums, members=members)
+    monkeypatch.setitem(PUBLISHED, name, source)
 
 
 @pytest.fixture
 def mnist(published, monkeypatch):
     """A set of two images under the names of MNIST, and known for MNIST."""
     contents = [idx(np.ones((2, 28, 28), np.uint8)), idx(np.arange(2, dtype=np.uint8))]
-    sums = [hashlib.sha256(content).hexdigest() for content in contents]
+    sums = [f"sha256:{hashlib.sha256(content).hexdigest()}" for content in contents]
     names = [file.removesuffix(".gz") for file in FILES]
-    monkeypatch.setattr(
-        sets, "_MNIST", sets._MNIST._replace(sha256=dict(zip(names, sums, strict=True)))
-    )
+    known = PUBLISHED["mnist"]._replace(contents=dict(zip(names, sums, strict=True)))
+    monkeypatch.setitem(PUBLISHED, "mnist", known)
     files = {file: gzip.compress(content) for file, content in zip(FILES, contents, strict=True)}
     publish(monkeypatch, published, "mnist", files)
     return published
@@ -84,14 +84,14 @@ def refused(call):
     return str(error.value)
 
 
-def test_what_is_not_there_is_fetched_once(mnist, tmp_path):
+def test_missing_files_are_downloaded_once(mnist, tmp_path):
     folder = tmp_path / "new" / "folder"
     for _ in range(2):
-        found = images.load("mnist", "test", folder, download=True)
+        found = images.load("mnist", "test", folder=folder, download=True)
         assert found.images.shape == (2, 28, 28)
         assert mnist.requests == list(FILES)
     assert sorted(path.name for path in folder.iterdir()) == list(FILES)
-    assert len(images.load("mnist", "test", folder).labels) == 2
+    assert len(images.load("mnist", "test", folder=folder).labels) == 2
 
 
 def test_without_a_folder_files_go_to_the_cache_of_the_user(mnist, tmp_path, monkeypatch):
@@ -105,43 +105,43 @@ def test_files_compressed_anew_or_not_at_all_are_left_alone(mnist, tmp_path):
     (tmp_path / FILES[0].removesuffix(".gz")).write_bytes(content)
     again = gzip.compress(gzip.decompress((mnist.folder / FILES[1]).read_bytes()), 1, mtime=5)
     (tmp_path / FILES[1]).write_bytes(again)
-    images.load("mnist", "test", tmp_path, download=True)
+    images.load("mnist", "test", folder=tmp_path, download=True)
     assert mnist.requests == []
     assert (tmp_path / FILES[1]).read_bytes() == again
 
 
 def test_a_damaged_file_is_fetched_anew(mnist, tmp_path):
-    images.load("mnist", "test", tmp_path, download=True)
+    images.load("mnist", "test", folder=tmp_path, download=True)
     (tmp_path / FILES[1]).write_bytes((mnist.folder / FILES[1]).read_bytes()[:-3])
     with pytest.raises(ValueError, match="damaged gzip file"):
-        images.load("mnist", "test", tmp_path)
-    images.load("mnist", "test", tmp_path, download=True)
+        images.load("mnist", "test", folder=tmp_path)
+    images.load("mnist", "test", folder=tmp_path, download=True)
     assert mnist.requests == [*FILES, FILES[1]]
 
 
-def test_a_damaged_file_that_hides_what_was_fetched_is_named(mnist, tmp_path):
+def test_a_damaged_file_that_hides_a_downloaded_one_is_named(mnist, tmp_path):
     damaged = tmp_path / FILES[0].removesuffix(".gz")
     damaged.write_bytes(gzip.decompress((mnist.folder / FILES[0]).read_bytes())[:-3])
-    with pytest.raises(ValueError, match="It is read before what was fetched: remove it") as error:
-        images.load("mnist", "test", tmp_path, download=True)
+    with pytest.raises(ValueError, match="It hides the downloaded file: remove it") as error:
+        images.load("mnist", "test", folder=tmp_path, download=True)
     assert str(error.value).startswith(f"{damaged}: ")
     assert len(str(error.value).splitlines()) == 1
     damaged.unlink()
-    assert len(images.load("mnist", "test", tmp_path).labels) == 2
+    assert len(images.load("mnist", "test", folder=tmp_path).labels) == 2
 
 
-def test_a_file_of_another_checksum_is_refused_and_not_kept(mnist, tmp_path):
+def test_a_file_of_another_checksum_is_refused_and_not_stored(mnist, tmp_path):
     (mnist.folder / FILES[0]).write_bytes(b"a page that wants a login")
     folder = tmp_path / "data"
-    message = refused(lambda: images.load("mnist", "test", folder, download=True))
+    message = refused(lambda: images.load("mnist", "test", folder=folder, download=True))
     assert message.startswith(f"{mnist.address}{FILES[0]}: MD5 hash of downloaded file")
-    assert message.endswith(f"; fetch {FILES[0]} by hand into {folder}.")
+    assert message.endswith(f"; download {FILES[0]} by hand into {folder}.")
     assert list(folder.iterdir()) == []
 
 
 def test_a_file_that_the_server_lacks_is_refused(mnist, tmp_path):
     (mnist.folder / FILES[1]).unlink()
-    message = refused(lambda: images.load("mnist", "test", tmp_path / "data", download=True))
+    message = refused(lambda: images.load("mnist", "test", folder=tmp_path / "data", download=True))
     assert f"{mnist.address}{FILES[1]}: 404 " in message
     assert [path.name for path in (tmp_path / "data").iterdir()] == [FILES[0]]
 
@@ -149,13 +149,11 @@ def test_a_file_that_the_server_lacks_is_refused(mnist, tmp_path):
 def test_addresses_are_tried_in_turn(mnist, tmp_path, monkeypatch):
     # Nothing listens on port 9 of this machine, and the second address has no such folder.
     dead = ("http://127.0.0.1:9/", f"{mnist.address}none/")
-    source = downloads.SOURCES["mnist"]
-    monkeypatch.setitem(
-        downloads.SOURCES, "mnist", source._replace(addresses=(*dead, mnist.address))
-    )
-    assert len(images.load("mnist", "test", tmp_path, download=True).labels) == 2
-    monkeypatch.setitem(downloads.SOURCES, "mnist", source._replace(addresses=dead))
-    message = refused(lambda: images.load("mnist", "test", tmp_path / "data", download=True))
+    source = PUBLISHED["mnist"]
+    monkeypatch.setitem(PUBLISHED, "mnist", source._replace(addresses=(*dead, mnist.address)))
+    assert len(images.load("mnist", "test", folder=tmp_path, download=True).labels) == 2
+    monkeypatch.setitem(PUBLISHED, "mnist", source._replace(addresses=dead))
+    message = refused(lambda: images.load("mnist", "test", folder=tmp_path / "data", download=True))
     assert all(f"{address}{FILES[0]}: " in message for address in dead)
     assert "Connection refused" in message
 
@@ -182,10 +180,12 @@ def archive(files):
 def cifar10(published, monkeypatch):
     """An archive of two images a batch, with more in it than what is unpacked."""
     rows = np.random.default_rng(0).integers(0, 256, (2, 3072)).astype(np.uint8)
-    members = downloads.SOURCES["cifar10"].members
+    members = PUBLISHED["cifar10"].members
     files = {m: cifar_pickle(rows, [i, 9 - i]) for i, m in enumerate(members)}
-    sums = {m.split("/")[1]: hashlib.md5(content).hexdigest() for m, content in files.items()}
-    monkeypatch.setattr(sets, "_CIFAR10_MD5", sums)
+    sums = {
+        m.split("/")[1]: f"md5:{hashlib.md5(content).hexdigest()}" for m, content in files.items()
+    }
+    monkeypatch.setitem(PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(contents=sums))
     more = {"../outside": b"", "cifar-10-batches-py/readme.html": b""}
     content = {"cifar-10-python.tar.gz": archive(files | more)}
     publish(monkeypatch, published, "cifar10", content, members)
@@ -194,8 +194,8 @@ def cifar10(published, monkeypatch):
 
 def test_of_the_archive_of_cifar10_its_batches_alone_are_unpacked(cifar10, tmp_path):
     folder = tmp_path / "data"
-    train = images.load("cifar10", "train", folder, download=True)
-    test = images.load("cifar10", "test", folder, download=True)
+    train = images.load("cifar10", "train", folder=folder, download=True)
+    test = images.load("cifar10", "test", folder=folder, download=True)
     np.testing.assert_array_equal(train.labels, [0, 9, 1, 8, 2, 7, 3, 6, 4, 5])
     np.testing.assert_array_equal(test.labels, [5, 4])
     assert cifar10.requests == ["cifar-10-python.tar.gz"]
@@ -205,16 +205,19 @@ def test_of_the_archive_of_cifar10_its_batches_alone_are_unpacked(cifar10, tmp_p
 
 
 def test_an_unpacking_that_was_cut_short_is_done_again_without_a_request(cifar10, tmp_path):
-    images.load("cifar10", "test", tmp_path, download=True)
+    images.load("cifar10", "test", folder=tmp_path, download=True)
     batch = tmp_path / "cifar-10-batches-py" / "test_batch"
     batch.write_bytes(batch.read_bytes()[:-100])
-    images.load("cifar10", "test", tmp_path, download=True)
+    images.load("cifar10", "test", folder=tmp_path, download=True)
     assert cifar10.requests == ["cifar-10-python.tar.gz"]
 
 
 def test_fetched_files_of_every_set_are_those_that_are_read():
     for name in ("mnist", "fashion-mnist", "kmnist"):
-        assert len(downloads.SOURCES[name].md5) == 4
-        assert set(FILES) < set(downloads.SOURCES[name].md5)
-    unpacked = {member.split("/")[1] for member in downloads.SOURCES["cifar10"].members}
-    assert unpacked == set(sets._CIFAR10_MD5)
+        assert len(PUBLISHED[name].files) == 4
+        assert set(FILES) < set(PUBLISHED[name].files)
+        assert set(PUBLISHED[name].contents) <= {
+            f.removesuffix(".gz") for f in PUBLISHED[name].files
+        }
+    unpacked = {member.split("/")[1] for member in PUBLISHED["cifar10"].members}
+    assert unpacked == set(PUBLISHED["cifar10"].contents)

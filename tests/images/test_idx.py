@@ -29,7 +29,7 @@ def test_a_pair_of_files_compressed_or_not_is_what_was_written(pair):
 
 COMPRESSED = gzip.compress(idx(PIXELS))
 DAMAGED = {
-    "cut short": (idx(PIXELS)[:-1], "has 71 bytes after its header, which says 6 x 3 x 4 = 72"),
+    "cut short": (idx(PIXELS)[:-1], "has 71 bytes after a header that asks for 6 x 3 x 4 = 72"),
     "too long": (idx(PIXELS) + b"\0", "has 73 bytes"),
     "cut in the header": (idx(PIXELS)[:10], "ends in its header, after 10 of 16"),
     "empty": (b"", "begins with nothing"),
@@ -64,7 +64,7 @@ def test_files_that_do_not_belong_together_are_refused(pair, tmp_path):
         images.load_idx(pair[0], pair[1], "ab")
 
 
-def test_every_cut_and_every_changed_byte_of_a_compressed_file_is_seen(tmp_path):
+def test_every_cut_and_every_changed_byte_of_a_compressed_file_is_detected(tmp_path):
     path, messages = tmp_path / "images", []
     for at in range(2, len(COMPRESSED)):
         changed = COMPRESSED[:at] + bytes([COMPRESSED[at] ^ 0x10]) + COMPRESSED[at + 1 :]

@@ -10,7 +10,8 @@ import pytest
 from image_files import cifar_pickle, cifar_records, idx
 
 from nc_jax import images
-from nc_jax.images import layouts, sets
+from nc_jax.images import layouts
+from nc_jax.images.published import PUBLISHED
 
 RNG = np.random.default_rng(0)
 ARRAYS = {
@@ -21,7 +22,7 @@ ARRAYS = {
         ("labels-idx1-ubyte", RNG.permutation(np.arange(20) % 10).astype(np.uint8)),
     )
 }
-TABLES = {"mnist": "_MNIST", "fashion-mnist": "_FASHION_MNIST"}
+TABLES = ("mnist", "fashion-mnist")
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_names_are_read_as_papers_write_them(written, name):
         assert images.standard_name(name) == name
 
 
-def test_another_name_is_refused_as_it_was_given():
+def test_an_unknown_name_is_refused_as_given():
     with pytest.raises(ValueError, match="name = 'CIFAR-100': give one of digits, mnist-5000"):
         images.load("CIFAR-100")
 
@@ -59,9 +60,11 @@ def test_another_name_is_refused_as_it_was_given():
 @pytest.fixture
 def published(monkeypatch):
     """The tiny files count as the published ones of MNIST and Fashion-MNIST."""
-    sums = {name: hashlib.sha256(idx(array)).hexdigest() for name, array in ARRAYS.items()}
-    for table in TABLES.values():
-        monkeypatch.setattr(sets, table, getattr(sets, table)._replace(sha256=sums))
+    sums = {
+        name: f"sha256:{hashlib.sha256(idx(array)).hexdigest()}" for name, array in ARRAYS.items()
+    }
+    for name in TABLES:
+        monkeypatch.setitem(PUBLISHED, name, PUBLISHED[name]._replace(contents=sums))
 
 
 def write(folder, rename=lambda name: name, compress=False):
@@ -96,14 +99,14 @@ TITLES = {"mnist": "MNIST", "fashion-mnist": "FashionMNIST"}
 
 @pytest.mark.parametrize("name", TITLES)
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_idx_files_are_found_where_people_have_them(tmp_path, published, layout, name):
+def test_idx_files_are_found_in_all_common_layouts(tmp_path, published, layout, name):
     LAYOUTS[layout](tmp_path)
     for path in tmp_path.iterdir():
         if path.name.startswith("{"):
             path.rename(tmp_path / path.name.format(name=name, title=TITLES[name]))
     splits: dict[images.Split, str] = {"train": "train", "test": "t10k"}
     for split, prefix in splits.items():
-        found = images.load(TITLES[name], split, tmp_path)
+        found = images.load(TITLES[name], split, folder=tmp_path)
         pixels = ARRAYS[f"{prefix}-images-idx3-ubyte"].astype(np.float32) / 255
         np.testing.assert_array_equal(found.images, pixels)
         np.testing.assert_array_equal(found.labels, ARRAYS[f"{prefix}-labels-idx1-ubyte"])
@@ -112,7 +115,7 @@ def test_idx_files_are_found_where_people_have_them(tmp_path, published, layout,
 @pytest.mark.parametrize("folder", ["FashionMNIST", "FashionMNIST/raw"])
 def test_folders_within_a_layout_may_be_given(tmp_path, published, folder):
     write(tmp_path / "FashionMNIST" / "raw")
-    assert len(images.load("fashion-mnist", "test", tmp_path / folder).labels) == 20
+    assert len(images.load("fashion-mnist", "test", folder=tmp_path / folder).labels) == 20
 
 
 def test_of_several_sets_in_one_root_the_one_that_was_asked_for_is_read(tmp_path, published):
@@ -124,11 +127,11 @@ def test_of_several_sets_in_one_root_the_one_that_was_asked_for_is_read(tmp_path
     kmnist.mkdir(parents=True)
     (kmnist / "t10k-images-idx3-ubyte").write_bytes(idx(blank))
     (kmnist / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
-    assert len(images.load("kmnist", "test", tmp_path).labels) == 10_000
-    assert len(images.load("mnist", "test", tmp_path).labels) == 20
+    assert len(images.load("kmnist", "test", folder=tmp_path).labels) == 10_000
+    assert len(images.load("mnist", "test", folder=tmp_path).labels) == 20
     shutil.rmtree(kmnist)
     with pytest.raises(ValueError, match="is a file of MNIST; give the one of KMNIST") as error:
-        images.load("kmnist", "test", tmp_path)
+        images.load("kmnist", "test", folder=tmp_path)
     assert "\n" not in str(error.value)
 
 
@@ -140,12 +143,14 @@ def test_the_npz_of_keras_is_read(tmp_path, published, place):
             "t10k-images-idx3-ubyte": "x_test", "t10k-labels-idx1-ubyte": "y_test"}  # fmt: skip
     arrays: dict[str, Any] = {key: ARRAYS[name] for name, key in keys.items()}
     np.savez(folder / "mnist.npz", **arrays)
-    found = images.load("mnist", "test", tmp_path / "mnist.npz" if "." in place else tmp_path)
+    found = images.load(
+        "mnist", "test", folder=tmp_path / "mnist.npz" if "." in place else tmp_path
+    )
     np.testing.assert_array_equal(found.labels, ARRAYS["t10k-labels-idx1-ubyte"])
     # Its content is held against the checksums all the same.
     np.savez(folder / "mnist.npz", **{key: array[::-1] for key, array in arrays.items()})
     with pytest.raises(ValueError, match=r"mnist\.npz: SHA-256 of its content is"):
-        images.load("mnist", "test", tmp_path)
+        images.load("mnist", "test", folder=tmp_path)
 
 
 def test_the_npz_files_of_kmnist_are_read(tmp_path):
@@ -153,7 +158,7 @@ def test_the_npz_files_of_kmnist_are_read(tmp_path):
     labels = RNG.permutation(np.arange(10_000) % 10).astype(np.uint8)
     np.savez(tmp_path / "kmnist-test-imgs.npz", pixels)
     np.savez(tmp_path / "kmnist-test-labels.npz", labels)
-    found = images.load("KMNIST", "test", tmp_path)
+    found = images.load("KMNIST", "test", folder=tmp_path)
     np.testing.assert_array_equal(found.images, pixels.astype(np.float32) / 255)
     np.testing.assert_array_equal(found.labels, labels)
 
@@ -170,7 +175,7 @@ def test_the_npz_files_of_kmnist_are_read(tmp_path):
         ({"x_test": np.zeros((2, 28), np.uint8)}, r"x_test is uint8 of shape \(2, 28\)"),
     ],
 )
-def test_npz_files_that_cannot_be_are_refused_in_one_line(tmp_path, content, message):
+def test_invalid_npz_files_are_refused_in_one_line(tmp_path, content, message):
     path = tmp_path / "mnist.npz"
     if isinstance(content, bytes):
         path.write_bytes(content)
@@ -180,7 +185,7 @@ def test_npz_files_that_cannot_be_are_refused_in_one_line(tmp_path, content, mes
     else:
         np.savez(path, **content)
     with pytest.raises(ValueError, match=message) as error:
-        images.load("mnist", "test", tmp_path)
+        images.load("mnist", "test", folder=tmp_path)
     assert str(error.value).startswith(f"{path}: ")
     assert "\n" not in str(error.value)
 
@@ -198,15 +203,16 @@ def test_cifar10_is_found_up_to_two_folders_deeper(tmp_path, monkeypatch, place)
     folder.mkdir(parents=True, exist_ok=True)
     content = cifar_pickle(ROWS, LABELS)
     (folder / "test_batch").write_bytes(content)
-    monkeypatch.setattr(sets, "_CIFAR10_MD5", {"test_batch": hashlib.md5(content).hexdigest()})
-    found = images.load("CIFAR-10", "test", tmp_path)
+    sums = {"test_batch": f"md5:{hashlib.md5(content).hexdigest()}"}
+    monkeypatch.setitem(PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(contents=sums))
+    found = images.load("CIFAR-10", "test", folder=tmp_path)
     np.testing.assert_array_equal(found.labels, LABELS)
     # What lies deeper is not taken for what is given.
     deeper = tmp_path / "deeper"
     (deeper / "x" / "y").mkdir(parents=True)
     folder.rename(deeper / "x" / "y" / "z") if place else None
     with pytest.raises(FileNotFoundError, match="nor up to two folders deeper"):
-        images.load("cifar10", "test", deeper)
+        images.load("cifar10", "test", folder=deeper)
 
 
 def test_the_python_version_comes_before_the_binary_one(tmp_path):
@@ -224,5 +230,5 @@ def test_the_python_version_comes_before_the_binary_one(tmp_path):
 def test_an_archive_that_was_not_unpacked_is_named(tmp_path):
     (tmp_path / "cifar-10-python.tar.gz").write_bytes(b"")
     with pytest.raises(FileNotFoundError, match=r"unpack cifar-10-python\.tar\.gz") as error:
-        images.load("cifar10", "test", tmp_path)
+        images.load("cifar10", "test", folder=tmp_path)
     assert "\n" not in str(error.value)

@@ -49,7 +49,7 @@ def test_each_channel_of_the_training_images_has_mean_0_and_deviation_1(seed, ch
     assert found.images.dtype == other.images.dtype == np.float32
     np.testing.assert_allclose(found.images.mean((0, 1, 2), np.float64), 0, atol=1e-6)
     np.testing.assert_allclose(found.images.std((0, 1, 2), np.float64), 1, rtol=1e-6)
-    # The test images go by the training images' numbers, not their own.
+    # The test images are scaled by the training images' numbers.
     plain = test.images.reshape(other.images.shape).astype(np.float64)
     reference = train.images.reshape(found.images.shape).astype(np.float64)
     expected = (plain - reference.mean((0, 1, 2))) / reference.std((0, 1, 2))
@@ -58,9 +58,11 @@ def test_each_channel_of_the_training_images_has_mean_0_and_deviation_1(seed, ch
 
 def test_sets_that_cannot_be_normalized_are_refused():
     rng = np.random.default_rng(0)
-    with pytest.raises(ValueError, match=r"sets of \[3, 1\] channels: give all the same"):
+    with pytest.raises(
+        ValueError, match=r"sets have \[3, 1\] channels: give sets with the same number"
+    ):
         images.normalize(image_set(rng, 2, 4, 4, 3), image_set(rng, 2, 4, 4))
     flat = image_set(rng, 2, 4, 4, 2)
     flat.images[..., 1] = 0.5
-    with pytest.raises(ValueError, match=r"standard deviations .* 0\. *\] of its channels"):
+    with pytest.raises(ValueError, match=r"its channels have standard deviations .* 0\. *\]; give"):
         images.normalize(flat)

@@ -14,9 +14,9 @@ def test_classes_are_chosen_in_order():
     rows = [0, 1, 3, 4, 5]
     np.testing.assert_array_equal(targets, [1, -1, -1, 1, -1])
     np.testing.assert_allclose(inputs, PIXELS[rows].reshape(5, 12) / 255, rtol=1e-6)
-    inputs, targets = images.two_classes(SET, 0, 1, 4)
+    inputs, targets = images.two_classes(SET, 0, 1, num_samples=4)
     np.testing.assert_array_equal(targets, [-1, 1, 1, -1])
-    inputs, one_hot = images.several_classes(SET, (2, 0, 1), 1)
+    inputs, one_hot = images.several_classes(SET, (2, 0, 1), samples_per_class=1)
     np.testing.assert_array_equal(one_hot, [[0, 1, 0], [0, 0, 1], [1, 0, 0]])
     np.testing.assert_allclose(inputs[2], PIXELS[2].ravel() / 255, rtol=1e-6)
 
@@ -24,25 +24,36 @@ def test_classes_are_chosen_in_order():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: images.two_classes(SET, 0, 3), "class 3: no image is of it; give one of 0..2"),
+        (lambda: images.two_classes(SET, 0, 3), r"classes\[1\] = 3: give an integer from 0 to 2"),
         (lambda: images.two_classes(SET, 1, 1), "give one or more, each once"),
-        (lambda: images.two_classes(SET, 0, 1, 3), "num_samples = 3: give an even number"),
-        (lambda: images.two_classes(SET, 0, 1, 6), "3 samples of class 0: it has 2"),
-        (lambda: images.several_classes(SET, (0, 1), 0), "0 samples of class 0"),
+        (
+            lambda: images.two_classes(SET, 0, 1, num_samples=3),
+            "num_samples = 3: give an even number",
+        ),
+        (lambda: images.two_classes(SET, 0, 1, num_samples=6), "3 samples of class 0: it has 2"),
+        (
+            lambda: images.several_classes(SET, (0, 1), samples_per_class=0),
+            "samples_per_class = 0: give an integer >= 1",
+        ),
         (lambda: images.choose_classes(SET, ()), r"classes = \[\]: give one or more, each once"),
         (lambda: images.random_labels(SET, 1.1, 0), r"share = 1\.1: give the share of labels"),
         (lambda: images.random_labels(SET, float("nan"), 0), "share = nan"),
+        (lambda: images.random_labels(SET, -0.1, 0), r"share = -0\.1: give a finite number >= 0"),
         (lambda: images.random_labels(SET, 0.5, -1), "seed = -1: give an integer >= 0"),
+        (
+            lambda: images.choose_classes(SET._replace(labels=0 * LABELS), (0, 1)),
+            "class 1: the set has no image of it; leave it out",
+        ),
     ],
 )
-def test_choices_that_cannot_be_are_refused(call, message):
+def test_invalid_selections_are_refused(call, message):
     with pytest.raises(ValueError, match=message):
         call()
 
 
 @given(st.permutations([0, 1, 2]), st.integers(1, 3), st.sampled_from([None, 1]))
 def test_chosen_classes_keep_their_images_and_names(order, count, each):
-    chosen = images.choose_classes(SET, order[:count], each)
+    chosen = images.choose_classes(SET, order[:count], samples_per_class=each)
     assert chosen.classes == tuple("abc"[c] for c in order[:count])
     assert chosen.labels.dtype == np.int32
     rows = [int(np.flatnonzero(np.all(SET.images == x, axis=(1, 2)))[0]) for x in chosen.images]
@@ -67,7 +78,7 @@ def test_random_labels_are_of_the_share_given_and_the_same_for_a_seed(seed, shar
     np.testing.assert_array_equal(found.labels, images.random_labels(data, share, seed).labels)
 
 
-def test_random_labels_are_uniform_and_may_be_the_old_ones():
+def test_random_labels_are_uniform_over_all_classes():
     labels = np.zeros(20_000, np.int32)
     data = images.ImageSet(np.zeros((20_000, 1, 1), np.float32), labels, tuple("abcde"))
     found = images.random_labels(data, 1, seed=1).labels

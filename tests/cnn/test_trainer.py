@@ -15,14 +15,15 @@ import optax
 import pytest
 from flax import nnx
 from jax_settings import closed_over_arrays_as_arguments
-from linear_network import NUM_CLASSES, SIDE, TwoLayers, two_layers
+from linear_network import DIM, NUM_CLASSES, SIDE, TwoLayers, two_layers
 from store_files import files_of, read_only
 from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax import cnn, images, metrics, progress, storage
-from nc_jax.cnn import evaluation, records, runs, training
+from nc_jax.cnn import evaluation, programs, records, trainer, training
 from nc_jax.compilation import cpu_options
+from nc_jax.storage.batches import BatchStore
 
 NUM_SAMPLES, NUM_EPOCHS, SAVED = 24, 4, [0, 1, 3, 4]
 KEY = jax.random.key(7)
@@ -39,7 +40,7 @@ DATA, TEST, TINY = image_set(0), image_set(1, count=9), image_set(2, side=SIDE)
 
 
 def convnet(rngs):
-    return cnn.ConvNet(1, NUM_CLASSES, (3,), rngs=rngs)
+    return cnn.ConvNet(1, NUM_CLASSES, widths=(3,), rngs=rngs)
 
 
 def augment(key, images):
@@ -61,18 +62,18 @@ def train(path=None, **changes):
 QUICK = {"network": two_layers, "training": TINY, "test": None, "augment": None}
 
 
-def a_few(setting, state, data, test, balanced):
+def a_few(settings, state, data, test, balanced):
     """Observables that are compiled in no time."""
-    logits = evaluation.last_layer(setting, state, data).logits()
-    value = jnp.mean(setting.loss.value(logits, data.labels))
+    logits = evaluation.last_layer(settings, state, data).logits()
+    value = jnp.mean(settings.loss.value(logits, data.labels))
     margins = metrics.logit_margins(logits, data.labels)
-    return {"train_loss": value, "zhu_nc1": value, "margins": margins}
+    return {"train_loss": value, "zhu_nc1": value, "margins": margins}, value
 
 
 @pytest.fixture(scope="module", autouse=True)
 def few_observables():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "observe", a_few)
+        patch.setattr(programs, "record", a_few)
         yield
 
 
@@ -81,18 +82,18 @@ class Shared:
 
     def __init__(self):
         self.programs, self.epochs = None, 0
-        make = runs.Programs
+        make = trainer.TrainingPrograms
 
-        def programs(*arguments):
+        def shared_programs(*arguments, **options):
             if self.programs is None:
-                self.programs = make(*arguments)
+                self.programs = make(*arguments, **options)
                 self.programs.epoch = self._counted(self.programs.epoch)
                 for name in ("example", "digest"):
-                    told = getattr(self.programs, name)()
-                    setattr(self.programs, name, lambda told=told: told)
+                    value = getattr(self.programs, name)()
+                    setattr(self.programs, name, lambda value=value: value)
             return self.programs
 
-        self.of = programs
+        self.of = shared_programs
 
     def _counted(self, epoch):
         def counted(state):
@@ -109,7 +110,7 @@ def shared():
 
 @pytest.fixture
 def compiled_once(monkeypatch, shared):
-    monkeypatch.setattr(runs, "Programs", shared.of)
+    monkeypatch.setattr(trainer, "TrainingPrograms", shared.of)
     shared.epochs = 0
     return shared
 
@@ -118,7 +119,7 @@ def compiled_once(monkeypatch, shared):
 def whole(shared):
     """The training in memory, which nothing stopped."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "Programs", shared.of)
+        patch.setattr(trainer, "TrainingPrograms", shared.of)
         return train()
 
 
@@ -133,8 +134,8 @@ def assert_same(run, other):
 
 
 def test_a_data_set_has_every_measure_over_seed_and_epoch(monkeypatch):
-    monkeypatch.setattr(runs, "observe", evaluation.observe)
-    monkeypatch.setattr(runs, "_fill", lambda *_: None)
+    monkeypatch.setattr(programs, "record", evaluation.record)
+    monkeypatch.setattr(trainer, "_run_epochs", lambda *_, **__: None)
     data = train(num_seeds=2).data
     layer = nc.LastLayer(jnp.ones((6, 2)), jnp.ones((3, 2)))
     measures = jax.eval_shape(lambda: metrics.collapse_metrics(layer, np.arange(6) % 3))
@@ -145,12 +146,13 @@ def test_a_data_set_has_every_measure_over_seed_and_epoch(monkeypatch):
     assert dict(data.sizes) == {"seed": 2, "epoch": len(SAVED), "sample": NUM_SAMPLES}
 
 
-def test_a_training_tells_what_it_was_and_how_it_went(whole):
+def test_a_data_set_describes_the_training_and_its_outcome(whole):
     data = whole.data
     np.testing.assert_array_equal(data["seed"], [0])
     np.testing.assert_array_equal(data["epoch"], SAVED)
     np.testing.assert_array_equal(data["result"], [[0] * len(SAVED)])
-    assert data["result"].attrs == {"0": ""}
+    assert data["result"].attrs["0"] == ""
+    assert all({"long_name", "units"} <= data[name].attrs.keys() for name in data.variables)
     assert all(np.all(np.isfinite(data[name])) for name in data.data_vars)
     assert data["train_loss"][0, -1] < data["train_loss"][0, 0]
     assert data.attrs["rate"] == 0.1
@@ -162,8 +164,8 @@ def test_the_network_of_a_run_is_the_one_that_was_observed_last(whole):
     graph, state = nnx.split(whole.network())
     layer = jax.jit(lambda state: nnx.merge(graph, state)(jnp.asarray(DATA.images), train=False))
     logits = np.array(layer(state).logits())
-    own = np.eye(NUM_CLASSES, dtype=bool)[DATA.labels]
-    margins = logits[own] - np.where(own, -np.inf, logits).max(axis=1)
+    mask = np.eye(NUM_CLASSES, dtype=bool)[DATA.labels]
+    margins = logits[mask] - np.where(mask, -np.inf, logits).max(axis=1)
     expected = whole.data["margins"][0, -1]
     np.testing.assert_allclose(margins, expected, atol=rounding("float32") * np.max(np.abs(logits)))
 
@@ -173,7 +175,7 @@ def test_saved_epochs_are_even_in_log_by_default(compiled_once):
     np.testing.assert_array_equal(run.data["epoch"], nc.log_steps(NUM_EPOCHS, 30))
 
 
-def test_a_bar_shows_what_matters(compiled_once, capsys, monkeypatch):
+def test_the_progress_bar_shows_epochs_loss_accuracy_and_nc1(compiled_once, capsys, monkeypatch):
     monkeypatch.setattr(progress, "_FILE_SECONDS", 0.0)  # in a file a minute
     train(progress=True, save_epochs=[1])
     bar = capsys.readouterr().err
@@ -187,7 +189,7 @@ def finished(tmp_path_factory, shared):
     """The training on disk; not to be changed."""
     path = tmp_path_factory.mktemp("runs") / "finished"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runs, "Programs", shared.of)
+        patch.setattr(trainer, "TrainingPrograms", shared.of)
         return path, train(path)
 
 
@@ -195,7 +197,7 @@ def test_results_on_disk_are_those_in_memory(compiled_once, finished, whole):
     path, run = finished
     assert_same(run, whole)
     assert run.data.attrs.keys() == whole.data.attrs.keys() | {"program"}
-    assert run.data["result"].attrs == {"0": ""}
+    assert run.data["result"].attrs["0"] == ""
     # Called again, a finished training is read.
     assert_same(train(path), whole)
     assert compiled_once.epochs == 0
@@ -220,28 +222,28 @@ def stop_at(call, count, after):
 # The place, the number of its call, before or after its work; whether each epoch leaves a state;
 # and how many epochs are left to run.
 KILLS = {
-    "within a row": (storage.BatchStore, "_array", 6, False, True, 4),
-    "between row and state": (records.OnDisk, "checkpoint", 3, False, True, 2),
-    "after a state": (records.OnDisk, "checkpoint", 3, True, True, 1),
-    "after rows without a state": (records.OnDisk, "write", 4, True, False, 4),
+    "within a row": (BatchStore, "_array", 6, False, True, 4),
+    "between row and state": (records.Records, "checkpoint", 3, False, True, 2),
+    "after a state": (records.Records, "checkpoint", 3, True, True, 1),
+    "after rows without a state": (records.Records, "write", 4, True, False, 4),
 }
 MORE_KILLS = {
-    "before the first row": (records.OnDisk, "write", 1, False, True, 4),
-    "after the first row": (records.OnDisk, "write", 1, True, True, 4),
-    "before a row": (records.OnDisk, "write", 3, False, True, 2),
-    "before the last state": (records.OnDisk, "checkpoint", 1, False, False, 4),
-    "after the last state": (records.OnDisk, "checkpoint", 4, True, True, 0),
+    "before the first row": (records.Records, "write", 1, False, True, 4),
+    "after the first row": (records.Records, "write", 1, True, True, 4),
+    "before a row": (records.Records, "write", 3, False, True, 2),
+    "before the last state": (records.Records, "checkpoint", 1, False, False, 4),
+    "after the last state": (records.Records, "checkpoint", 4, True, True, 0),
 }
 
 
 @pytest.mark.parametrize(
     "kill", [*KILLS, *(pytest.param(kill, marks=pytest.mark.slow) for kill in MORE_KILLS)]
 )
-def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
+def test_a_stopped_training_resumes_to_the_same_bits(
     monkeypatch, tmp_path, compiled_once, whole, kill
 ):
     place, name, count, after, each, left = (KILLS | MORE_KILLS)[kill]
-    monkeypatch.setattr(runs, "_SECONDS", -1.0 if each else 1e9)
+    monkeypatch.setattr(trainer, "_CHECKPOINT_SECONDS", -1.0 if each else 1e9)
     path = tmp_path / "run"
     with monkeypatch.context() as patch:
         patch.setattr(place, name, stop_at(getattr(place, name), count, after))
@@ -255,7 +257,7 @@ def test_a_training_that_was_stopped_goes_on_to_the_same_bits(
 
 
 def test_a_training_in_memory_that_is_stopped_gives_its_rows(monkeypatch, compiled_once, whole):
-    monkeypatch.setattr(records.InMemory, "write", stop_at(records.InMemory.write, 3, False))
+    monkeypatch.setattr(records.Records, "write", stop_at(records.Records.write, 3, False))
     with pytest.raises(
         nc.Interrupted, match="the exception's `data` is what was computed"
     ) as caught:
@@ -266,19 +268,21 @@ def test_a_training_in_memory_that_is_stopped_gives_its_rows(monkeypatch, compil
     np.testing.assert_array_equal(part["zhu_nc1"][:, :2], whole.data["zhu_nc1"][:, :2])
 
 
-def test_a_training_that_was_stopped_twice(monkeypatch, tmp_path, compiled_once, whole):
-    monkeypatch.setattr(runs, "_SECONDS", -1.0)
+def test_a_training_stopped_twice_ends_as_an_uninterrupted_one(
+    monkeypatch, tmp_path, compiled_once, whole
+):
+    monkeypatch.setattr(trainer, "_CHECKPOINT_SECONDS", -1.0)
     for _ in range(2):
         with monkeypatch.context() as patch:
-            call = stop_at(records.OnDisk.checkpoint, 2, False)
-            patch.setattr(records.OnDisk, "checkpoint", call)
+            call = stop_at(records.Records.checkpoint, 2, False)
+            patch.setattr(records.Records, "checkpoint", call)
             with pytest.raises(KeyboardInterrupt):
                 train(tmp_path)
     assert_same(train(tmp_path), whole)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "part"),
     [
         ({"batch_size": 8}, "batch_size = 7 there, 8 here"),
         ({"weight_decay": 0.5}, "weight_decay = 0.001 there, 0.5 here"),
@@ -293,21 +297,21 @@ def test_a_training_that_was_stopped_twice(monkeypatch, tmp_path, compiled_once,
         ({"test": None}, "there, none here"),
     ],
 )
-def test_another_training_does_not_go_on(compiled_once, finished, whole, changes, told):
+def test_another_training_is_not_resumed(compiled_once, finished, whole, changes, part):
     path, run = finished
     with pytest.raises(ValueError, match="holds another training: ") as error:
         train(path, **changes)
     message = str(error.value)
-    assert told in message
+    assert part in message
     # The key that was changed, and no other.
     assert message.count(" there, ") == 1
     assert "\n" not in message
     assert_same(run, whole)
 
 
-def test_a_rate_that_nothing_names_is_told_by_the_program(monkeypatch, tmp_path):
+def test_a_rate_that_no_attribute_names_changes_the_program(monkeypatch, tmp_path):
     """No one can read it from an Optax transformation; the compiler's input has it."""
-    monkeypatch.setattr(runs, "_fill", lambda *_: None)
+    monkeypatch.setattr(trainer, "_run_epochs", lambda *_, **__: None)
     train(tmp_path, **QUICK)
     train(tmp_path, **QUICK)
     with pytest.raises(
@@ -317,8 +321,8 @@ def test_a_rate_that_nothing_names_is_told_by_the_program(monkeypatch, tmp_path)
     assert "\n" not in str(error.value)
 
 
-def test_an_array_that_a_network_closes_over_is_told_by_the_program(monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "_fill", lambda *_: None)
+def test_an_array_that_a_network_closes_over_changes_the_program(monkeypatch, tmp_path):
+    monkeypatch.setattr(trainer, "_run_epochs", lambda *_, **__: None)
 
     def network(unit):
         class Scaled(TwoLayers):
@@ -358,7 +362,7 @@ def test_a_training_starts_anew_where_it_is_asked_to(compiled_once, tmp_path, fi
     assert_same(run, whole)
 
 
-def test_what_is_no_training_stays(compiled_once, tmp_path):
+def test_a_folder_that_is_no_zarr_store_is_not_replaced(compiled_once, tmp_path):
     (tmp_path / "results.zarr").mkdir()
     (tmp_path / "results.zarr" / "notes.txt").write_text("mine")
     for resume in (True, False):
@@ -368,8 +372,8 @@ def test_what_is_no_training_stays(compiled_once, tmp_path):
     assert (tmp_path / "results.zarr" / "notes.txt").read_text() == "mine"
 
 
-def test_folders_that_lie_beside_the_results_stay(compiled_once, tmp_path):
-    """Such as one of checkpoints that others made."""
+def test_other_folders_beside_the_results_are_not_removed(compiled_once, tmp_path):
+    """Such as a folder with checkpoints of another program."""
     (tmp_path / "checkpoints").mkdir()
     (tmp_path / "checkpoints" / "best.pt").write_text("mine")
     for resume in (True, False):
@@ -378,7 +382,7 @@ def test_folders_that_lie_beside_the_results_stay(compiled_once, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} >= {"results.zarr", "results.states"}
 
 
-def test_a_path_is_one_process_s_at_a_time(compiled_once, finished):
+def test_a_path_that_another_process_writes_is_refused(compiled_once, finished):
     path, _ = finished
     with (
         storage.writing(path / "results.zarr"),
@@ -392,47 +396,161 @@ def test_a_path_is_one_process_s_at_a_time(compiled_once, finished):
 @pytest.fixture(scope="module")
 def alone():
     """Three networks by themselves: their starts, and their states and features after 2 epochs."""
-    setting = training.Setting(
+    settings = training.TrainingSettings(
         nnx.graphdef(nnx.eval_shape(lambda: convnet(nnx.Rngs(0)))),
         optax.with_extra_args_support(optax.sgd(0.1, 0.9)), nc.CrossEntropy(), 1e-3, 7, augment,
         NUM_SAMPLES,
     )  # fmt: skip
     data = training.Samples(jnp.asarray(DATA.images), jnp.asarray(DATA.labels))
-    begin = functools.partial(training.start, convnet, setting.optimizer)
+    begin = functools.partial(training.start, convnet, settings.optimizer)
     # To the bit only where it is compiled alike.
-    begin = jax.jit(begin, compiler_options=cpu_options(**runs._QUICKLY))
-    epoch = jax.jit(functools.partial(training.epoch, setting, data))
-    look = jax.jit(lambda state: a_few(setting, state, data, None, True))
+    begin = jax.jit(begin, compiler_options=cpu_options(**programs._COMPILED_FAST))
+    epoch = jax.jit(functools.partial(training.epoch, settings, data))
+    observe_once = jax.jit(lambda state: a_few(settings, state, data, None, True)[0])
     networks = []
     for i in range(3):
         key = jax.random.fold_in(KEY, i)
         states = [begin(key)]
         for _ in range(2):
             states.append(epoch(states[-1], key)[0])
-        networks.append((states[0], states[-1], look(states[-1])))
+        networks.append((states[0], states[-1], observe_once(states[-1])))
     return networks
 
 
 @pytest.mark.parametrize("backend", [pytest.param("cpu", marks=pytest.mark.slow), "gpu"])
-def test_a_seed_is_what_its_key_alone_gives(monkeypatch, alone, backend):
+def test_each_seed_of_a_training_equals_a_training_of_its_key_alone(monkeypatch, alone, backend):
     """In turn, as on a CPU, and side by side."""
-    made, make = [], runs.Programs
+    created, make = [], trainer.TrainingPrograms
     with monkeypatch.context() as patch:
-        patch.setattr(runs, "Programs", lambda *arguments: made.append(make(*arguments)) or made[0])
+        patch.setattr(
+            trainer,
+            "TrainingPrograms",
+            lambda *arguments, **options: created.append(make(*arguments, **options)) or created[0],
+        )
         patch.setattr(jax, "default_backend", lambda: backend)
         run = train(num_seeds=3, num_epochs=2, save_epochs=[2], test=None)
-        starts = made[0].start()
-    for i, (start, end, seen) in enumerate(alone):
+        starts = created[0].start()
+    for i, (start, end, observed) in enumerate(alone):
         mine, state = (jax.tree.map(lambda x, i=i: x[i], tree) for tree in (starts, run.state))
         jax.tree.map(np.testing.assert_array_equal, mine, start)
-        found = {name: run.data[name][i, 0].values for name in seen}
-        for pair in ((found, seen), (state._asdict(), end._asdict())):
+        found = {name: run.data[name][i, 0].values for name in observed}
+        for pair in ((found, observed), (state._asdict(), end._asdict())):
             mine, expected = map(jax.tree.leaves, pair)
             for a, b in zip(mine, expected, strict=True):
                 # Sums in another order, over the steps of two epochs.
                 atol = rounding("float32", 1000) * np.max(np.abs(b))
                 np.testing.assert_allclose(a, b, rtol=0, atol=atol)
     assert len(np.unique(run.data["train_loss"])) == 3
+
+
+def features_by_hand(run):
+    """Features, classifier, bias and logits of all training images after the last epoch."""
+    params = jax.tree.map(lambda leaf: np.array(leaf[0], np.float64), run.state.params)
+    features = TINY.images.reshape(NUM_SAMPLES, -1).astype(np.float64) @ params["kernel"]
+    classifier, bias = params["head"]["classifier"], params["head"]["bias"]
+    return features, classifier, bias, features @ classifier.T + bias
+
+
+def test_observe_names_record_exactly_these_measures(monkeypatch):
+    monkeypatch.setattr(programs, "record", evaluation.record)
+    run = train(**QUICK, observe=("train_accuracy", "margins", "zhu_nc4"))
+    assert set(run.data.data_vars) == {"train_accuracy", "margins", "zhu_nc4", "result"}
+    assert run.data["margins"].dims == ("seed", "epoch", "sample")
+    features, classifier, bias, z = features_by_hand(run)
+    mask = np.eye(NUM_CLASSES, dtype=bool)[TINY.labels]
+    means = [features[TINY.labels == label].mean(0) for label in range(NUM_CLASSES)]
+    expected = {
+        "train_accuracy": np.mean(np.argmax(z, axis=1) == TINY.labels),
+        "margins": z[mask] - np.where(mask, -np.inf, z).max(axis=1),
+        "zhu_nc4": np.linalg.norm(classifier @ np.mean(means, axis=0) + bias),
+    }
+    for name, value in expected.items():
+        atol = rounding("float32", 100) * np.max(np.abs(z))
+        np.testing.assert_allclose(run.data[name][0, -1], value, atol=atol, err_msg=name)
+    # Whether a seed failed is known without the loss among the names.
+    np.testing.assert_array_equal(run.data["result"], [[0] * len(SAVED)])
+
+
+def test_measures_that_are_not_named_are_not_compiled(monkeypatch):
+    monkeypatch.setattr(programs, "record", evaluation.record)
+    monkeypatch.setattr(trainer, "_run_epochs", lambda *_, **__: None)
+    sizes, make = [], trainer.TrainingPrograms
+
+    def compiled(*arguments, **options):
+        created = make(*arguments, **options)
+        state = jax.eval_shape(created._begin, created._keys)
+        text = created._record.lower(state, created._data, created._test).compile().as_text()
+        sizes.append(len(str(text)))
+        return created
+
+    monkeypatch.setattr(trainer, "TrainingPrograms", compiled)
+    for observe in (None, ("train_accuracy",), lambda layer: {"scale": layer.classifier[0, 0]}):
+        train(**QUICK, observe=observe)
+    assert max(sizes[1:]) < sizes[0] / 2
+
+
+def test_a_function_observes_the_last_layer_of_every_seed(monkeypatch):
+    monkeypatch.setattr(programs, "record", evaluation.record)
+
+    def observe(layer):
+        return {
+            "first_row": layer.features[0],
+            "largest_logit": jnp.max(layer.logits()),
+            "nc4": metrics.collapse_metrics(layer, TINY.labels)["zhu_nc4"],
+            "count": layer.features.shape[0],
+        }
+
+    options = {**QUICK, "num_seeds": 2, "num_epochs": 2, "save_epochs": [0, 2]}
+    run = train(**options, observe=observe)
+    assert set(run.data.data_vars) == {"first_row", "largest_logit", "nc4", "count", "result"}
+    assert run.data["first_row"].shape == (2, 2, DIM)
+    assert run.data["nc4"].dims == ("seed", "epoch")
+    assert run.data["nc4"].dtype == np.float64
+    named = train(**options, observe=("zhu_nc4",))
+    np.testing.assert_allclose(
+        run.data["nc4"], named.data["zhu_nc4"], rtol=rounding(operations=100)
+    )
+    features, _, _, z = features_by_hand(run)
+    atol = rounding("float32", 100) * np.max(np.abs(features))
+    np.testing.assert_allclose(run.data["first_row"][0, -1], features[0], atol=atol)
+    np.testing.assert_allclose(run.data["largest_logit"][0, -1], z.max(), rtol=1e-5)
+    assert len(np.unique(run.data["nc4"])) == 4
+    np.testing.assert_array_equal(run.data["count"], NUM_SAMPLES)
+
+
+def test_a_training_resumes_with_the_same_measures_only(monkeypatch, tmp_path):
+    monkeypatch.setattr(programs, "record", evaluation.record)
+    quick = {**QUICK, "num_epochs": 1, "save_epochs": [1]}
+    names = ("train_loss", "margin_min")
+    first = train(tmp_path, **quick, observe=names)
+    assert_same(train(tmp_path, **quick, observe=list(names)), first)
+    for other in (None, ("train_loss",), observe_norm):
+        with pytest.raises(ValueError, match=r"observe = .* there, .* here") as error:
+            train(tmp_path, **quick, observe=other)
+        assert "\n" not in str(error.value)
+
+
+def observe_norm(layer):
+    return {"norm": jnp.linalg.norm(layer.classifier)}
+
+
+@pytest.mark.parametrize(
+    ("observe", "message"),
+    [
+        (("zhu_nc9",), "observe: 'zhu_nc9' is no measure of this training.* zhu_nc"),
+        (("test_loss",), "observe: 'test_loss' is no measure of this training"),
+        (lambda layer: layer.bias, "observe returns a .*: return a dict of arrays by name"),
+        (lambda layer: {}, "observe returns an empty dict"),
+        (lambda layer: {"result": layer.bias}, "observe returns 'result', which the data set"),
+    ],
+)
+def test_invalid_observers_are_refused_in_one_line(monkeypatch, tmp_path, observe, message):
+    monkeypatch.setattr(programs, "record", evaluation.record)
+    for path in (None, tmp_path / "run"):
+        with pytest.raises(ValueError, match=message) as error:
+            train(path, **QUICK, observe=observe)
+        assert "\n" not in str(error.value)
+    assert not (tmp_path / "run").exists()
 
 
 class Sometimes(TwoLayers):
@@ -448,7 +566,7 @@ def sometimes(rngs):
     return Sometimes(rngs=rngs)
 
 
-def test_a_seed_that_fails_is_told_apart_and_alone():
+def test_a_seed_that_fails_is_marked_and_does_not_affect_others():
     options = QUICK | {"network": sometimes, "num_epochs": 2, "save_epochs": [0, 2]}
     data = train(**options, num_seeds=6).data
     failed = np.isnan(data["train_loss"].values)
@@ -460,8 +578,8 @@ def test_a_seed_that_fails_is_told_apart_and_alone():
 
 
 def test_a_training_that_diverges_stops_with_its_loss_and_epoch():
-    told = r"loss = (nan|inf) in epoch [12]: take a smaller learning rate"
-    with pytest.raises(RuntimeError, match=told) as error:
+    part = r"loss = (nan|inf) in epoch [12]: take a smaller learning rate"
+    with pytest.raises(RuntimeError, match=part) as error:
         train(**QUICK, optimizer=optax.sgd(1e30), num_epochs=3, save_epochs=[3])
     assert "\n" not in str(error.value)
 
@@ -474,8 +592,8 @@ def test_no_program_calls_back_to_the_host(monkeypatch, tmp_path):
     def stop(traced):
         raise Lowered("".join(program.lower().as_text() for program in traced))
 
-    monkeypatch.setattr(runs, "digest_of_programs", stop)
-    monkeypatch.setattr(runs, "observe", evaluation.observe)
+    monkeypatch.setattr(programs, "digest_of_programs", stop)
+    monkeypatch.setattr(programs, "record", evaluation.record)
     with pytest.raises(Lowered) as lowered:
         train(tmp_path / "run")
     assert "callback" not in str(lowered.value)
@@ -502,7 +620,7 @@ MISSING = DATA._replace(labels=DATA.labels % 2)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "part"),
     [
         ({"batch_size": 0}, "batch_size = 0: give an integer >= 1"),
         ({"batch_size": 25}, "batch_size = 25: give an integer from 1 to 24, the samples, or None"),
@@ -542,19 +660,19 @@ MISSING = DATA._replace(labels=DATA.labels % 2)
         ),
         (
             {"training": FOUR, "test": None},
-            r"network: tells 3 classes apart, and the images have 4: .*; build it with num_classes",
+            r"network: has 3 classes, and the images have 4: .*; build it with num_classes",
         ),
         (
             {"attributes": {"loss": "mine"}},
-            "attributes: 'loss' is the training's own; give another",
+            "attributes: 'loss' is an attribute that train writes; give another",
         ),
-        ({"path": __file__}, r"path = .*test_runs.py: is a file; give a folder"),
+        ({"path": __file__}, r"path = .*test_trainer.py: is a file; give a folder"),
         ({"path": "s3://bucket/run"}, "path = 's3://bucket/run': is a URL"),
         ({"weight_decay": -1.0}, "weight_decay = -1.0: give a finite number >= 0"),
     ],
 )
-def test_arguments_that_make_no_training_are_refused_in_one_line(changes, told):
-    with pytest.raises(ValueError, match=told) as error:
+def test_arguments_that_make_no_training_are_refused_in_one_line(changes, part):
+    with pytest.raises(ValueError, match=part) as error:
         train(**({"network": two_layers} | changes))
     assert "\n" not in str(error.value)
 
