@@ -1,8 +1,8 @@
-"""Draws figures of the documentation anew, each by its example: `python docs/figures.py NAME …`.
+"""Redraw figures of the documentation, each by its example: `python docs/figures.py NAME …`.
 
-Without names all of them, in an hour on two cores. `--list` prints the commands. The results of
-networks differ a little between machines, since rounding does: their numbers in cnn.md belong to
-their figures.
+Without names all figures are drawn, which takes an hour on two cores. `--list` prints the commands.
+Trainings differ a little between machines, since rounding does: the numbers in cnn.md belong to the
+figures that are stored with them.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
-# Example and flags -> figure in the documentation by the name under which the example saves it.
+# By example with its flags: names of figures in the documentation by the files that it saves.
 COMMANDS = {
     "ulpm_flow --gd --seeds 16": {"ulpm_flow": "ulpm_flow"},
     "ulpm_flow --seeds 16 --decades 1000000": {"ulpm_flow": "ulpm_flow_far"},
@@ -44,7 +44,7 @@ COMMANDS = {
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Run the examples whose figures are asked for, and copy those."""
+    """Run the examples of the given figures, and copy the figures."""
     known = sorted(figure for figures in COMMANDS.values() for figure in figures.values())
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(known)}")

@@ -1,11 +1,12 @@
-"""Collapse of a CNN on real images, beside the flow of the model that explains it.
+"""Neural collapse of a CNN on real images, compared with the flow of the model that explains it.
 
-Trains a network by SGD, looks at its features of the whole training set at log-spaced epochs, and
+Trains a network by SGD, evaluates the features of the whole training set at log-spaced epochs, and
 draws the four measures of Ji et al. (their figures 1 and 3 to 8), NC1 and the accuracy with the
-flow of the unconstrained-features model of as many classes and dimensions. A training that was
-ended goes on in OUT. The defaults collapse scikit-learn's digits in about a minute; of other images
-rate, momentum, decay and schedule are the paper's: 0.01, 0.3, none, constant. Its runs are
---dataset mnist or fashion-mnist, --net resnet18 or vgg13.
+flow of the unconstrained-features model of as many classes and dimensions. The results are in OUT;
+the same command resumes a training that was interrupted. With the defaults the digits of
+scikit-learn collapse in about a minute. For other images the defaults of rate, momentum, decay and
+schedule are those of the paper: 0.01, 0.3, none, constant. Its runs are --dataset mnist or
+fashion-mnist, --net resnet18 or vgg13.
 """
 
 from argparse import Namespace
@@ -32,9 +33,10 @@ COLUMNS = {
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags, of other images than digits with the paper's settings as defaults."""
-    parser = Parser(__doc__)
+    """The flags; for other images than digits the settings of the paper are the defaults."""
+    parser = Parser(description=__doc__)
     add_flags(parser, "results/cnn_collapse")
+    # Parsed twice: the defaults of the other flags depend on the data set.
     known, _ = parser.parse_known_args(arguments)
     if known.dataset != "digits":
         parser.set_defaults(**JI)
@@ -52,7 +54,7 @@ def run(parser: Parser, flags: Namespace) -> None:
     steps = steps_per_epoch(flags, data[0])
     print(
         f"{flags.net} on {len(data[0].labels)} images of {flags.dataset}, {steps} steps an epoch. "
-        "It compiles first.",
+        "Compilation comes first.",
         flush=True,
     )
     make = network(flags, data[0])
@@ -62,15 +64,14 @@ def run(parser: Parser, flags: Namespace) -> None:
     if not flags.no_plot:
         from nc_jax import plotting
 
-        classifier = training.network().head.classifier
-        predicted = model(training.data, classifier.shape, flags.decay)
+        predicted = model(training, flags.decay)
         panels = {
             **plotting.JI_PANELS, "NC1 (Zhu)": ("zhu_nc1",), "Training loss": ("train_loss",),
             "Accuracy": ("train_accuracy", "test_accuracy"),
             "NC4 (Papyan)": ("papyan_ncc_mismatch",),
         }  # fmt: skip
         name = f"{flags.net}, {flags.dataset}"
-        figure = plotting.training_figure({name: training.data}, panels, {name: predicted})
+        figure = plotting.training_figure({name: training.data}, panels, models={name: predicted})
         print(f"figure: {flags.out / save_figure(flags, figure, 'cnn_collapse')}")
     print(f"results: {flags.out / 'run' / 'results.zarr'}")
 

@@ -1,4 +1,4 @@
-"""What the examples on CNNs share: flags, data, networks, the model's prediction, a table."""
+"""Code that the examples on CNNs share: flags, data, networks, the flow of the model, a table."""
 
 import functools
 import math
@@ -10,10 +10,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 import xarray as xr
-from flax import nnx
 from script import (
     Parser,
     add_dataset_flags,
@@ -27,10 +25,19 @@ from script import (
 )
 
 import nc_jax as nc
-from nc_jax import cnn, images
+
+try:
+    from flax import nnx
+
+    from nc_jax import cnn, images
+except ModuleNotFoundError as error:
+    # `--help` too needs the package: its defaults are those of the networks.
+    print(f'{Path(sys.argv[0]).name}: {error}; run pip install ".[cnn]"', file=sys.stderr)
+    raise SystemExit(2) from None
 
 NETWORKS = ("convnet", "vgg13", "resnet18", "resnet50")
-# What the columns of the tables mean, by variable; accuracies and losses say it themselves.
+STEMS = {"7x7": cnn.ImageNetStem(), "3x3": cnn.CIFARStem()}
+# Explanations of the columns of the tables by variable; accuracies and losses need none.
 MEANINGS = {
     "zhu_nc1": "spread within classes over that between them, tr(S_W S_B^+)/K",
     "papyan_nc1": "spread within classes over that between them, tr(S_W S_B^+)",
@@ -41,19 +48,17 @@ MEANINGS = {
     "mean of all",
     "ji_feature_cosine_gap": "mean |cosine + 1/(K-1)| of class means",
     "ji_self_duality": "mean distance between directions of class means and classifiers",
-    "margin_min": "the smallest of the training samples",
-    "margin_mean": "mean over the training samples",
-    "norm_product": "of the Frobenius norms of all weight matrices",
+    "margin_min": "the smallest margin of a training image",
+    "margin_mean": "mean margin over the training images",
+    "norm_product": "product of the Frobenius norms of all weight matrices",
 }  # fmt: skip
-# Samples of a class in the model's flow: more cost time and change little but the clock. And the
-# log10 of the time it is followed to.
-MODEL_SAMPLES, MODEL_TIME = 10, 4
 
 
 def add_flags(parser: Parser, out: str, **defaults: object) -> None:
-    """Flags of a training; `defaults` by name where a script has its own.
+    """Add the flags of a training; `defaults` replace the default values below by name.
 
-    Of those here digits collapse: without so much decay they take thousands of epochs.
+    With the values below a training on digits collapses; with less decay it needs thousands of
+    epochs.
     """
     settings = {
         "net": "convnet", "epochs": 200, "batch": 128, "rate": 0.02, "momentum": 0.9,
@@ -66,36 +71,39 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
 
     add_dataset_flags(parser)
     parser.add_argument("--samples", type=int, default=defaults.get("samples"),
+                        argument="samples_per_class",
                         help="training images of each class, the first of them "
                         f"({defaults.get('samples', 'all')})")  # fmt: skip
     add("net", "network", choices=NETWORKS)
-    add("width", "multiplies the channels of its layers", type=float)
-    parser.add_argument("--d", type=int, help="feature dimension (the network's own)")
-    parser.add_argument("--stem", choices=("7x7", "3x3"),
-                        help="of a ResNet (7x7, of images under 28 pixels 3x3)")  # fmt: skip
-    add("epochs", "passes over the images", type=int)
+    add("width", "factor of the channels of its layers", type=float)
+    parser.add_argument("--d", type=int, argument="feature_dim",
+                        help="feature dimension (that of the published network)")  # fmt: skip
+    parser.add_argument("--stem", choices=tuple(STEMS),
+                        help="stem of a ResNet (7x7; 3x3 for images under 28 pixels)")  # fmt: skip
+    add("epochs", "passes over the images", type=int, argument="num_epochs")
     batch = settings["batch"]
-    parser.add_argument("--batch", type=int,
-                        help=f"images a step ({batch}, or all where there are fewer)")  # fmt: skip
+    parser.add_argument("--batch", type=int, argument="batch_size",
+                        help=f"images per step ({batch}, or all if there are fewer)")  # fmt: skip
+    # `load` sets the batch size of a small data set, whose size is not known before.
     parser.set_defaults(largest_batch=batch)
     add("rate", "learning rate at the start", type=float)
-    add("schedule", "how it falls: never, tenfold after every fifth of the epochs, as a cosine",
-        choices=("constant", "steps", "cosine"))  # fmt: skip
-    add("momentum", "of SGD", type=float)
-    add("decay", "weight decay of all parameters", type=float)
-    add("seeds", "networks trained side by side", type=int)
-    parser.add_argument("--seed", type=int, default=0, help="of the random key (%(default)s)")
+    add("schedule", "schedule of the rate: constant, steps (divided by ten after each fifth of the "
+        "epochs), or cosine", choices=("constant", "steps", "cosine"))  # fmt: skip
+    add("momentum", "momentum of SGD", type=float)
+    add("decay", "weight decay of all parameters", type=float, argument="weight_decay")
+    add("seeds", "number of networks", type=int, argument="num_seeds")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the random key (%(default)s)")
     parser.add_argument("--bf16", action="store_true",
-                        help="compute in bfloat16, on accelerators; metrics do not")  # fmt: skip
-    parser.add_argument("--out", type=writable_folder, default=out,
+                        help="compute in bfloat16, except metrics; for accelerators")  # fmt: skip
+    parser.add_argument("--out", type=writable_folder, default=out, argument="path",
                         help="folder for results and figures (%(default)s)")  # fmt: skip
-    parser.add_argument("--anew", action="store_true",
-                        help="replace the results in OUT instead of going on there")  # fmt: skip
+    parser.add_argument("--anew", action="store_true", argument="resume",
+                        help="replace the results in OUT instead of resuming there")  # fmt: skip
     add_output_flags(parser)
 
 
 def checked_flags(parser: Parser, arguments: list[str] | None) -> Namespace:
-    """The flags, checked; JAX set to float64, in which metrics are then taken."""
+    """The checked flags. JAX is set to float64, in which metrics are then computed."""
     flags = parser.parse_args(arguments)
     configure_jax()
     flags.out = Path(flags.out)
@@ -111,7 +119,7 @@ def checked_flags(parser: Parser, arguments: list[str] | None) -> Namespace:
         parser.error(f"--d {flags.d}: give an integer >= 1.")
     if flags.stem and not flags.net.startswith("resnet"):
         parser.error(
-            f"--stem {flags.stem}: of --net resnet18 and resnet50, and not of {flags.net}."
+            f"--stem {flags.stem}: {flags.net} has no stem; give --net resnet18 or resnet50."
         )
     for name in ("epochs", "batch"):
         if getattr(flags, name) is not None and getattr(flags, name) < 1:
@@ -120,20 +128,20 @@ def checked_flags(parser: Parser, arguments: list[str] | None) -> Namespace:
 
 
 def load(
-    parser: Parser, flags: Namespace, classes: Sequence[int] | None = None
+    parser: Parser, flags: Namespace, *, classes: Sequence[int] | None = None
 ) -> tuple[images.ImageSet, images.ImageSet]:
-    """Training and test images, of some classes, with the mean and spread of channels taken out."""
+    """Normalised training and test images, of all classes or some."""
     try:
         train, test = (
-            images.load(flags.dataset, split, flags.folder, flags.download)
+            images.load(flags.dataset, split, folder=flags.folder, download=flags.download)
             for split in ("train", "test")
         )
         chosen = range(len(train.classes)) if classes is None else classes
-        train = images.choose_classes(train, chosen, flags.samples)
+        train = images.choose_classes(train, chosen, samples_per_class=flags.samples)
         test = images.choose_classes(test, chosen)
         train, test = images.normalize(train, test)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     if flags.batch is None:
         flags.batch = min(flags.largest_batch, len(train.labels))
     if flags.batch > len(train.labels):
@@ -146,7 +154,7 @@ def load(
 def network(
     flags: Namespace, train: images.ImageSet, **options: object
 ) -> Callable[[nnx.Rngs], cnn.Network]:
-    """The network that the flags name, for these images; `options` go to it too."""
+    """The function that builds the network which the flags name; `options` are its arguments."""
     side, channels = train.images.shape[1], train.images.shape[3]
     common = {"dtype": jnp.bfloat16 if flags.bf16 else jnp.float32, **options}
     if flags.net == "convnet":
@@ -160,7 +168,7 @@ def network(
         common = {"width": flags.width, "feature_dim": flags.d, **common}
         kind = cnn.VGG
         if flags.net != "vgg13":
-            stem = flags.stem or ("7x7" if side >= 28 else "3x3")
+            stem = STEMS[flags.stem or ("7x7" if side >= 28 else "3x3")]
             common |= {"depth": int(flags.net.removeprefix("resnet")), "stem": stem}
             kind = cnn.ResNet
     return functools.partial(_build, kind, channels, len(train.classes), common)
@@ -178,9 +186,11 @@ def train(
     data: tuple[images.ImageSet, images.ImageSet],
     optimizer: optax.GradientTransformation,
     **options: object,
-) -> cnn.Run:
-    """A training in a folder of OUT, which resumes there where it was ended."""
+) -> cnn.TrainedNetworks:
+    """A training whose results are in a folder of OUT; an interrupted one resumes from there."""
     settings = {
+        # The numbers of an optimiser are hidden in closures; as attributes they are compared, and a
+        # difference is named, before a store is resumed.
         "attributes": {name: getattr(flags, name) for name in ("rate", "momentum", "schedule")},
         "num_epochs": flags.epochs, "batch_size": flags.batch, "weight_decay": flags.decay,
         "num_seeds": flags.seeds, "key": jax.random.key(flags.seed), **options,
@@ -192,15 +202,13 @@ def train(
             resume=not flags.anew, **settings,
         )  # fmt: skip  # pyright: ignore[reportArgumentType]
     except (ValueError, RuntimeError, OSError) as error:
-        # The training speaks of its arguments, which are flags here.
-        told = str(error).replace("another path, or resume=False", "another --out, or --anew")
-        parser.error(told)
+        parser.refuse(error)
     except nc.Interrupted as stopped:
         sys.exit(f"{parser.prog}: {stopped}")
 
 
 def schedule(flags: Namespace, train: images.ImageSet, rate: float) -> optax.Schedule:
-    """How the learning rate falls, by the flag, from `rate`."""
+    """The schedule of the learning rate that the flags name; its first value is `rate`."""
     steps = steps_per_epoch(flags, train)
     if flags.schedule == "constant":
         return optax.constant_schedule(rate)
@@ -211,47 +219,28 @@ def schedule(flags: Namespace, train: images.ImageSet, rate: float) -> optax.Sch
 
 
 def sgd(flags: Namespace, train: images.ImageSet) -> optax.GradientTransformation:
-    """SGD with the momentum and the falling rate of the flags."""
+    """SGD with the momentum and the schedule of the flags."""
     return optax.sgd(schedule(flags, train, flags.rate), flags.momentum)
 
 
 def steps_per_epoch(flags: Namespace, train: images.ImageSet) -> int:
-    """Batches of an epoch."""
+    """Number of batches in an epoch."""
     return len(train.labels) // flags.batch
 
 
-def model(run: xr.Dataset, shape: tuple[int, ...], decay: float) -> nc.Trajectory:
-    """The flow of the unconstrained-features model of (K, d) on the clock of a run.
-
-    Ji's model without decay, else Zhu's, with λ for the classifier and, since a network's features
-    are not penalised one by one, λ/N for features; no bias. Features move freely there, so epochs
-    say nothing of its time: that at which the nearest class mean decides as the classifier does, on
-    all samples, is laid onto the epoch at which the network's does. Eight starts.
-    """
-    num_classes, feature_dim = shape
-    count = MODEL_SAMPLES * num_classes
-    problem = nc.UnconstrainedFeatures(
-        (MODEL_SAMPLES,) * num_classes, feature_dim,
-        weight_decay=nc.WeightDecay(classifier=decay, features=decay / count),
-    )  # fmt: skip
-    save_at = nc.log_times(MODEL_TIME, 201)
-
-    keys = jax.vmap(lambda seed: jax.random.fold_in(jax.random.key(0), seed))(jnp.arange(8))
-    flows = nc.Flow(problem, save_at, rtol=1e-6).batch(jax.vmap(problem.init)(keys), throw=False)
-    mismatch = np.median(np.asarray(flows.observables["papyan_ncc_mismatch"]), axis=0)
-    of_run = run["papyan_ncc_mismatch"].median("seed").values
-    epoch = run["epoch"].values[_first_zero(of_run)]
-    return flows.with_time_scaled(max(epoch, 1) / math.expm1(save_at[_first_zero(mismatch)]))
-
-
-def _first_zero(values: np.ndarray) -> int:
-    """Where there is none, the last place."""
-    zero = np.flatnonzero(values == 0)
-    return int(zero[0]) if zero.size else len(values) - 1
+def model(run: cnn.TrainedNetworks, decay: float) -> nc.Trajectory:
+    """The flow of the unconstrained-features model of a network, with time measured in epochs."""
+    num_classes, feature_dim = run.network().head.classifier.shape
+    return cnn.model_flow(
+        run.data, cnn.model_of_network(num_classes, feature_dim, weight_decay=decay)
+    )
 
 
 def show(runs: Mapping[str, xr.Dataset], variables: Mapping[str, str]) -> str:
-    """A row for each run with medians over seeds at its last epoch; `variables` by heading."""
+    """A table of medians over seeds at the last epoch, a row for each run.
+
+    Args: `variables`: the name of a variable for each column, by the heading of the column.
+    """
     rows = []
     for name, data in runs.items():
         last = data.isel(epoch=-1).median("seed", skipna=True)

@@ -1,11 +1,13 @@
-"""How long the linear phase of Mixon, Parshall and Pi lasts: theorem 2 beside the exact flow.
+"""How long the linear phase of Mixon, Parshall and Pi lasts: theorem 2 against the exact flow.
 
-Near the origin the flow is that of a linear system, whose exact solution magnifies the part T of a
-start as exp(sqrt(n) t). Integrates the flow from ever smaller Gaussian starts, many seeds for each
-norm under one jit and vmap, and prints when it has left the linear solution (hand-over), when it
-passes the theorem's bound, and how both times grow with log(1/norm). The flow leaves by its cubic
-term, a share (norm * exp(sqrt(n) t))^2 of the whole: the first time grows as log(1/norm)/sqrt(n).
-The bound is of size norm, so the flow is past it after two thirds of that.
+Near the origin the flow is nearly that of a linear system, whose exact solution grows as
+exp(sqrt(n) t) in the part of the start in the subspace T. This script integrates the flow from
+Gaussian starts of decreasing norm, many seeds for each norm under one jit and vmap. It prints the
+time at which the flow departs from the linear solution (hand-over), the time at which it exceeds
+the bound of theorem 2, and the slopes of both times in log(1/norm). The flow departs by its cubic
+term, whose share of the field is (norm * exp(sqrt(n) t))^2, so the hand-over grows as
+log(1/norm)/sqrt(n). The bound is proportional to the norm, so the flow exceeds it after two thirds
+of that time.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ FIGURE = "mixon_linear_phase"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags, with the setting of the paper's figures as defaults."""
+    """The flags; the defaults are those of the paper's figures."""
     norms = [0.1, 0.01, 1e-3, 1e-4, 1e-5, 1e-6]
     parser = parser_of(__doc__, norms, "results/mixon_linear_phase")
     parser.add_argument(
@@ -40,18 +42,20 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
 
 
 def run_flow(flags: Namespace, linear: nc.LinearizedMixon) -> nc.Trajectory:
-    """The exact flow from every start, with what theorem 2 says as observables."""
-    # Half as long again as the smallest start takes to leave the origin.
+    """The exact flow from every start, with its distances from theorem 2 as observables."""
+    # 1.5 times as long as the flow takes to leave the origin from the smallest start, plus 2.
     times = np.linspace(0, 2 + 1.5 * math.log1p(1 / min(flags.norms)) / math.sqrt(flags.n), 201)
 
     def run(start, norm) -> nc.Trajectory:
+        # atol is absolute and therefore in proportion to the start. States are saved to be compared
+        # with theorem 2, and are dropped afterwards.
         flow = nc.gradient_flow(
-            linear.full, start, times, nc.RealTime(), diffrax.Dopri8(),
+            linear.full, start, times, clock=nc.RealTime(), solver=diffrax.Dopri8(),
             rtol=1e-12, atol=1e-12 * norm, observe=lambda state: {}, save_states=True,
         )  # fmt: skip
         assert flow.states is not None
-        beside = compare(linear, start, norm, jnp.asarray(times), flow.states)
-        return dataclasses.replace(flow, observables=beside, states=None)
+        distances = compare(linear, start, norm, jnp.asarray(times), flow.states)
+        return dataclasses.replace(flow, observables=distances, states=None)
 
     return over_starts(flags, linear.full, run)
 
@@ -59,7 +63,10 @@ def run_flow(flags: Namespace, linear: nc.LinearizedMixon) -> nc.Trajectory:
 def compare(
     linear: nc.LinearizedMixon, start: nc.LastLayer, norm, times: jax.Array, states: nc.LastLayer
 ) -> dict[str, jax.Array]:
-    """(T,) distances of the flow from theorem 2: relative, and over the start's norm."""
+    """(T,) distances of the flow from the solutions of theorem 2.
+
+    `linear_gap` is relative to the linear solution; the others are divided by the start norm.
+    """
     root = math.sqrt(linear.samples_per_class)
     part = nc.geometry.project_onto_T(start, linear.labels)
 
@@ -80,14 +87,18 @@ def compare(
 
 
 def distance(state: nc.LastLayer, other: nc.LastLayer) -> jax.Array:
-    """||(H, W) - (H', W')||, whatever the bias."""
+    """||(H, W) - (H', W')||, without the bias."""
     return jnp.sqrt(jax.tree.map(jnp.subtract, state, other).squared_norm())
 
 
 def first_passage(times: np.ndarray, values: np.ndarray, level: float | np.ndarray) -> np.ndarray:
-    """When (..., T) values first pass a level, linear in log between saves; NaN if never."""
+    """Times at which (..., T) values first exceed a level, NaN if never.
+
+    Between saves the logarithm of the values is interpolated linearly.
+    """
     excess = np.log(values) - np.log(level)
     above = excess > 0
+    # The first index above, but at least 1, so that there is an index before it.
     at = np.maximum(above.argmax(axis=-1), 1)[..., None]
     before, after = (np.take_along_axis(excess, i, -1)[..., 0] for i in (at - 1, at))
     share = before / (before - after)
@@ -96,12 +107,12 @@ def first_passage(times: np.ndarray, values: np.ndarray, level: float | np.ndarr
 
 
 def show(flags: Namespace, runs: nc.Trajectory) -> str:
-    """Times of hand-over and of passing the bound, and their slopes in log(1/norm)."""
+    """Table of the two times by start norm, and their slopes in log(1/norm)."""
     times = np.expm1(runs.common_log_time())
-    seen = {name: np.asarray(values) for name, values in runs.observables.items()}
-    left = first_passage(times, seen["linear_gap"], flags.gap)
-    # At the start the bound holds with room to spare.
-    passed = first_passage(times, seen["deviation"], seen["bound"])
+    recorded = {name: np.asarray(values) for name, values in runs.observables.items()}
+    left = first_passage(times, recorded["linear_gap"], flags.gap)
+    # At the start the deviation is below the bound.
+    passed = first_passage(times, recorded["deviation"], recorded["bound"])
     columns = {"hand-over": left, "passes bound": passed}
     meanings = {
         "hand-over": f"time at which the flow is {flags.gap:.0%} from the linear solution",
@@ -129,16 +140,16 @@ def run(parser: Parser, flags: Namespace) -> None:
     try:
         runs = run_flow(flags, nc.LinearizedMixon(flags.K, flags.d, flags.n))
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(f"flow and linear solution: {time.perf_counter() - began:.1f} s with compilation")
     print("medians over seeds; slope: of the times in log(1/norm)")
     print(show(flags, runs))
-    store(flags, "flow", runs)
+    data = store(flags, "flow", runs)
     saved = ["flow.zarr"]
     if not flags.no_plot:
-        from nc_jax import plotting
+        from figures.mixon_linear_phase import linear_phase_figure
 
-        figure = plotting.linear_phase_figure(runs, flags.norms, flags.gap)
+        figure = linear_phase_figure(data, flags.gap)
         saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 

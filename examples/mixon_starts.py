@@ -1,13 +1,15 @@
-"""What the scripts on Mixon's model share: flags, and starts over norms and seeds under one jit."""
+"""Shared by the scripts on Mixon's model: flags, and runs over start norms and seeds."""
 
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 from script import (
     Parser,
     add_output_flags,
+    attributes_of,
     check_seeds_and_stores,
     refuse_to_run,
     table,
@@ -16,29 +18,36 @@ from script import (
 
 import nc_jax as nc
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 
 def parser_of(description: str | None, norms: list[float], out: str) -> Parser:
-    """Flags of the model, its starts and its results, with the paper's setting as defaults."""
-    parser = Parser(description)
+    """The flags of the model, its starts and its results; the defaults are those of the paper."""
+    parser = Parser(description=description)
     add = parser.add_argument
-    add("--K", type=int, default=3, help="classes, the paper's C (%(default)s)")
-    add("--d", type=int, default=15, help="feature dimension, the paper's p (%(default)s)")
-    add("--n", type=int, default=3, help="samples of each class, the paper's N (%(default)s)")
+    add("--K", type=int, default=3, argument="num_classes",
+        help="classes, the paper's C (%(default)s)")  # fmt: skip
+    add("--d", type=int, default=15, argument="feature_dim",
+        help="feature dimension, the paper's p (%(default)s)")  # fmt: skip
+    add("--n", type=int, default=3, argument="samples_per_class",
+        help="samples of each class, the paper's N (%(default)s)")  # fmt: skip
     listed = " ".join(f"{norm:g}" for norm in norms)
     add("--norms", type=float, nargs="+", default=norms, metavar="NORM",
         help=f"||W||_F = ||H||_F of the starts ({listed})")  # fmt: skip
-    add("--seeds", type=int, default=100, help="starts of each norm (%(default)s)")
-    add("--seed", type=int, default=0, help="the first (%(default)s)")
-    add("--out", type=writable_folder, default=out, help="folder (%(default)s)")
+    add("--seeds", type=int, default=100, help="number of starts of each norm (%(default)s)")
+    add("--seed", type=int, default=0, help="number of the first start (%(default)s)")
+    add("--out", type=writable_folder, default=out,
+        help="folder for results and figures (%(default)s)")  # fmt: skip
     add_output_flags(parser)
     return parser
 
 
 def check(parser: Parser, flags: Namespace) -> None:
-    """Refuse what the package cannot judge before hours of work."""
+    """Refuse flags that the package would refuse only after a long run, or not at all."""
     check_seeds_and_stores(parser, flags)
     for norm in flags.norms:
-        # Below, rounding decides what is measured; above, the flow is ever stiffer.
+        # Below 1e-8 rounding decides what is measured; above 10 the flow becomes very stiff.
         if not 1e-8 <= norm <= 10:
             parser.error(f"--norms {norm:g}: give numbers from 1e-8 to 10.")
     if len(set(flags.norms)) < len(flags.norms):
@@ -46,7 +55,7 @@ def check(parser: Parser, flags: Namespace) -> None:
 
 
 def announce(flags: Namespace) -> None:
-    """Say what is about to run, and why nothing shows at first."""
+    """Print the setting before the first program is compiled."""
     print(
         f"Mixon's model: K={flags.K} d={flags.d} n={flags.n}, seeds {flags.seed} to "
         f"{flags.seed + flags.seeds - 1} of {len(flags.norms)} start norm(s). "
@@ -60,7 +69,10 @@ def over_starts(
     problem: nc.UnconstrainedFeatures,
     run: Callable[[nc.LastLayer, jax.Array], nc.Trajectory],
 ) -> nc.Trajectory:
-    """`run(start, norm)` over (norm, seed); a seed's direction is the same for every norm."""
+    """The runs `run(start, norm)` over (norm, seed).
+
+    The starts of a seed have the same direction for all norms.
+    """
 
     def from_seed(seed, norm) -> nc.Trajectory:
         key = jax.random.fold_in(jax.random.key(0), seed)
@@ -71,15 +83,15 @@ def over_starts(
     return jax.block_until_ready(jax.jit(over_both)(seeds, np.array(flags.norms)))
 
 
-def store(flags: Namespace, name: str, runs: nc.Trajectory) -> None:
-    """Runs over (norm, seed) as a Zarr store."""
+def store(flags: Namespace, name: str, runs: nc.Trajectory) -> "xr.Dataset":
+    """Save runs over (norm, seed) as a Zarr store; returns their data set."""
     from nc_jax import storage
 
-    settings = {flag: str(value) for flag, value in vars(flags).items()}
-    labelled = storage.to_dataset(runs, settings, ("norm", "seed"))
+    labelled = storage.to_dataset(runs, attributes=attributes_of(flags), runs=("norm", "seed"))
     seeds = np.arange(flags.seed, flags.seed + flags.seeds)
     labelled = labelled.assign_coords(norm=flags.norms, seed=seeds)
     storage.save(labelled, flags.out / f"{name}.zarr")
+    return labelled
 
 
 def by_norm(
@@ -88,10 +100,13 @@ def by_norm(
     fits: Mapping[str, Sequence[np.ndarray | None]],
     meanings: Mapping[str, str],
 ) -> str:
-    """Medians over seeds of (norm, seed) arrays, a row a norm, above named rows of fits.
+    """Table of medians over seeds: a row for each norm, and below them a row for each fit.
 
-    A fit has a (seed,) array, or None, for each column, shown as median over range. What is not
-    finite is left out. `meanings` are those of the columns.
+    Args:
+        columns: (norm, seed) arrays by heading.
+        fits: by name, a (seed,) array or None for each column. The table shows the median of the
+            array and its range in the row below. Values that are not finite are left out.
+        meanings: what the columns mean, by heading.
     """
     rows = [
         [f"{norm:g}", *(summary(values[i], ".3g")[0] for values in columns.values())]
@@ -106,7 +121,7 @@ def by_norm(
 
 
 def summary(values: np.ndarray, form: str) -> tuple[str, str]:
-    """Median and range of the finite values; no range of one."""
+    """Median and range of the finite values as text; the range of one value is empty."""
     values = values[np.isfinite(values)]
     if not values.size:
         return "-", ""
@@ -117,7 +132,7 @@ def summary(values: np.ndarray, form: str) -> tuple[str, str]:
 def slopes(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Least-squares slope of (norm, seed) values over (norm,) ones, for each seed."""
     deviation = x - x.mean()
-    # Not polyfit, which fails for all seeds where one is not finite.
+    # `np.polyfit` would fail for all seeds if one value is not finite; here its seed gets NaN.
     return deviation @ y / (deviation @ deviation)
 
 

@@ -1,9 +1,10 @@
-"""Figures 1 and 2 of Mixon, Parshall and Pi: strong collapse from small starts.
+"""Figures 1 and 2 of Mixon, Parshall and Pi: strong neural collapse from small starts.
 
 Integrates the flow Z' = -dR/dZ of the summed square loss with bias from Gaussian starts with
-||W||_F = ||H||_F = norm and b = 0, many seeds for each norm under one jit and vmap, and descends
-from the same starts. Prints the errors of strong collapse and the distance from the invariant
-subspace S at the end, fits their powers of the norm, and saves the figure and the results.
+||W||_F = ||H||_F = norm and b = 0, many seeds for each norm under one jit and vmap, and runs an
+optimiser from the same starts. Prints the errors of strong collapse and the distance from the
+invariant subspace S at the end, fits the powers of the norm with which they fall, and saves the
+figure and the results.
 """
 
 import math
@@ -19,7 +20,8 @@ from script import Parser, configure_jax, run_script, save_figure
 
 import nc_jax as nc
 
-# Optimizer and its default rate. Descent itself is unstable from 2/(Kn + sqrt n) = 0.19 on.
+# Optimisers with their default rates. Gradient descent is unstable from the rate 2/(Kn + sqrt n)
+# on, which is 0.19 for the default K and n.
 OPTIMIZERS = {
     "gd": (optax.sgd, 0.1),
     "momentum": (lambda rate: optax.sgd(rate, momentum=0.9), 0.05),
@@ -34,8 +36,8 @@ MEASURES = {
     "mixon_snc3": "SNC3",
     "mixon_distance_to_s": "from S",
 }
-# Beyond, the implicit solver: what still moves does so at a rate of about norm^2, and it alone can
-# follow that to any time.
+# Beyond this time the solver is implicit: the slowest modes move at a rate of about norm^2, and
+# only an implicit solver can follow them to any time in few steps.
 LONG = 1e3
 FIGURE = "mixon_strong_collapse"
 # What the columns of the table mean.
@@ -47,22 +49,27 @@ MEANINGS = {
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags, with the paper's setting as defaults."""
+    """The flags; the defaults are those of the paper."""
     norms = [1, 0.1, 0.01, 1e-3, 1e-4]
     parser = parser_of(__doc__, norms, "results/mixon_strong_collapse")
     add = parser.add_argument
     add("--time", type=float, default=30.0,
-        help="end of the flow (%(default)g); about 100/norm^2 reaches the limit, past a slow tail. "
+        help="end of the flow (%(default)g); the limit is reached at about 100/norm^2. "
         "Beyond 1000 by an implicit solver, minutes for 100 seeds")  # fmt: skip
     add("--rtol", type=float,
         help="relative tolerance of the flow (1e-11; of the implicit solver 1e-6)")  # fmt: skip
-    add("--optimizer", choices=OPTIMIZERS, default="gd", help="of the descent (%(default)s)")
-    add("--rate", type=float, help="its learning rate (gd, adagrad 0.1; momentum, nesterov 0.05; "
+    add(
+        "--optimizer",
+        choices=OPTIMIZERS,
+        default="gd",
+        help="optimiser of descent (%(default)s)",
+    )
+    add("--rate", type=float, help="learning rate (gd, adagrad 0.1; momentum, nesterov 0.05; "
         "adam, rmsprop 0.01)")  # fmt: skip
-    add("--steps", type=int, help="its steps (as many as make rate * step = 30)")
+    add("--steps", type=int, help="number of its steps (those with rate * steps = 30)")
     flags = parser.parse_args(arguments)
-    # Near rest an explicit solver lets stiff modes off S grow to its tolerance, while what is
-    # measured falls as norm^2; an implicit one damps them.
+    # Near rest an explicit solver excites stiff modes off S up to its tolerance, while the measured
+    # errors fall as norm^2. It therefore needs a tight rtol; an implicit solver damps these modes.
     if flags.rtol is None:
         flags.rtol = 1e-6 if flags.time > LONG else 1e-11
     flags.rate = OPTIMIZERS[flags.optimizer][1] if flags.rate is None else flags.rate
@@ -77,9 +84,9 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
 
 
 def observe(problem: nc.UnconstrainedFeatures, state: nc.LastLayer) -> dict[str, jax.Array]:
-    """The risk and the errors of strong collapse: what the figures show."""
-    seen = nc.metrics.collapse_metrics(state, problem.labels)
-    return {"objective": problem.objective(state), **{name: seen[name] for name in MEASURES}}
+    """The risk and the errors of strong collapse."""
+    metrics = nc.metrics.collapse_metrics(state, problem.labels)
+    return {"objective": problem.objective(state), **{name: metrics[name] for name in MEASURES}}
 
 
 def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory:
@@ -89,9 +96,10 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajecto
     times = np.geomspace(0.1, flags.time, 200) if far else np.linspace(0, flags.time, 241)
 
     def run(start, norm) -> nc.Trajectory:
-        # What stays off S for good is of the start's size: atol is far below it.
+        # atol is absolute. The part of the state off S that never vanishes has the size of the
+        # start, so that atol is chosen far below that size.
         return nc.gradient_flow(
-            problem, start, times, nc.RealTime(), solver,
+            problem, start, times, clock=nc.RealTime(), solver=solver,
             rtol=flags.rtol, atol=flags.rtol * norm / 100, observe=lambda s: observe(problem, s),
         )  # fmt: skip
 
@@ -106,7 +114,12 @@ def run_descent(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Traje
     def run(start, norm) -> nc.Trajectory:
         del norm
         descent = nc.gradient_descent(
-            problem, start, optimizer, flags.steps, saves, lambda s: observe(problem, s)
+            problem,
+            start,
+            optimizer,
+            flags.steps,
+            save_steps=saves,
+            observe=lambda s: observe(problem, s),
         )
         return descent.with_time_scaled(flags.rate)
 
@@ -114,10 +127,11 @@ def run_descent(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Traje
 
 
 def show(flags: Namespace, runs: nc.Trajectory) -> str:
-    """Medians over seeds at the end, and the powers of the norm that they fall with."""
+    """Table of medians over seeds at the end, and of the powers of the norm."""
     last = {name: np.asarray(values)[..., -1] for name, values in runs.observables.items()}
     columns = {"risk R": last["objective"]}
     columns |= {title: last[name] for name, title in MEASURES.items()}
+    # The powers are those of the limit of small norms.
     small = np.array(flags.norms) <= 0.1
     if small.sum() < 2:
         return by_norm(flags, columns, {}, MEANINGS)
@@ -138,13 +152,13 @@ def run(parser: Parser, flags: Namespace) -> None:
     announce(flags)
     if flags.d < flags.K - 1:
         print(f"d = {flags.d} < K - 1 = {flags.K - 1}: too few dimensions for strong collapse")
-    runs = {}
+    runs, data = {}, {}
     for name, integrate in (("flow", run_flow), ("descent", run_descent)):
         began = time.perf_counter()
         try:
             runs[name] = integrate(flags, nc.mixon(flags.K, flags.d, flags.n))
         except ValueError as error:
-            parser.error(str(error))
+            parser.refuse(error)
         end = f"t = {flags.time:g}"
         if name == "descent":
             end = f"step {flags.steps} of {flags.optimizer} at rate {flags.rate:g}"
@@ -152,17 +166,17 @@ def run(parser: Parser, flags: Namespace) -> None:
         print(f"\n{name} to {end}: {time.perf_counter() - began:.1f} s with compilation")
         failed = int(np.sum(~np.asarray(runs[name].succeeded)))
         if failed:
-            cure = "raise --rtol" if name == "flow" else "lower --rate"
-            print(f"{failed} of {runs[name].succeeded.size} runs did not reach it: {cure}")
+            advice = "raise --rtol" if name == "flow" else "lower --rate"
+            print(f"{failed} of {runs[name].succeeded.size} runs did not reach it: {advice}")
         print("medians over seeds at the end; powers of the norm over those <= 0.1, with range")
         print(show(flags, runs[name]))
-        store(flags, name, runs[name])
+        data[name] = store(flags, name, runs[name])
     saved = [f"{name}.zarr" for name in runs]
     if not flags.no_plot:
         from nc_jax import plotting
 
-        names = {"flow": runs["flow"], f"{flags.optimizer}, t = rate * step": runs["descent"]}
-        figure = plotting.strong_collapse_figure(names, flags.norms)
+        named = {"flow": data["flow"], f"{flags.optimizer}, t = rate * step": data["descent"]}
+        figure = plotting.sweep_figure(named, plotting.MIXON_PANELS, by="norm")
         saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 

@@ -1,11 +1,11 @@
 """Norm, margins and collapse of a CNN under the square loss (Rangamani et al., figures 2 to 17).
 
 Trains the paper's ConvNet on two classes, its weight matrices started at several Frobenius norms,
-with weight decay and without, seeds side by side, and with decay on labels of which a share is
-random. Draws the product of norms, the loss and the test accuracy by epoch (figures 2 and 14 to
+with and without weight decay and with several seeds, and then with decay on labels of which a share
+is random. Draws the product of norms, the loss and the test accuracy by epoch (figures 2 and 14 to
 17), sorted margins (3), histograms of margins (4), NC1 and NC2 (6), and all by the share of random
-labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --classes 2 4
---norms 0.01 0.1 0.5 1 3 5 10 --seeds 10 --epochs 1000 --batch 128 --rate 0.01 --decay 0.01.
+labels (11, 13). The paper's setting on other images: --dataset fashion-mnist --classes 2 4 --norms
+0.01 0.1 0.5 1 3 5 10 --seeds 10 --epochs 1000 --batch 128 --rate 0.01 --decay 0.01.
 """
 
 import math
@@ -30,7 +30,7 @@ COLUMNS = {
 def runs_of(
     parser, flags, data, settings: Mapping[Name, tuple[float, float, float]]
 ) -> dict[Name, xr.Dataset]:
-    """A training for each setting: name -> (start norm, decay, share of random labels)."""
+    """The data sets of trainings by name; a setting is (start norm, decay, share random labels)."""
     found = {}
     optimizer = sgd(flags, data[0])
     for name, (norm, decay, share) in settings.items():
@@ -44,12 +44,12 @@ def runs_of(
 
 
 def title(name: str | tuple[str, str]) -> str:
-    """A name of two parts as one."""
+    """A name of one or two parts as one text."""
     return name if isinstance(name, str) else ", ".join(name)
 
 
 def check(parser: Parser, flags) -> None:
-    """Refuse what only this script can judge."""
+    """Refuse flags that the package would not refuse."""
     if flags.net != "convnet":
         parser.error(f"--net {flags.net}: the paper's is convnet; give that or none.")
     for name in ("norms", "shares"):
@@ -61,24 +61,24 @@ def check(parser: Parser, flags) -> None:
     if not all(0 < share <= 1 for share in flags.shares):
         parser.error(f"--shares {flags.shares}: give numbers above 0, up to 1.")
     if flags.decay == 0:
-        parser.error("--decay 0: give a number > 0; runs without decay are made beside.")
+        parser.error("--decay 0: give a number > 0; runs without decay are added in any case.")
 
 
 def draw(flags, by_norm, by_share) -> None:
-    """All figures."""
+    """Save all figures."""
     from nc_jax import plotting
 
     panels = {
         "Product of norms ρ": ("norm_product",), "Training loss": ("train_loss",),
         "Test accuracy": ("test_accuracy",), "NC1 (Papyan)": ("papyan_nc1",),
-        # Centred means of two classes have one norm, whatever the features.
+        # NC2 is drawn for the classifiers alone: two centred class means always have equal norms.
         "NC2: norms of classifiers": ("papyan_classifier_equinorm",),
         "Smallest margin": ("margin_min",),
     }  # fmt: skip
     figures = {
         "norms": plotting.training_figure(by_norm, panels),
         "margins": plotting.sorted_margins_figure(by_norm),
-        "histograms": plotting.training_histograms_figure(next(iter(by_norm.values()))),
+        "histograms": plotting.histograms_figure(next(iter(by_norm.values()))),
         "random_labels": plotting.training_figure(by_share, panels),
     }
     for name, figure in figures.items():
@@ -86,15 +86,21 @@ def draw(flags, by_norm, by_share) -> None:
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add_flags(parser, "results/rangamani_binary", batch=32, seeds=3, schedule="constant")
     add = parser.add_argument
-    add("--classes", type=int, nargs=2, default=[3, 8], help="classes told apart (3 8)")
+    add(
+        "--classes",
+        type=int,
+        nargs=2,
+        default=[3, 8],
+        help="the two classes (3 8)",
+    )
     add("--norms", type=float, nargs="+", default=[0.1, 1.0, 5.0],
         help="Frobenius norms of the weight matrices at the start (0.1 1 5)")  # fmt: skip
     add("--shares", type=float, nargs="+", default=[0.2, 1.0],
-        help="of labels that are random, at the first norm (0.2 1)")  # fmt: skip
+        help="shares of random labels, for runs of the first norm (0.2 1)")  # fmt: skip
     flags = checked_flags(parser, arguments)
     check(parser, flags)
     return parser, flags
@@ -107,8 +113,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(parser: Parser, flags: Namespace) -> None:
     """Train, print, save."""
-    data = load(parser, flags, flags.classes)
+    data = load(parser, flags, classes=flags.classes)
     data = images.within_unit_ball(*data)
+    # Names have 15 digits, so that norms and shares that are close have different names and
+    # folders.
     by_norm = runs_of(parser, flags, data, {
         (f"start {norm:.15g}", f"decay {decay:g}"): (norm, decay, 0.0)
         for decay in (flags.decay, 0.0) for norm in flags.norms

@@ -1,10 +1,12 @@
 """Theorems 3 and 11 of Rangamani et al.: the frame at a quasi-interpolating critical point.
 
-As printed their hypothesis is empty: without a bias no critical point interpolates symmetrically.
-With a free bias or centred targets it holds exactly on the unconstrained-features model under the
-square loss, and in a deep ReLU net as far as that net interpolates symmetrically; bias-free, the
-model has an orthogonal frame in the place of the simplex. Flows of all of them from Gaussian starts
-to rest, on several classes of real images, measured against the formulas at the measured gap.
+The hypothesis of the theorems as printed is empty: without a bias no critical point interpolates
+symmetrically. With a free bias or centred targets the theorems hold exactly for the
+unconstrained-features model under the square loss, and for a deep ReLU net to the extent that the
+net interpolates symmetrically. Without a bias the classifiers of the model form an orthogonal frame
+instead of a simplex. This script integrates the flows of all these models from Gaussian starts to
+rest, on several classes of real images, and compares their ends with the formulas at the measured
+interpolation gap.
 """
 
 import time
@@ -14,29 +16,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
-from script import Parser, configure_jax, folder_name, run_script, save_figure, table
+from script import Parser, attributes_of, configure_jax, folder_name, run_script, save_figure, table
 
 import nc_jax as nc
 from nc_jax import storage
+from nc_jax.problems import relu
 
-SEEN = ("objective", "ji_within_class_variation", "ji_self_duality", "zhu_nc1")
+MEASURES = ("objective", "ji_within_class_variation", "ji_self_duality", "zhu_nc1")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags, with a setting that takes minutes on two cores as defaults."""
-    parser = Parser(__doc__)
+    """The flags; with the defaults the script takes minutes on two cores."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add_data_flags(parser, [0, 1, 2], 20)
     add("--decay", type=float, default=0.004,
         help="lambda of (sum |y - f|^2 + lambda |W|^2 of each layer)/2 (%(default)g)")  # fmt: skip
     add("--time", type=float, default=1500.0, help="end of the flows (%(default)g)")
-    add("--rtol", type=float, default=1e-4, help="their relative tolerance (%(default)g)")
+    add("--rtol", type=float, default=1e-4, help="relative tolerance of the flows (%(default)g)")
     add_run_flags(parser, 5, "starts of each", "results/rangamani_collapse")
     return parser, checked_flags(parser, arguments, ("time", "rtol", "decay"))
 
 
 def build(data: tuple, flags: Namespace) -> dict[str, nc.problems.AbstractProblem]:
-    """The models, with and without what makes up for the bias."""
+    """The models by name: some have a bias or centred targets, others neither."""
     inputs, one_hot = data[:2]
     classes = one_hot.shape[1]
     sizes = (len(one_hot) // classes,) * classes
@@ -44,31 +47,39 @@ def build(data: tuple, flags: Namespace) -> dict[str, nc.problems.AbstractProble
 
     def features(bias: bool) -> nc.UnconstrainedFeatures:
         return nc.UnconstrainedFeatures(
-            sizes, max(flags.widths), nc.SquaredError(), "sum", bias, decay
+            sizes,
+            max(flags.widths),
+            loss=nc.SquaredError(),
+            reduction="sum",
+            bias=bias,
+            weight_decay=decay,
         )
 
-    def net(targets, normalization, decay_on) -> nc.NormalizedReLUNet:
+    def net(targets, parametrization, decay_on) -> nc.NormalizedReLUNet:
+        # With rounded kinks the field is smooth and RKC is accurate (docs/relu.md).
         return nc.NormalizedReLUNet(
-            inputs, targets, flags.widths, normalization, reduction="sum",
-            weight_decay=flags.decay, decay_on=decay_on, activation=nc.SmoothReLU(1e-5),
+            inputs, targets, flags.widths, parametrization=parametrization, reduction="sum",
+            weight_decay=flags.decay, decay_on=decay_on, activation=nc.SmoothReLU(width=1e-5),
         )  # fmt: skip
 
     return {
         "features, bias": features(True),
-        "net, centred": net(one_hot - 1 / classes, "none", "layers"),
-        "net, centred, WN": net(one_hot - 1 / classes, "weight", "norm"),
+        "net, centred": net(one_hot - 1 / classes, relu.Cartesian(), relu.EachLayer()),
+        "net, centred, WN": net(
+            one_hot - 1 / classes, relu.WeightNormalization(), relu.WholeNorm()
+        ),
         "features, no bias": features(False),
-        "net, one-hot": net(one_hot, "none", "layers"),
+        "net, one-hot": net(one_hot, relu.Cartesian(), relu.EachLayer()),
     }
 
 
 def last_layer(problem, state) -> nc.LastLayer:
-    """The last layer of either kind of state."""
+    """The last layer of a state of either kind of problem."""
     return state if isinstance(state, nc.LastLayer) else problem.last_layer(state)
 
 
 def outputs_and_targets(problem, state) -> tuple[jax.Array, jax.Array]:
-    """Scores (N, C) and one-hot targets, centred where the model's are."""
+    """Outputs (N, C) and targets of a model: one-hot, or centred if the model's are."""
     scores = last_layer(problem, state).logits()
     if isinstance(problem, nc.NormalizedReLUNet):
         return scores, jnp.asarray(problem.targets)
@@ -76,13 +87,13 @@ def outputs_and_targets(problem, state) -> tuple[jax.Array, jax.Array]:
 
 
 def observe(problem, state) -> dict[str, jax.Array]:
-    """Collapse, and the cosines of all pairs of classifiers."""
+    """Measures of collapse, and the cosines of all pairs of classifiers."""
     layer = last_layer(problem, state)
-    seen = nc.metrics.collapse_metrics(layer, problem.labels)
+    metrics = nc.metrics.collapse_metrics(layer, problem.labels)
     pairs = np.triu_indices(layer.classifier.shape[0], 1)
     return {
         "objective": problem.objective(state),
-        **{name: seen[name] for name in SEEN[1:]},
+        **{name: metrics[name] for name in MEASURES[1:]},
         "cosines": nc.geometry.cosines(layer.classifier)[pairs],
     }
 
@@ -94,7 +105,7 @@ def run_flow(problem, flags: Namespace) -> nc.Trajectory:
     def run(seed) -> nc.Trajectory:
         start = problem.init(jax.random.fold_in(jax.random.key(0), seed))
         return nc.gradient_flow(
-            problem, start, times, nc.RealTime(), nc.RKC(), rtol=flags.rtol,
+            problem, start, times, clock=nc.RealTime(), solver=nc.RKC(), rtol=flags.rtol,
             atol=flags.rtol / 1000, observe=lambda state: observe(problem, state),
         )  # fmt: skip
 
@@ -110,34 +121,39 @@ def is_simplex(problem) -> bool:
 
 
 def measure(problem, state, decay: float) -> dict[str, float]:
-    """One end against the formulas at its gap: of theorem 3 (11 for weight normalisation), or of
-    the orthogonal frame.
+    """The end of one run, compared with the formulas for its measured interpolation gap.
+
+    The formulas are those of theorem 3; of theorem 11 for weight normalisation; and of the
+    orthogonal frame for models without a bias or centred targets.
     """
     layer = last_layer(problem, state)
     outputs, targets = (np.asarray(x) for x in outputs_and_targets(problem, state))
     labels, rows = np.asarray(problem.labels), np.asarray(layer.classifier)
     classes, size = rows.shape[0], len(labels) // rows.shape[0]
-    missed = targets - outputs
-    gap = float(np.mean(missed[np.arange(len(labels)), labels]))
+    errors = targets - outputs
+    gap = float(np.mean(errors[np.arange(len(labels)), labels]))
     means = np.stack([np.asarray(layer.features)[labels == c].mean(axis=0) for c in range(classes)])
-    beside = -gap / (classes - 1) if is_simplex(problem) else 0.0
-    assumed = np.where(np.arange(classes) == labels[:, None], gap, beside)
+    # Symmetric interpolation: one error at the true class, one at all others, of sum zero.
+    other_gap = -gap / (classes - 1) if is_simplex(problem) else 0.0
+    assumed = np.where(np.arange(classes) == labels[:, None], gap, other_gap)
     if is_simplex(problem):
         form = nc.exact.simplex_geometry(gap, decay, classes, size)
         inner, means = form.inner_product, means - means.mean(axis=0)
     else:
         form, inner = nc.exact.orthogonal_geometry(gap, decay, classes, size), 0.0
     factor, row = form.classifier_over_means, form.squared_norm
-    if getattr(problem, "normalization", None) == "weight":
+    scheme = getattr(problem, "parametrization", None)
+    if isinstance(scheme, relu.WeightNormalization):
         last, norm = state.norms[-1], jnp.prod(state.norms)
         unit = nc.exact.normalized_geometry(gap, norm, classes, size)
-        # For rows of ρ_L V_L over features of the layers below, which have their own norms.
+        # The formulas are for V_L and normalised features. The rows here are those of ρ_L V_L, and
+        # the features contain the norms of the layers below as a factor.
         factor = unit.direction_over_means * last**2 / norm
         row, inner = unit.squared_norm * last**2, unit.inner_product * last**2
     gram, off = rows @ rows.T, ~np.eye(classes, dtype=bool)
     return {
         "gap": gap,
-        "uneven": float(np.abs(missed - assumed).max()),
+        "uneven": float(np.abs(errors - assumed).max()),
         "row": float(np.mean(np.diag(gram))),
         "row, theory": float(row),
         "inner": float(np.mean(gram[off])),
@@ -149,7 +165,7 @@ def measure(problem, state, decay: float) -> dict[str, float]:
 
 
 def show(found: dict[str, list[dict[str, float]]]) -> str:
-    """A row for each model: medians over seeds, measured and (after a slash) as the theory says."""
+    """Table of medians over seeds, a row for each model: measured value / value of the theory."""
     columns = {
         "model": "", "gap": "mean of target less output at the true class",
         "uneven by": "largest deviation of an output from symmetric interpolation at that gap",
@@ -183,13 +199,13 @@ def run(parser: Parser, flags: Namespace) -> None:
     try:
         problems = build(data, flags)
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     for name, problem in problems.items():
         began = time.perf_counter()
         try:
             runs[name] = run_flow(problem, flags)
         except ValueError as error:
-            parser.error(str(error))
+            parser.refuse(error)
         print(f"{name}: {time.perf_counter() - began:.1f} s with compilation")
         failed = int(np.sum(~np.asarray(runs[name].succeeded)))
         if failed:
@@ -198,18 +214,19 @@ def run(parser: Parser, flags: Namespace) -> None:
         found[name] = [measure(problem, final, flags.decay) for final in finals]
     print("\nmedians over seeds at the end, theory at the measured gap")
     print(show(found))
-    attributes = {name: str(value) for name, value in vars(flags).items()}
-    saved = []
+    flows, saved = {}, []
     for name, run in runs.items():
         store = f"{folder_name(name)}.zarr"
-        dataset = storage.to_dataset(run, attributes, dims={"cosines": ["pair"]})
-        seeds = flags.seed + np.arange(flags.seeds)
-        storage.save(dataset.assign_coords(seed=seeds), flags.out / store)
+        dataset = storage.to_dataset(
+            run, attributes=attributes_of(flags), dims={"cosines": ["pair"]}
+        )
+        flows[name] = dataset.assign_coords(seed=flags.seed + np.arange(flags.seeds))
+        storage.save(flows[name], flags.out / store)
         saved.append(store)
     if not flags.no_plot:
-        from nc_jax import plotting
+        from figures.rangamani_collapse import frames_figure
 
-        figure = plotting.frames_figure(runs, len(flags.classes))
+        figure = frames_figure(flows, len(flags.classes))
         saved.append(save_figure(flags, figure, "rangamani_collapse"))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 

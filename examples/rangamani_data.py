@@ -1,4 +1,4 @@
-"""What the examples on Rangamani et al. share: two or more classes of an image set, as flags."""
+"""Shared by the scripts on Rangamani et al.: flags, and two or more classes of an image set."""
 
 import math
 from argparse import Namespace
@@ -23,15 +23,15 @@ def add_data_flags(parser: Parser, classes: list[int], samples: int) -> None:
     listed = " ".join(map(str, classes))
     add_dataset_flags(parser)
     add("--classes", type=int, nargs=len(classes), default=classes,
-        help=f"classes told apart ({listed})")  # fmt: skip
-    add("--samples", type=int, default=samples,
+        help=f"classes of the images ({listed})")  # fmt: skip
+    add("--samples", type=int, default=samples, argument="samples_per_class",
         help="training images of each class, the first of them (%(default)d)")  # fmt: skip
 
 
 def add_run_flags(parser: Parser, seeds: int, starts: str, out: str) -> None:
-    """`--widths`, `--seeds`, `--seed` and where results go; `starts` says what seeds count."""
+    """`--widths`, `--seeds` (whose help text is `starts`), `--seed` and the flags of the output."""
     add = parser.add_argument
-    add("--widths", type=int, nargs="+", default=[16, 16], help="of the hidden layers (16 16)")
+    add("--widths", type=int, nargs="+", default=[16, 16], help="hidden layers (16 16)")
     add("--seeds", type=int, default=seeds, help=f"{starts} (%(default)d)")
     add("--seed", type=int, default=0, help="number of the first start (%(default)d)")
     add("--out", type=writable_folder, default=out,
@@ -42,7 +42,11 @@ def add_run_flags(parser: Parser, seeds: int, starts: str, out: str) -> None:
 def checked_flags(
     parser: Parser, arguments: list[str] | None, above_zero: tuple[str, ...]
 ) -> Namespace:
-    """The flags, with what both examples check: those named are above 0, seeds are seeds."""
+    """The parsed flags.
+
+    The flags in `above_zero` must be finite and positive, the seeds must fit a random key, and no
+    file may be in the place of a store in OUT.
+    """
     flags = parser.parse_args(arguments)
     flags.out = Path(flags.out)
     for name in above_zero:
@@ -53,20 +57,24 @@ def checked_flags(
 
 
 def load(parser: Parser, flags: Namespace) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Training inputs and targets, test inputs and targets; ±1 for two classes, else one-hot."""
+    """Training inputs and targets, test inputs and targets.
+
+    Targets are ±1 for two classes and one-hot for more.
+    """
     try:
         parts = []
         for split in ("train", "test"):
-            found = images.load(flags.dataset, split, flags.folder, flags.download)
+            found = images.load(flags.dataset, split, folder=flags.folder, download=flags.download)
             each = flags.samples if split == "train" else None
             if len(flags.classes) == 2:
+                # `two_classes` counts the images of both classes together.
                 negative, positive = flags.classes
                 both = None if each is None else 2 * each
-                parts.append(images.two_classes(found, negative, positive, both))
+                parts.append(images.two_classes(found, negative, positive, num_samples=both))
             else:
-                parts.append(images.several_classes(found, flags.classes, each))
+                parts.append(images.several_classes(found, flags.classes, samples_per_class=each))
     except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.error(str(error))
+        parser.refuse(error)
     (inputs, targets), (test_inputs, test_targets) = parts
     inputs, test_inputs = images.unit_ball(inputs, test_inputs)
     return inputs, targets, test_inputs, test_targets

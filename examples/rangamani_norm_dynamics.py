@@ -1,10 +1,10 @@
 """Figures 2, 3, 4 and 10 of Rangamani et al.: norm, margins and weight decay of a deep ReLU net.
 
-Integrates the flow of the paper's toy model, a ReLU net under the square loss with every layer
-normalised by a Lagrange multiplier, on two classes of real images: start norms 0.01 to 10, with and
-without weight decay, ten seeds each under one vmap. Prints where the norm and the margins end and
-how much of the start they remember, then holds descent, its differential equation of second order
-and the flow against each other. Saves the figures and the results.
+Integrates the flow of the paper's toy model, a ReLU net under the square loss in which a Lagrange
+multiplier normalises every layer, on two classes of real images: start norms 0.01 to 10, with and
+without weight decay, ten seeds each under one vmap. Prints the norm and the margins at the end and
+how much they depend on the start. Then measures the distances between gradient descent, its
+differential equation of second order and the flow. Saves the figures and the results.
 """
 
 import math
@@ -17,32 +17,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import xarray as xr
 from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
-from script import Parser, configure_jax, run_script, save_figure, table
+from script import Parser, attributes_of, configure_jax, run_script, save_figure, table
 from tqdm import tqdm
 
 import nc_jax as nc
 from nc_jax import storage
 
 NORMS = [0.01, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0]
-SEEN = (
+OBSERVABLES = (
     "objective", "norm", "margins", "mean_margin", "margin_std", "equilibrium_norm",
     "interpolation_gap", "train_error", "test_error", "lemma_9_residual", "multipliers",
 )  # fmt: skip
-# A histogram of one run, as the paper's figure 4: start 0.1, with decay.
+# Start norm of the run with decay whose outputs are drawn as histograms (figure 4 of the paper).
 HISTOGRAM_NORM = 0.1
 RATES = np.array([0.2, 0.1, 0.05, 0.025, 0.0125])
 HORIZON = 4.0
+# What descent is compared with: its equation from two initial velocities, and the flow.
+CURVES = ("equation, x'(0) = -F", "equation, x'(0) = 0", "flow")
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags, with a setting that takes minutes on two cores as defaults."""
-    parser = Parser(__doc__)
+    """The flags; with the defaults the script takes minutes on two cores."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add_data_flags(parser, [3, 8], 30)
     add("--norms", type=float, nargs="+", default=NORMS, help="start norms rho (0.01 to 10)")
     add("--decay", type=float, default=0.005,
-        help="lambda of lambda rho^2, beside 0 (%(default)g: half the paper's 0.01)")  # fmt: skip
+        help="lambda of lambda rho^2, compared with 0 (%(default)g, half the paper's)")  # fmt: skip
     add("--time", type=float, default=400.0, help="end of the flow (%(default)g)")
     add("--rtol", type=float, default=1e-3, help="relative tolerance of the flow (%(default)g)")
     add("--rounding", type=float, default=1e-5,
@@ -55,54 +58,62 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
 
 
 def build(data: tuple, flags: Namespace, decay, activation) -> nc.NormalizedReLUNet:
-    """The toy model of section 3.4 on the two classes."""
+    """The toy model of section 3.4 of the paper on the two classes."""
     inputs, targets, test_inputs, test_targets = data
     return nc.NormalizedReLUNet(
-        inputs, targets, flags.widths, "lagrange", weight_decay=decay, activation=activation,
-        test_inputs=test_inputs, test_targets=test_targets,
-    )  # fmt: skip
+        inputs,
+        targets,
+        flags.widths,
+        parametrization=nc.problems.relu.Lagrange(),
+        weight_decay=decay,
+        activation=activation,
+        test_inputs=test_inputs,
+        test_targets=test_targets,
+    )
 
 
 def start_key(seed) -> jax.Array:
-    """The key of a start, the same alone and in a batch."""
+    """The key of a start; the start is the same alone and in a batch."""
     return jax.random.fold_in(jax.random.key(0), seed)
 
 
 def run_flows(data: tuple, flags: Namespace) -> nc.Trajectory:
-    """The flow from every start: axes decay, norm, seed.
+    """The flows from all starts, over (decay, norm, seed).
 
-    The seeds of one start norm share a vmap and one compilation serves all. Norms are not batched:
-    each step of a batch takes as many stages as its stiffest lane, and those differ by norm.
+    The seeds of one start norm are one batch, and one compiled program serves all batches. Several
+    norms are not one batch: each step of a batch takes as many stages as its stiffest lane, and the
+    stiffness depends on the norm.
     """
     times = np.concatenate([[0.0], np.geomspace(0.1, flags.time, 120)])
-    activation = nc.SmoothReLU(flags.rounding)
+    # With rounded kinks the field is smooth and RKC is accurate (docs/relu.md).
+    activation = nc.SmoothReLU(width=flags.rounding)
 
     def run(decay, norm, seed) -> nc.Trajectory:
         problem = build(data, flags, decay, activation)
         start = problem.init(start_key(seed), norm)
 
         def observe(state: nc.Layers) -> dict[str, jax.Array]:
-            seen = problem.observe(state)
-            return {name: seen[name] for name in SEEN}
+            observed = problem.observe(state)
+            return {name: observed[name] for name in OBSERVABLES}
 
         return nc.gradient_flow(
-            problem, start, times, nc.RealTime(), nc.RKC(), rtol=flags.rtol,
+            problem, start, times, clock=nc.RealTime(), solver=nc.RKC(), rtol=flags.rtol,
             atol=flags.rtol / 1000, observe=observe,
         )  # fmt: skip
 
     over_seeds = jax.jit(jax.vmap(run, (None, None, 0)))
     seeds = flags.seed + np.arange(flags.seeds)
     settings = [(decay, norm) for decay in (flags.decay, 0.0) for norm in flags.norms]
-    done = [
+    runs = [
         jax.block_until_ready(over_seeds(jnp.asarray(decay), jnp.asarray(norm), seeds))
         for decay, norm in tqdm(settings, unit=" start norms", delay=2)
     ]
     shape = (2, len(flags.norms))
-    return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *done)
+    return jax.tree.map(lambda *leaves: np.stack(leaves).reshape(*shape, *leaves[0].shape), *runs)
 
 
 def ends(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
-    """A row for each start norm: medians over seeds at the end, and the range of ρ."""
+    """Table of medians over seeds at the end, a row for each start norm, with the range of ρ."""
     last = {name: np.asarray(values)[decay, :, :, -1] for name, values in runs.observables.items()}
     columns = {
         "start": "norm at the start", "rho": "norm at the end", "range": "of rho over seeds",
@@ -113,24 +124,24 @@ def ends(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
     }  # fmt: skip
     rows = []
     for i, norm in enumerate(flags.norms):
-        # A net that classifies no better than a constant has died on the way.
+        # A net that classifies no better than a constant is dead: all its units output 0.
         alive = last["train_error"][i] < 0.25
         if not alive.any():
             rows.append([f"{norm:g}", *["-"] * 8, str(flags.seeds)])
             continue
-        of = {name: values[i][alive] for name, values in last.items()}
-        numbers = [np.median(of["equilibrium_norm"]), np.median(of["mean_margin"]),
-                   np.median(of["margin_std"] / of["mean_margin"]),
-                   np.median(of["interpolation_gap"]), np.median(of["objective"]),
-                   np.median(of["test_error"])]  # fmt: skip
-        low, high = of["norm"].min(), of["norm"].max()
-        rows.append([f"{norm:g}", f"{np.median(of['norm']):.4f}", f"{low:.3f} to {high:.3f}",
+        used = {name: values[i][alive] for name, values in last.items()}
+        numbers = [np.median(used["equilibrium_norm"]), np.median(used["mean_margin"]),
+                   np.median(used["margin_std"] / used["mean_margin"]),
+                   np.median(used["interpolation_gap"]), np.median(used["objective"]),
+                   np.median(used["test_error"])]  # fmt: skip
+        low, high = used["norm"].min(), used["norm"].max()
+        rows.append([f"{norm:g}", f"{np.median(used['norm']):.4f}", f"{low:.3f} to {high:.3f}",
                      *(f"{x:.4g}" for x in numbers), str(flags.seeds - alive.sum())])  # fmt: skip
     return table(columns, rows)
 
 
 def memory_of_the_start(flags: Namespace, runs: nc.Trajectory, decay: int) -> str:
-    """How far apart the ends are, between start norms and between seeds."""
+    """A sentence on how much the norm at the end differs between start norms and between seeds."""
     last = np.asarray(runs.observables["norm"])[decay, :, :, -1]
     alive = np.asarray(runs.observables["train_error"])[decay, :, :, -1] < 0.25
     medians = [np.median(of[ok]) for of, ok in zip(last, alive, strict=True) if ok.any()]
@@ -143,24 +154,26 @@ def memory_of_the_start(flags: Namespace, runs: nc.Trajectory, decay: int) -> st
 
 
 def certificates(runs: nc.Trajectory) -> str:
-    """What the theory says of every save of every run, and by how much it is missed."""
-    seen = {name: np.asarray(values) for name, values in runs.observables.items()}
-    nu, loss = seen["multipliers"], seen["objective"]
+    """Largest deviations, over all saves of all runs, from what the theory states."""
+    recorded = {name: np.asarray(values) for name, values in runs.observables.items()}
+    nu, loss = recorded["multipliers"], recorded["objective"]
     rise = np.max(np.diff(loss, axis=-1) / loss[..., :-1])
     return "\n".join([
-        f"  ||V_k||^2 is off 1 by at most {seen['direction_norms_drift'].max():.1e}",
-        f"  lemma 9: at most {np.abs(seen['lemma_9_residual']).max():.1e}",
+        f"  ||V_k||^2 is off 1 by at most {recorded['direction_norms_drift'].max():.1e}",
+        f"  lemma 9: at most {np.abs(recorded['lemma_9_residual']).max():.1e}",
         f"  nu_k differ over the layers by at most {np.max(np.ptp(nu, axis=-1)):.1e}",
         f"  largest rise of the loss from save to save: {max(rise, 0):.1e} of it",
     ])  # fmt: skip
 
 
-def orders(data: tuple, flags: Namespace) -> dict[str, dict[str, np.ndarray]]:
-    """Distances at time HORIZON between descent, its equation and the flow, for every rate."""
+def orders(data: tuple, flags: Namespace) -> xr.Dataset:
+    """Distances at time HORIZON between descent and each of `CURVES`, over (net, curve, rate)."""
+    # The flow and the equation are integrated with rounded kinks, for which adaptive steps are
+    # reliable; descent uses the ReLU itself.
     nets = {
         "linear net": (build(data, flags, flags.decay, _identity),) * 2,
         "ReLU net": (
-            build(data, flags, flags.decay, nc.SmoothReLU(flags.rounding)),
+            build(data, flags, flags.decay, nc.SmoothReLU(width=flags.rounding)),
             build(data, flags, flags.decay, jax.nn.relu),
         ),
     }
@@ -169,21 +182,22 @@ def orders(data: tuple, flags: Namespace) -> dict[str, dict[str, np.ndarray]]:
         start = flowing.init(start_key(flags.seed), 1.0)
         flow = _at_horizon(flowing, start)
         equation = jax.jit(partial(_equation, flowing, start))
-        found: dict[str, list[float]] = {
-            "equation, x'(0) = -F": [], "equation, x'(0) = 0": [], "flow": [],
-        }  # fmt: skip
+        found: dict[str, list[float]] = {curve: [] for curve in CURVES}
         for rate in RATES:
             descent = nc.gradient_descent(
                 descending, start, optax.sgd(rate), round(HORIZON / rate),
                 observe=lambda state: {"norm": state.norms[0]},
             ).final  # fmt: skip
-            found["equation, x'(0) = -F"].append(_distance(equation(rate, 1.0), descent))
-            found["equation, x'(0) = 0"].append(_distance(equation(rate, 0.0), descent))
-            found["flow"].append(_distance(flow, descent))
-        errors[f"distance from descent at t = {HORIZON:g}, {name}"] = {
-            curve: np.array(values) for curve, values in found.items()
-        }
-    return errors
+            others = (equation(rate, 1.0), equation(rate, 0.0), flow)
+            for curve, other in zip(CURVES, others, strict=True):
+                found[curve].append(_distance(other, descent))
+        errors[name] = found
+    values = [list(found.values()) for found in errors.values()]
+    return xr.Dataset(
+        {"distance": (("net", "curve", "rate"), np.array(values))},
+        {"net": list(errors), "curve": list(CURVES), "rate": RATES},
+        {"horizon": HORIZON},
+    )
 
 
 def _identity(z: jax.Array) -> jax.Array:
@@ -193,13 +207,19 @@ def _identity(z: jax.Array) -> jax.Array:
 def _at_horizon(problem, start):
     """The state at HORIZON, to rtol 1e-7."""
     return nc.gradient_flow(
-        problem, start, np.array([HORIZON]), nc.RealTime(), diffrax.Tsit5(), rtol=1e-7, atol=1e-9,
+        problem,
+        start,
+        np.array([HORIZON]),
+        clock=nc.RealTime(),
+        solver=diffrax.Tsit5(),
+        rtol=1e-7,
+        atol=1e-9,
         observe=lambda state: {},
-    ).final  # fmt: skip
+    ).final
 
 
 def _equation(problem: nc.NormalizedReLUNet, start: nc.Layers, rate, speed) -> nc.Layers:
-    """The position at HORIZON under the equation of descent, begun at `speed` times −F."""
+    """The position at HORIZON by the equation of descent, with the initial velocity −speed·F."""
     equation = nc.GradientDescentODE(problem, rate)
     moving = equation.start(start)
     velocity = jax.tree.map(lambda v: speed * v, moving.velocity)
@@ -211,64 +231,80 @@ def _distance(left: nc.Layers, right: nc.Layers) -> float:
     return math.sqrt(sum(jax.tree.leaves(squares)))
 
 
-def show_orders(errors: dict[str, dict[str, np.ndarray]]) -> str:
-    """A row for each rate, and the fitted order below."""
+def show_orders(distances: xr.Dataset) -> str:
+    """Tables by net: a row for each rate, and the fitted order below."""
     parts = []
-    for title, curves in errors.items():
-        rows = [[f"{r:g}", *(f"{v[i]:.2e}" for v in curves.values())] for i, r in enumerate(RATES)]
-        fits = [np.polyfit(np.log(RATES), np.log(v), 1)[0] for v in curves.values()]
+    for net, values in zip(distances["net"].values, distances["distance"].values, strict=True):
+        rows = [[f"{r:g}", *(f"{v[i]:.2e}" for v in values)] for i, r in enumerate(RATES)]
+        fits = [np.polyfit(np.log(RATES), np.log(v), 1)[0] for v in values]
         rows.append(["order", *(f"{fit:.2f}" for fit in fits)])
-        parts.append(f"{title}\n{table(['rate', *curves], rows)}")
+        title = f"distance from descent at t = {HORIZON:g}, {net}"
+        parts.append(f"{title}\n{table(['rate', *distances['curve'].values], rows)}")
     return "\n\n".join(parts)
 
 
-def logistic() -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Figure 10: equation 51 with Σ f̄ = √2 and Σ f̄² = 1, and points of its closed form."""
+def logistic() -> xr.Dataset:
+    """Figure 10: equation 51 with Σ f̄ = √2 and Σ f̄² = 1, and points of its closed form.
+
+    `norm`, over (layers, start, t), is integrated. `exact_time` and `exact_norm`, over (layers,
+    start, point), are from the closed form.
+    """
     times, starts = np.linspace(0.0, 3.0, 121), np.array([0.05, 0.3, 2.0])
     x = np.array([[1.0], [-1.0]]) / math.sqrt(2)
-    curves, exact = {}, {}
-    for layers in (1, 2, 3, 4):
-        # A chain of single units on two antipodal samples, whose margins are 1/√2 for good.
+    depths = (1, 2, 3, 4)
+    # The closed form gives the time at which a norm is reached, not the norm at a time.
+    points = np.stack([s + (math.sqrt(2) - s) * np.linspace(0.03, 0.98, 9) for s in starts])
+    curves, exact = [], []
+    for layers in depths:
+        # A chain of single units on two antipodal samples: the margins are 1/√2 at all times.
         problem = nc.NormalizedReLUNet(
-            x, np.array([1.0, -1.0]), (1,) * (layers - 1), "polar", reduction="sum",
-            activation=_identity,
+            x, np.array([1.0, -1.0]), (1,) * (layers - 1),
+            parametrization=nc.problems.relu.Polar(), reduction="sum", activation=_identity,
         )  # fmt: skip
 
         def run(norm, problem=problem, layers=layers) -> jax.Array:
             ones = tuple(jnp.ones((1, 1)) for _ in range(layers))
             start = nc.Layers(ones, jnp.full(layers, norm ** (1 / layers)))
             traj = nc.gradient_flow(
-                problem, start, times, nc.RealTime(), diffrax.Tsit5(),
+                problem, start, times, clock=nc.RealTime(), solver=diffrax.Tsit5(),
                 observe=lambda state: {"norm": jnp.prod(state.norms)},
             )  # fmt: skip
             return traj.observables["norm"]
 
-        curves[f"L = {layers}"] = np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(starts)))
-        on_the_way = [s + (math.sqrt(2) - s) * np.linspace(0.03, 0.98, 9) for s in starts]
+        curves.append(np.asarray(jax.jit(jax.vmap(run))(jnp.asarray(starts))))
         reached = [
-            np.asarray(nc.exact.norm_time(norms, start, math.sqrt(2), 1.0, layers))
-            for norms, start in zip(on_the_way, starts, strict=True)
+            np.asarray(
+                nc.exact.norm_time(
+                    norms, start=start, alignment=math.sqrt(2), second_moment=1.0, num_layers=layers
+                )
+            )
+            for norms, start in zip(points, starts, strict=True)
         ]
-        exact[f"L = {layers}"] = np.stack([reached, on_the_way], axis=1)
-    return times, curves, exact
+        exact.append(reached)
+    by_start = ("layers", "start", "point")
+    return xr.Dataset(
+        {
+            "norm": (("layers", "start", "t"), np.array(curves)),
+            "exact_time": (by_start, np.array(exact)),
+            "exact_norm": (by_start, np.broadcast_to(points, (len(depths), *points.shape))),
+        },
+        {"layers": list(depths), "start": starts, "t": times},
+    )
 
 
-def draw(flags: Namespace, runs: nc.Trajectory, errors, chain) -> list[str]:
+def draw(flags: Namespace, flows: xr.Dataset, distances: xr.Dataset) -> list[str]:
     """Save the figures; returns their names."""
-    from nc_jax import plotting
+    from figures import rangamani_norm_dynamics as figures
 
-    names = [f"λ = {flags.decay:g}", "λ = 0"]
-    by_decay = {name: jax.tree.map(lambda leaf, i=i: leaf[i], runs) for i, name in enumerate(names)}
     nearest = int(np.argmin(np.abs(np.log(np.array(flags.norms) / HISTOGRAM_NORM))))
-    one = jax.tree.map(lambda leaf: leaf[0, nearest, 0], runs)
-    figures = {
-        "figure_2": plotting.norm_dynamics_figure(by_decay, flags.norms),
-        "figure_3": plotting.margins_figure(by_decay, flags.norms),
-        "figure_4": plotting.margin_histograms_figure(one),
-        "figure_10": plotting.logistic_figure(*chain),
-        "orders": plotting.orders_figure(RATES, errors),
+    drawn = {
+        "figure_2": figures.norm_dynamics_figure(flows),
+        "figure_3": figures.margins_figure(flows),
+        "figure_4": figures.outputs_figure(flows.isel(decay=0, norm_at_start=nearest, seed=0)),
+        "figure_10": figures.logistic_figure(logistic()),
+        "orders": figures.orders_figure(distances),
     }
-    return [save_figure(flags, figure, name) for name, figure in figures.items()]
+    return [save_figure(flags, figure, name) for name, figure in drawn.items()]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -290,7 +326,7 @@ def run(parser: Parser, flags: Namespace) -> None:
     try:
         runs = run_flows(data, flags)
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     steps = np.asarray(runs.num_steps)
     print(f"{steps.size} flows to t = {flags.time:g}: {time.perf_counter() - began:.1f} s with "
           f"compilation, {steps.min()} to {steps.max()} steps")  # fmt: skip
@@ -302,19 +338,20 @@ def run(parser: Parser, flags: Namespace) -> None:
         print(ends(flags, runs, i))
         print(memory_of_the_start(flags, runs, i))
     print(f"\ncertificates\n{certificates(runs)}")
-    attributes = {name: str(value) for name, value in vars(flags).items()}
     dims = {"margins": ["sample"], "multipliers": ["layer"]}
-    flows = storage.to_dataset(runs, attributes, ("decay", "norm_at_start", "seed"), dims)
+    flows = storage.to_dataset(
+        runs, attributes=attributes_of(flags), runs=("decay", "norm_at_start", "seed"), dims=dims
+    )
     flows = flows.assign_coords(
         decay=[flags.decay, 0.0], norm_at_start=flags.norms,
         seed=flags.seed + np.arange(flags.seeds),
     )  # fmt: skip
     storage.save(flows, flags.out / "flow.zarr")
-    errors = orders(data, flags)
-    print(f"\n{show_orders(errors)}")
+    distances = orders(data, flags)
+    print(f"\n{show_orders(distances)}")
     saved = ["flow.zarr"]
     if not flags.no_plot:
-        saved += draw(flags, runs, errors, logistic())
+        saved += draw(flags, flows, distances)
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 

@@ -1,4 +1,4 @@
-"""What the example scripts share: flags, one-line errors, settings of JAX, tables and figures."""
+"""Shared by the example scripts: flags, one-line errors, settings of JAX, tables and figures."""
 
 import argparse
 import contextlib
@@ -9,24 +9,41 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# Of figures.
+# Formats of saved figures.
 FORMATS = ("png", "pdf", "svg")
 
 
 class Parser(argparse.ArgumentParser):
-    """Argument parser whose errors are one line and exit 2; flags are given in full."""
+    """Argument parser whose errors are one line with exit code 2; flags cannot be abbreviated."""
 
-    def __init__(self, description: str | None = None) -> None:
+    def __init__(self, *, description: str | None = None) -> None:
+        # The flag that sets an argument of the library, by the name of the argument.
+        self._flags: dict[str, str] = {}
         super().__init__(description=description, allow_abbrev=False)
-        # Where errors go, also while `output` silences the rest.
+        # The stream of errors, so that they are printed also while `output` redirects stderr.
         self._errors = sys.stderr
+
+    def add_argument(self, *names: str, argument: str = "", **options: Any) -> argparse.Action:
+        """Add a flag; `argument` is the name of the library's argument, if it differs."""
+        action = super().add_argument(*names, **options)
+        self._flags[argument or action.dest] = names[0]
+        return action
+
+    def refuse(self, error: Exception) -> NoReturn:
+        """Exit with an error of the library as message.
+
+        Before it are the flags that set the arguments which the error names.
+        """
+        arguments = getattr(error, "arguments", ())
+        flags = [self._flags[argument] for argument in arguments if argument in self._flags]
+        self.error(": ".join(filter(None, [", ".join(flags), str(error)])))
 
     def error(self, message: str) -> NoReturn:
         """Print the message alone; argparse would print the usage above it."""
@@ -40,18 +57,18 @@ def add_dataset_flags(parser: Parser) -> None:
 
     add = parser.add_argument
     add("--dataset", type=images.standard_name, choices=images.NAMES, default="digits",
-        help="images (%(default)s)")  # fmt: skip
-    add("--folder", type=Path, help="of the data set, where it needs one")
+        help="image set (%(default)s)")  # fmt: skip
+    add("--folder", type=Path, help="folder with the files of the data set, if it needs one")
     add("--download", action="store_true",
-        help="fetch its published files if they are not there")  # fmt: skip
+        help="download the published files if they are not in the folder")  # fmt: skip
 
 
 def add_output_flags(parser: Parser) -> None:
     """`--no-plot`, `--format` and `--quiet`."""
     add = parser.add_argument
     add("--no-plot", action="store_true", help="save no figure")
-    add("--format", choices=FORMATS, default="png", help="of the figures (%(default)s)")
-    add("--quiet", action="store_true", help="print nothing but errors")
+    add("--format", choices=FORMATS, default="png", help="format of the figures (%(default)s)")
+    add("--quiet", action="store_true", help="print only errors")
 
 
 def run_script(
@@ -59,7 +76,7 @@ def run_script(
     run: Callable[[Parser, argparse.Namespace], None],
     arguments: list[str] | None,
 ) -> None:
-    """Parse the flags, then run, without prints and progress bars if `--quiet` is given."""
+    """Parse the flags, then run; `--quiet` suppresses prints and progress bars."""
     parser, flags = parse(arguments)
     with output(flags):
         run(parser, flags)
@@ -67,7 +84,7 @@ def run_script(
 
 @contextlib.contextmanager
 def output(flags: argparse.Namespace) -> Iterator[None]:
-    """Silence prints and progress bars if `--quiet` is given; a parser's errors are printed."""
+    """Suppress output and progress bars if `--quiet` is given; errors of a parser are printed."""
     with contextlib.ExitStack() as stack:
         if flags.quiet:
             nowhere = stack.enter_context(open(os.devnull, "w"))
@@ -76,15 +93,20 @@ def output(flags: argparse.Namespace) -> Iterator[None]:
         yield
 
 
+def attributes_of(flags: argparse.Namespace) -> dict[str, str]:
+    """The flags as texts, for the attributes of a data set."""
+    return {flag: str(value) for flag, value in vars(flags).items()}
+
+
 def save_figure(flags: argparse.Namespace, figure: "Figure", name: str) -> str:
-    """Save a figure in OUT in the format of the flags; returns its file name."""
+    """Save a figure in OUT in the format that the flags give; returns its file name."""
     file = f"{name}.{flags.format}"
     figure.savefig(flags.out / file, dpi=130)
     return file
 
 
 def folder_name(title: str) -> str:
-    """A title as the name of a folder: letters, digits, dots, signs and underscores.
+    """A title as the name of a folder; other characters than letters, digits and .+- become "_".
 
     Example: `folder_name("fixed ETF, d = K")` is "fixed_ETF_d_K".
     """
@@ -93,10 +115,10 @@ def folder_name(title: str) -> str:
 
 
 def refuse_to_run(file: str) -> NoReturn:
-    """End a module that is no script itself with a line that names the scripts."""
+    """Exit with a line that names the scripts; for a module that is not a script."""
     here = Path(file)
     scripts = sorted(path.name for path in here.parent.glob("*.py") if _is_script(path))
-    sys.exit(f"{here.name}: holds what the examples share; run one of {', '.join(scripts)}")
+    sys.exit(f"{here.name}: is a module that the examples share; run one of {', '.join(scripts)}")
 
 
 def _is_script(path: Path) -> bool:
@@ -104,13 +126,13 @@ def _is_script(path: Path) -> bool:
 
 
 def writable_folder(text: str) -> Path:
-    """An output folder, made now, so that a long run does not end in an error."""
+    """An output folder, which is created and tested before the run and not at its end."""
     from nc_jax.paths import local_path
 
     if not text:
         raise argparse.ArgumentTypeError("empty: give the name of a folder")
     try:
-        path = local_path(text, "folder")
+        path = local_path(text, name="folder")
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"
         probe.touch()
@@ -125,7 +147,7 @@ def writable_folder(text: str) -> Path:
 
 
 def configure_jax() -> None:
-    """Compute in float64, and store compiled programs, so that the next run loads them."""
+    """Compute in float64, and store compiled programs, which the next run then loads."""
     import jax
 
     import nc_jax
@@ -135,7 +157,7 @@ def configure_jax() -> None:
 
 
 def check_seeds_and_stores(parser: Parser, flags: argparse.Namespace) -> None:
-    """Refuse seeds that are none, or that a key cannot hold, and files where stores will be."""
+    """Refuse seeds that a random key cannot hold, and files in the places of the stores."""
     if flags.seeds < 1:
         parser.error(f"--seeds {flags.seeds}: give an integer >= 1.")
     if not 0 <= flags.seed < 2**32 - flags.seeds:
@@ -146,20 +168,23 @@ def check_seeds_and_stores(parser: Parser, flags: argparse.Namespace) -> None:
 
 
 def number(log10_value: float) -> str:
-    """A positive number given by its log10, readable far outside the range of floats."""
+    """A positive number as text, from its log10, which may be far outside the range of floats."""
     if not math.isfinite(log10_value):
         return "0" if log10_value < 0 else str(log10_value)
     if -3 <= log10_value < 4:
         return f"{10**log10_value:.4g}"
-    # Rounded before it is split, or 10^3 less a rounding error would read 10.00e+2.
+    # 0.002 is added before the exponent is split off: 10^3 less a rounding error would otherwise be
+    # shown as 10.00e+2.
     exponent = math.floor(log10_value + 0.002)
     return f"{max(1.0, 10 ** (log10_value - exponent)):.2f}e{exponent:+d}"
 
 
 def table(columns: Sequence[str] | Mapping[str, str], rows: list[list[str]]) -> str:
-    """Right-aligned columns with a rule under the header, and below what the columns mean.
+    """A table of right-aligned columns, with the meanings of the columns below.
 
-    Args: `columns`, their headings, or what each means by its heading, empty where it says so.
+    Args:
+        columns: the headings, or a dict from headings to meanings; an empty meaning is left out.
+        rows: the cells.
     """
     header = list(columns)
     widths = [max(len(row[i]) for row in [header, *rows]) for i in range(len(header))]
@@ -172,7 +197,7 @@ def table(columns: Sequence[str] | Mapping[str, str], rows: list[list[str]]) -> 
 
 
 def nearest(grid: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """Indices of the grid's entries nearest to the wanted ones, without repeats."""
+    """Indices of the entries of a grid that are nearest to the wanted values, without repeats."""
     return np.unique(np.abs(np.asarray(grid)[:, None] - wanted).argmin(axis=0))
 
 

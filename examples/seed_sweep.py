@@ -1,10 +1,10 @@
 """How many starts have yet to collapse at t = 10^10, 10^100, 10^1000, by feature dimension.
 
 Integrates the exact flow of the unconstrained layer-peeled model (Ji eq. 2.3) from thousands of
-Gaussian starts for each K and each d = K-1, K, K+1, ..., and counts those whose smallest margin is
-still below a share of the largest that their norm allows (theorem 3.1), as it is near the saddles
-of the margin problem. Prints a table, saves a figure and the labelled results, in which a sweep
-that was ended goes on.
+Gaussian starts for each K and each d = K-1, K, K+1, K+2. Counts the starts whose smallest margin is
+below a share of the largest margin that their norm allows (theorem 3.1), as it is near the saddles
+of the margin problem. Prints a table, and saves a figure and the labelled results. The same command
+resumes a sweep that was interrupted.
 """
 
 import math
@@ -26,34 +26,36 @@ from script import (
 
 import nc_jax as nc
 
-# Decades of t that the table shows.
+# log10 of the times in the table.
 SHOWN = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
-# Runs between two writes: seconds of work.
+# Number of runs in a batch, which takes seconds. An interrupted sweep loses one batch at most.
 BATCH = 256
 FIGURE, STORE = "seed_sweep", "seed_sweep.zarr"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--K", type=int, nargs="+", default=[3, 5, 8], help="numbers of classes (3 5 8)")
     add("--d", type=int, nargs="+", help="feature dimensions, with one K (K-1 to K+2 for each K)")
     add("--n", type=int, default=5, help="samples of each class (%(default)s)")
-    add("--seeds", type=int, default=1024, help="starts for each K and d (%(default)s)")
+    add("--seeds", type=int, default=1024, help="number of starts for each K and d (%(default)s)")
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--share", type=float, default=0.95,
-        help="of the largest margin, from which on a start counts as collapsed (%(default)g)"
+        help="share of the largest margin from which a start counts as collapsed (%(default)g)"
     )  # fmt: skip
     add("--rtol", type=float, default=1e-5, help="relative tolerance (%(default)g)")
-    add("--out", type=writable_folder, default="results/seed_sweep", help="folder (%(default)s)")
-    add("--anew", action="store_true", help="replace the results in OUT instead of going on there")
+    add("--out", type=writable_folder, default="results/seed_sweep", argument="path",
+        help="folder for results and figures (%(default)s)")  # fmt: skip
+    add("--anew", action="store_true", argument="resume",
+        help="replace the results in OUT instead of resuming there")  # fmt: skip
     add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
 def check(parser: Parser, flags: Namespace) -> None:
-    """Refuse what only this script can judge."""
+    """Refuse flags that the package would not refuse."""
     for name in ("K", "d"):
         values = getattr(flags, name) or []
         if len(set(values)) < len(values):
@@ -83,15 +85,17 @@ def check(parser: Parser, flags: Namespace) -> None:
 
 
 def shown_decades(flags: Namespace) -> np.ndarray:
-    """log10 of the times in the table, the last the end."""
+    """log10 of the times in the table; the last is the end of the runs."""
     return np.array([*(decades for decades in SHOWN if decades < flags.decades), flags.decades])
 
 
 def sweep(flags: Namespace):
     """Margins of all starts, over (num_classes, excess, seed, time); excess is d − K."""
-    # Not the flags themselves: what `run` uses is kept with the results and must agree later.
+    # Values that `run` uses are stored with the results and compared when the sweep is resumed;
+    # `flags` itself would include the output folder.
     samples, rtol = flags.n, flags.rtol
     shown = np.logaddexp(0, shown_decades(flags) * math.log(10))
+    # The last time of the grid equals the last of the table up to rounding; it is left out.
     save_at = np.union1d(np.geomspace(math.log1p(1.0), shown[-1], 160)[:-1], shown)
 
     def run(key, num_classes: int, excess: int) -> tuple[nc.Flow, nc.LastLayer]:
@@ -107,14 +111,17 @@ def sweep(flags: Namespace):
 
 
 def uncollapsed(margins: np.ndarray, share: float) -> np.ndarray:
-    """Of (…, seed, time) margins, the share of runs below; failed runs, NaN, are left out."""
+    """Share of runs with margins (…, seed, time) below `share`; NaN, failed runs, are omitted."""
     known = np.isfinite(margins)
     below = np.sum(known & (margins < share), axis=-2)
     return below / np.maximum(np.sum(known, axis=-2), 1)
 
 
 def exponent(log_time: np.ndarray, fraction: np.ndarray, num_seeds: int) -> str:
-    """Power of log t with which a fraction falls, over the times past 10^10 where 20 are left."""
+    """Power of log t with which a fraction falls, fitted past t = 10^10.
+
+    Times at which fewer than 20 starts are left are omitted, since their fraction is inaccurate.
+    """
     used = (log_time > 10 * math.log(10)) & (fraction * num_seeds >= 20) & (fraction < 1)
     x, y = np.log(log_time[used]), np.log(fraction[used])
     if used.sum() < 10 or np.ptp(x) < math.log(3):
@@ -123,7 +130,7 @@ def exponent(log_time: np.ndarray, fraction: np.ndarray, num_seeds: int) -> str:
 
 
 def show(dataset, fractions: np.ndarray, decades: np.ndarray) -> str:
-    """A row for each K and d, a column for each of a few times."""
+    """Table of the shares: a row for each K and d, a column for each of a few times."""
     log_time = dataset["log_time"].values
     at = nearest(log_time / math.log(10), decades)
     columns = {
@@ -157,9 +164,7 @@ def run(parser: Parser, flags: Namespace) -> None:
     try:
         dataset = sweep(flags)
     except (ValueError, RuntimeError, FileExistsError) as error:
-        # The sweep speaks of its arguments, which are flags here.
-        told = str(error).replace("another path, or resume=False", "another --out, or --anew")
-        parser.error(told)
+        parser.refuse(error)
     except nc.Interrupted as stopped:
         sys.exit(f"{parser.prog}: {stopped}")
     print(f"{time.perf_counter() - began:.0f} s\n")
@@ -168,16 +173,10 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(f"share of starts whose margin is below {flags.share:g} of the largest, by time")
     print(show(dataset, fractions, shown_decades(flags)))
     if not flags.no_plot:
-        from nc_jax import plotting
+        from figures.seed_sweep import uncollapsed_figure
 
-        panels = {
-            f"K = {classes}": {
-                f"d = {classes + excess}": fraction
-                for excess, fraction in zip(dataset["excess"].values, by_excess, strict=True)
-            }
-            for classes, by_excess in zip(dataset["num_classes"].values, fractions, strict=True)
-        }
-        figure = plotting.uncollapsed_figure(dataset["log_time"].values, panels, flags.seeds)
+        over = ("num_classes", "excess", "time")
+        figure = uncollapsed_figure(dataset.assign(uncollapsed=(over, fractions)))
         print(f"\nfigure: {flags.out / save_figure(flags, figure, FIGURE)}")
     print(f"results: {flags.out / STORE}")
 

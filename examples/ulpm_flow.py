@@ -1,7 +1,9 @@
 """Figure 2 of Ji et al. from the exact gradient flow of the unconstrained layer-peeled model.
 
 Integrates W' = -dL/dW, H' = -dL/dH of eq. 2.3 (summed cross-entropy, no decay) from a Gaussian
-start to t = 10^DECADES, prints a table by decades of t, and saves the figure and the results.
+start to t = 10^DECADES. Prints a table of the loss, the margin, the four measures of collapse and
+the drift of the invariants by decades of t, fits the powers of log t with which the measures fall,
+and saves the figure and the results. --gd adds the paper's gradient descent on the same time axis.
 """
 
 import math
@@ -16,6 +18,7 @@ import optax
 from script import (
     Parser,
     add_output_flags,
+    attributes_of,
     check_seeds_and_stores,
     configure_jax,
     nearest,
@@ -29,12 +32,13 @@ from script import (
 import nc_jax as nc
 
 SOLVERS = ("Bosh3", "Dopri5", "Dopri8", "Kvaerno3", "Kvaerno4", "Kvaerno5", "RKC", "Tsit5")
-# Beyond, the stabilised solver is the faster one at any tolerance (docs/solvers.md).
+# Beyond 10^FAR the stabilised solver RKC is the fastest at any tolerance (docs/solvers.md).
 FAR = 1e4
 LEARNING_RATE, DESCENT_STEPS = 5.0, 100_000
 FIGURE = "ulpm_flow"
-# Observable, column, exponent of log t that the flow tends to. Ji reports -1 for all; within-class
-# spread has -1/2 once d > K-1, since features orthogonal to all classifiers never move.
+# Observable, column, and the limit of the exponent of log t. Ji reports -1 for all measures. The
+# within-class variation has -1/2 if d > K-1: the part of a feature that is orthogonal to all
+# classifiers has no gradient and never changes.
 MEASURES = (
     ("ji_feature_norm_variation", "norms H", -1.0),
     ("ji_classifier_norm_variation", "norms W", -1.0),
@@ -56,30 +60,36 @@ MEANINGS = {
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags, with the paper's setting as defaults."""
-    parser = Parser(__doc__)
+    """The flags; the defaults are those of the paper."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=5, help="classes (%(default)s)")
-    add("--d", type=int, default=20, help="feature dimension (%(default)s)")
-    add("--n", type=int, default=10, help="samples of each class (%(default)s)")
-    add("--norm", type=float, default=1.0, help="start's ||W||_F = ||H||_F (%(default)s)")
-    add("--seed", type=int, default=0, help="of the start; the first with --seeds (%(default)s)")
-    add("--seeds", type=int, default=1, help="runs as one batch, drawn as bands (%(default)s)")
+    add("--K", type=int, default=5, argument="num_classes",
+        help="classes (%(default)s)")  # fmt: skip
+    add("--d", type=int, default=20, argument="feature_dim",
+        help="feature dimension (%(default)s)")  # fmt: skip
+    add("--n", type=int, default=10, argument="samples_per_class",
+        help="samples of each class (%(default)s)")  # fmt: skip
+    add("--norm", type=float, default=1.0, help="||W||_F = ||H||_F of the start (%(default)s)")
+    add("--seed", type=int, default=0, help="number of the (first) start (%(default)s)")
+    add("--seeds", type=int, default=1, help="number of starts, drawn as bands (%(default)s)")
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
-    add("--gd", action="store_true", help="add the paper's run: descent on the mean loss at rate 5")
-    add("--dtype", choices=("float64", "float32"), default="float64", help="(%(default)s)")
+    add("--gd", action="store_true", help="add the paper's gradient descent on the mean loss")
+    add("--dtype", choices=("float64", "float32"), default="float64",
+        help="precision (%(default)s)")  # fmt: skip
     add("--solver", choices=SOLVERS,
-        help="nc_jax's RKC in log log time, or Diffrax's in log time (Tsit5; beyond 10^10000 RKC)"
+        help="RKC in log log time, or a solver of Diffrax in log time (Tsit5; RKC past 10^10000)"
     )  # fmt: skip
     add("--rtol", type=float, help="relative tolerance (1e-8; for float32 1e-5)")
-    add("--out", type=writable_folder, default="results/ulpm_flow", help="folder (%(default)s)")
+    add("--out", type=writable_folder, default="results/ulpm_flow",
+        help="folder for results and figures (%(default)s)")  # fmt: skip
     add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
 def save_times(decades: float, dtype: str, clock: nc.LogTime | nc.LogLogTime) -> np.ndarray:
-    """Times on the clock: 0, whole decades to read off, and a grid even in log log t between."""
+    """Save times in the clock's coordinate: 0, the times of the table, and a grid in log log t."""
     stop = np.logaddexp(0, decades * math.log(10))
+    # From t = 0.1 on; for a very short run from half of its log time on.
     grid = np.geomspace(min(math.log1p(0.1), stop / 2), stop, 200)
     log_times = np.concatenate([[0.0], grid, np.minimum(table_times(decades), stop)])
     on_clock = np.log1p(log_times) if isinstance(clock, nc.LogLogTime) else log_times
@@ -87,7 +97,7 @@ def save_times(decades: float, dtype: str, clock: nc.LogTime | nc.LogLogTime) ->
 
 
 def table_times(decades: float) -> np.ndarray:
-    """Decades of t that the table shows, as log(1+t): 1, 2, 5 and their tenfolds."""
+    """log(1+t) of the times in the table: t = 10^x for x = 1, 2, 5, 10, 20, 50 and so on."""
     powers = 10.0 ** np.arange(0, math.log10(max(decades, 1)) + 1)
     shown = np.outer(powers, [1, 2, 5]).ravel()
     log10_t = [0.0, *shown[shown < decades], decades]
@@ -95,7 +105,7 @@ def table_times(decades: float) -> np.ndarray:
 
 
 def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.Trajectory:
-    """The flow of one start, or of a batch of them."""
+    """The flow of one start, or of a batch of starts."""
     if flags.solver == "RKC":
         solver, clock = nc.RKC(), nc.LogLogTime()
     else:
@@ -110,12 +120,13 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.T
     )
 
     atol = None if flags.rtol is None else flags.rtol / 100
-    flow = nc.Flow(problem, times, clock, solver, rtol=flags.rtol, atol=atol)
+    flow = nc.Flow(problem, times, clock=clock, solver=solver, rtol=flags.rtol, atol=atol)
     began = time.perf_counter()
     if flags.seeds == 1:
         runs = flow(start)
     elif flags.solver.startswith("Kvaerno"):
-        runs = jax.jit(jax.vmap(lambda start: flow(start)))(start)  # no common steps
+        # `Flow.batch` takes common steps, which implicit solvers cannot.
+        runs = jax.jit(jax.vmap(lambda start: flow(start)))(start)
     else:
         runs = flow.batch(start, throw=False)
     seconds, steps = time.perf_counter() - began, np.max(np.asarray(runs.num_steps))
@@ -124,7 +135,7 @@ def run_flow(flags: Namespace, problem: nc.UnconstrainedFeatures, start) -> nc.T
 
 
 def run_descent(flags: Namespace, start) -> nc.Trajectory:
-    """The paper's descent from the same start, on the flow's time: t = rate * step / N."""
+    """The paper's gradient descent from the same start, with t = rate * step / N as its time."""
     problem = nc.ulpm(flags.K, flags.d, flags.n, reduction="mean")
     optimizer = optax.sgd(LEARNING_RATE)
 
@@ -146,23 +157,24 @@ def run_descent(flags: Namespace, start) -> nc.Trajectory:
 
 def largest_drift(trajectory: nc.Trajectory) -> np.ndarray:
     """Largest drift over invariants and seeds at each save, shape (T,)."""
-    seen = trajectory.observables
-    drifts = [np.atleast_2d(seen[name]) for name in seen if name.endswith("_drift")]
+    recorded = trajectory.observables
+    drifts = [np.atleast_2d(recorded[name]) for name in recorded if name.endswith("_drift")]
     return np.nanmax(np.concatenate(drifts), axis=0)
 
 
-def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str:
-    """Table of a trajectory at the times nearest to the wanted ones; medians over seeds.
+def show(trajectory: nc.Trajectory, wanted: np.ndarray, *, samples: int = 1) -> str:
+    """Table of medians over seeds at the saves nearest to the wanted log(1+t).
 
-    `samples` is the N that a mean loss is multiplied by, so that all tables show summed losses.
+    Args: `samples` multiplies the loss: N for a mean loss, so that all tables show summed losses.
     """
     times = trajectory.common_log_time()
-    seen = {k: np.atleast_2d(np.asarray(v)) for k, v in trajectory.observables.items()}
-    median = {name: np.nanmedian(values, axis=0) for name, values in seen.items()}
+    recorded = {k: np.atleast_2d(np.asarray(v)) for k, v in trajectory.observables.items()}
+    median = {name: np.nanmedian(values, axis=0) for name, values in recorded.items()}
     drift = largest_drift(trajectory)
     rows = []
     for i in nearest(times, wanted):
         u = float(times[i])
+        # log t = log(e^u − 1), written so that e^u does not overflow.
         log10_t = (u + math.log(-math.expm1(-u))) / math.log(10) if u else -math.inf
         rows.append(
             [
@@ -178,14 +190,17 @@ def show(trajectory: nc.Trajectory, wanted: np.ndarray, samples: int = 1) -> str
 
 
 def expected_exponents(flags: Namespace) -> dict[str, float]:
-    """What theory says of each measure; nothing where d <= K-1, or where K = 2 makes it 0."""
+    """The theory's exponent of each measure.
+
+    There is none for d <= K-1, nor for K = 2, where measures are 0.
+    """
     if flags.d <= flags.K - 1 or flags.K == 2:
         return {}
     return {name: exponent for name, _, exponent in MEASURES}
 
 
 def show_exponents(trajectory: nc.Trajectory, flags: Namespace) -> str:
-    """Fitted exponents of log t over the last decade of log t beside the expected ones."""
+    """Table of the exponents of log t: fitted over the last decade of log t, and expected."""
     expected, rows = expected_exponents(flags), []
     for name, title, _ in MEASURES:
         fitted = np.atleast_1d(trajectory.decay_exponent(name, flags.decades / 10 * math.log(10)))
@@ -210,7 +225,7 @@ def run(parser: Parser, flags: Namespace) -> None:
         problem, start = draw(flags)
         runs = {"flow": run_flow(flags, problem, start)}
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     except nc.Interrupted as stopped:
         if stopped.trajectory is None:
             sys.exit(f"{parser.prog}: {stopped}")
@@ -219,14 +234,15 @@ def run(parser: Parser, flags: Namespace) -> None:
     except RuntimeError as error:
         sys.exit(f"{parser.prog}: {error}")
     report(flags, runs["flow"])
-    store(flags, "flow", runs["flow"])  # now, lest a failing descent lose it
+    # Stored before the descent, which may fail.
+    store(flags, "flow", runs["flow"])
     if flags.gd:
         try:
             runs["descent"] = run_descent(flags, start)
         except RuntimeError as error:
             sys.exit(f"{parser.prog}: {error}")
         horizon = math.log10(LEARNING_RATE * DESCENT_STEPS / problem.num_samples)
-        print(show(runs["descent"], table_times(horizon), problem.num_samples))
+        print(show(runs["descent"], table_times(horizon), samples=problem.num_samples))
         store(flags, "descent", runs["descent"])
     saved = [f"{name}.zarr" for name in runs]
     if not flags.no_plot:
@@ -235,7 +251,7 @@ def run(parser: Parser, flags: Namespace) -> None:
 
 
 def check(parser: Parser, flags: Namespace) -> None:
-    """Refuse what only this script can judge."""
+    """Refuse flags that the package would not refuse."""
     check_seeds_and_stores(parser, flags)
     if not 0 < flags.decades <= 1e9:
         parser.error(f"--decades {flags.decades:g}: give a number above 0, up to 1e9.")
@@ -249,16 +265,16 @@ def draw(flags: Namespace) -> tuple[nc.UnconstrainedFeatures, nc.LastLayer]:
 
     def start(seed) -> nc.LastLayer:
         key = jax.random.fold_in(jax.random.key(0), seed)
-        return problem.init(key, flags.norm, flags.dtype)
+        return problem.init(key, flags.norm, dtype=flags.dtype)
 
     seeds = np.arange(flags.seed, flags.seed + flags.seeds, dtype=np.uint32)
-    # One program; operations by themselves would be a dozen.
+    # Under one jit the draw is one compiled program instead of a dozen.
     draws = jax.jit(start if flags.seeds == 1 else jax.vmap(start))
     return problem, draws(seeds[0] if flags.seeds == 1 else seeds)
 
 
 def report(flags: Namespace, flow: nc.Trajectory) -> None:
-    """Tables of the flow."""
+    """Print the tables of the flow."""
     failed = flags.seeds - int(np.sum(np.asarray(flow.succeeded)))
     if failed:
         print(f"{failed} of {flags.seeds} runs stopped early and count up to where they stopped")
@@ -273,15 +289,16 @@ def report(flags: Namespace, flow: nc.Trajectory) -> None:
 
 
 def store(flags: Namespace, name: str, trajectory: nc.Trajectory) -> None:
-    """A run as a Zarr store."""
+    """Save a run as a Zarr store."""
     from nc_jax import storage
 
-    settings = {flag: str(value) for flag, value in vars(flags).items()}
-    storage.save(storage.to_dataset(trajectory, settings), flags.out / f"{name}.zarr")
+    storage.save(
+        storage.to_dataset(trajectory, attributes=attributes_of(flags)), flags.out / f"{name}.zarr"
+    )
 
 
 def draw_figure(flags: Namespace, runs: dict[str, nc.Trajectory]) -> str:
-    """The paper's figure 2; returns its file name."""
+    """Save figure 2 of the paper; returns its file name."""
     from nc_jax import plotting
 
     figure = plotting.collapse_figure(runs, slopes=expected_exponents(flags))

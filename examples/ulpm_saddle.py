@@ -1,14 +1,16 @@
 """Example 3.1 of Ji et al.: a saddle of the margin problem, and how slowly the flow leaves it.
 
-Draws the loss along the paper's curve through the saddle, integrates the exact flow of K=4, n=1
-from points a share EPS beside it, measures when each leaves (log t falls as EPS^-2) and where it
-goes, and follows Gaussian starts of the unconstrained layer-peeled model (eq. 2.3) at d = K-1, a
-few of which stay near other saddles beyond t = 10^1000. Prints tables, saves a figure.
+Draws the loss along the paper's curve through the saddle, and integrates the exact flow of K=4, n=1
+from points at distances EPS from the saddle along that curve. Measures when each flow leaves the
+saddle (log t grows as EPS^-2) and where it ends. Then integrates the unconstrained layer-peeled
+model (eq. 2.3) at d = K-1 from Gaussian starts, a few of which stay near other saddles beyond
+t = 10^1000. Prints tables, and saves a figure and the results.
 """
 
 import math
 import time
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ import numpy as np
 from script import (
     Parser,
     add_output_flags,
+    attributes_of,
     configure_jax,
     number,
     run_script,
@@ -26,33 +29,40 @@ from script import (
 
 import nc_jax as nc
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 EXAMPLE = nc.ulpm(4, 4, 1)
-# The saddle's margin is 3/4 of the largest, collapse has all of it: half way it has left.
+# The margin divided by the largest is 3/4 at the saddle and 1 at collapse. A flow counts as having
+# left the saddle from the middle between these on.
 LEFT_RATIO = 0.875
-# Decades at which the Gaussian starts are shown, the last their end: hundreds of them to 10^(10^6)
-# take minutes.
+# log10 of the times in the table of the Gaussian starts. Their flows end at the last one, since
+# hundreds of flows to 10^(10^6) would take minutes.
 SHOWN = (10.0, 100.0, 1e3, 1e4)
 FIGURE = "ulpm_saddle"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
     add("--eps", type=float, nargs="+", default=np.geomspace(0.3, 1e-3, 11).tolist(),
         metavar="EPS", help="distances from the saddle along its curve (0.3 to 1e-3)")  # fmt: skip
     add("--decades", type=float, default=1e6, help="integrate to t = 10^DECADES (%(default)g)")
     add("--rtol", type=float, default=1e-6, help="relative tolerance (%(default)g)")
-    add("--K", type=int, default=5, help="classes of the Gaussian starts (%(default)s)")
-    add("--n", type=int, default=10, help="their samples of each class (%(default)s)")
-    add("--seeds", type=int, default=256, help="their number, at d = K-1 (%(default)s)")
-    add("--out", type=writable_folder, default="results/ulpm_saddle", help="folder (%(default)s)")
+    add("--K", type=int, default=5, argument="num_classes",
+        help="classes of the Gaussian starts (%(default)s)")  # fmt: skip
+    add("--n", type=int, default=10, argument="samples_per_class",
+        help="samples of each class of the Gaussian starts (%(default)s)")  # fmt: skip
+    add("--seeds", type=int, default=256, help="number of Gaussian starts (%(default)s)")
+    add("--out", type=writable_folder, default="results/ulpm_saddle",
+        help="folder for results and figures (%(default)s)")  # fmt: skip
     add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
 def check(parser: Parser, flags: Namespace) -> None:
-    """Refuse what only this script can judge."""
+    """Refuse flags that the package would not refuse."""
     for eps in flags.eps:
         if not 1e-6 <= eps < 0.5:
             parser.error(f"--eps {eps:g}: give numbers from 1e-6 to below 0.5, which is collapse.")
@@ -71,13 +81,14 @@ def follow(
 ) -> nc.Trajectory:
     """Flows of a batch of starts to t = 10^decades, saved even in log log t."""
     log10_t = np.geomspace(0.1, decades, saves)
-    # The table's own times among them.
+    # The times of the table are added, so that the table need not interpolate.
     log10_t = np.unique(np.append(log10_t, [d for d in SHOWN if d <= decades]))
     times = np.log1p(np.logaddexp(0, log10_t * math.log(10)))
 
     def observe(state: nc.LastLayer) -> dict[str, jax.Array]:
         margins = nc.metrics.margin_metrics(state, problem.labels)
         bound = nc.exact.max_margin_bound(problem, jnp.sqrt(margins["squared_norm"]))
+        # The (K−1)-th singular value vanishes at saddles, whose rank is K−2, and not at collapse.
         singular = jnp.linalg.svd(state.classifier, compute_uv=False)
         return {
             "max_margin_ratio": margins["margin_min"] / bound,
@@ -86,9 +97,14 @@ def follow(
         }
 
     flow = nc.Flow(
-        problem, times, nc.LogLogTime(), nc.RKC(), rtol=flags.rtol, atol=flags.rtol / 100,
+        problem,
+        times,
+        clock=nc.LogLogTime(),
+        solver=nc.RKC(),
+        rtol=flags.rtol,
+        atol=flags.rtol / 100,
         observe=observe,
-    )  # fmt: skip
+    )
     began = time.perf_counter()
     runs = flow.batch(starts, throw=False)
     size = runs.num_steps.size
@@ -103,26 +119,27 @@ def follow(
 
 
 def leaving_times(runs: nc.Trajectory, ratio: float) -> np.ndarray:
-    """log t at which the margin passes a share of its bound, NaN where it does not; (runs,)."""
+    """(runs,) log t when the margin first exceeds a share of its bound, NaN if it never does."""
+    # Saves are evenly spaced in log log t, in which the margin is interpolated.
     log_time = np.log(runs.common_log_time())
 
-    def first(seen: np.ndarray) -> float:
-        i = int(np.argmax(seen > ratio))
-        if not seen[i] > ratio:
+    def first(values: np.ndarray) -> float:
+        i = int(np.argmax(values > ratio))
+        if not values[i] > ratio:
             return math.nan
         if i == 0:
             return math.exp(log_time[0])
-        return math.exp(np.interp(ratio, seen[i - 1 : i + 1], log_time[i - 1 : i + 1]))
+        return math.exp(np.interp(ratio, values[i - 1 : i + 1], log_time[i - 1 : i + 1]))
 
-    return np.array([first(seen) for seen in np.asarray(runs.observables["max_margin_ratio"])])
+    return np.array([first(values) for values in np.asarray(runs.observables["max_margin_ratio"])])
 
 
 def escape_table(flags: Namespace, runs: nc.Trajectory, left: np.ndarray) -> str:
-    """When each flow left, EPS^2 log t, the local power of EPS, and where it is in the end."""
+    """Table of the flows: leaving time, EPS^2 log t, local power of EPS, state at the end."""
     eps, rows = np.array(flags.eps), []
     for i, (distance, log_time) in enumerate(zip(eps, left, strict=True)):
         state = jax.tree.map(lambda leaf, i=i: leaf[i], runs.final)
-        seen = nc.metrics.collapse_metrics(state, EXAMPLE.labels)
+        metrics = nc.metrics.collapse_metrics(state, EXAMPLE.labels)
         power = math.nan
         if i:
             power = math.log(log_time / left[i - 1]) / math.log(distance / eps[i - 1])
@@ -133,7 +150,7 @@ def escape_table(flags: Namespace, runs: nc.Trajectory, left: np.ndarray) -> str
                 f"{distance**2 * log_time:.4f}",
                 f"{power:.3f}" if math.isfinite(power) else "-",
                 f"{float(runs.observables['max_margin_ratio'][i, -1]):.6f}",
-                f"{float(seen['ji_classifier_cosine_gap']):.1e}",
+                f"{float(metrics['ji_classifier_cosine_gap']):.1e}",
             ]
         )
     columns = {
@@ -147,7 +164,7 @@ def escape_table(flags: Namespace, runs: nc.Trajectory, left: np.ndarray) -> str
 
 
 def slow_table(runs: nc.Trajectory) -> str:
-    """The Gaussian starts that end below 0.97 of the largest margin."""
+    """Table of the Gaussian starts that end below 0.97 of the largest margin."""
     decades = runs.common_log_time() / math.log(10)
     ratios = np.asarray(runs.observables["max_margin_ratio"])
     singular = np.asarray(runs.observables["smallest_singular"])
@@ -179,9 +196,9 @@ def run(parser: Parser, flags: Namespace) -> None:
     try:
         model = nc.ulpm(flags.K, flags.K - 1, flags.n)
         show_saddle()
-        print(f"\nflows from eps beside the saddle, left where the margin passes {LEFT_RATIO}:")
-        beside = jax.vmap(nc.exact.example_3_1)(jnp.asarray(flags.eps))
-        runs = follow(flags, EXAMPLE, beside, flags.decades, 400)
+        print(f"\nflows from distance eps, which leave where the margin passes {LEFT_RATIO}:")
+        starts = jax.vmap(nc.exact.example_3_1)(jnp.asarray(flags.eps))
+        runs = follow(flags, EXAMPLE, starts, flags.decades, 400)
         left = leaving_times(runs, LEFT_RATIO)
         print(escape_table(flags, runs, left))
         print(f"\nGaussian starts, K={flags.K} d={flags.K - 1} n={flags.n}, still below 0.97:")
@@ -189,29 +206,25 @@ def run(parser: Parser, flags: Namespace) -> None:
         decades = min(flags.decades, SHOWN[-1])
         gaussian = follow(flags, model, jax.vmap(model.init)(keys), decades, 60)
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(slow_table(gaussian))
-    store(flags, runs, gaussian)
-    saved = ["escape.zarr", "gaussian.zarr"]
+    data = store(flags, runs, left, gaussian)
+    saved = [f"{name}.zarr" for name in data]
     if not flags.no_plot:
-        from nc_jax import plotting
+        from figures.ulpm_saddle import escape_figure
 
-        alpha = np.linspace(-1, 1, 401)
-        figure = plotting.escape_figure(
-            alpha, np.asarray(nc.exact.example_3_1_loss(alpha)), nc.exact.EXAMPLE_3_1_CURVATURE,
-            runs, np.array(flags.eps), left, gaussian,
-        )  # fmt: skip
+        figure = escape_figure(data["escape"], data["gaussian"])
         saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 
 def show_saddle() -> None:
-    """What the saddle is, by closed form, by autodiff and by the landscape's own tools."""
+    """Print the saddle's curvature by closed form and autodiff, and its class by `nc.landscape`."""
     state = nc.exact.example_3_1()
     by_autodiff = jax.grad(jax.grad(lambda a: EXAMPLE.objective(nc.exact.example_3_1(a))))(0.0)
-    found = nc.landscape.classify(EXAMPLE, state, on_sphere=True)
+    found = nc.landscape.classify(nc.landscape.OnSphere(EXAMPLE), state)
     way = nc.landscape.tangent_descent_direction(EXAMPLE, state)
-    reach = nc.landscape.descent_range(EXAMPLE, state, way.direction, on_sphere=True)
+    reach = nc.landscape.descent_range(nc.landscape.OnSphere(EXAMPLE), state, way.direction)
     least, _ = nc.exact.sphere_optimum(EXAMPLE, 4.0)
     print(
         f"example 3.1: L = {EXAMPLE.objective(state):.7f}, least on its sphere {least:.7f}\n"
@@ -224,14 +237,21 @@ def show_saddle() -> None:
     )
 
 
-def store(flags: Namespace, runs: nc.Trajectory, gaussian: nc.Trajectory) -> None:
-    """Both batches as Zarr stores."""
+def store(
+    flags: Namespace, runs: nc.Trajectory, left: np.ndarray, gaussian: nc.Trajectory
+) -> "dict[str, xr.Dataset]":
+    """Save both batches as Zarr stores; returns them by name."""
     from nc_jax import storage
 
-    settings = {flag: str(value) for flag, value in vars(flags).items()}
-    escape = storage.to_dataset(runs, settings, ("eps",)).assign_coords(eps=flags.eps)
-    storage.save(escape, flags.out / "escape.zarr")
-    storage.save(storage.to_dataset(gaussian, settings), flags.out / "gaussian.zarr")
+    escape = storage.to_dataset(runs, attributes=attributes_of(flags), runs=("eps",))
+    escape = escape.assign_coords(eps=flags.eps).assign(leaving_log_time=("eps", left))
+    data = {
+        "escape": escape,
+        "gaussian": storage.to_dataset(gaussian, attributes=attributes_of(flags)),
+    }
+    for name, each in data.items():
+        storage.save(each, flags.out / f"{name}.zarr")
+    return data
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""A last layer that need not be learned: a fixed simplex frame, and d = K (Zhu et al., figure 5).
+"""A classifier that is not learned: a fixed simplex frame, and d = K (Zhu et al., figure 5).
 
-Trains a network three times: with a learned classifier, with its classifier fixed to a simplex ETF,
-and with that in as many dimensions as there are classes, and counts the parameters that are saved.
-Draws NC1, NC3 and the accuracies. The paper's setting on other images: --dataset fashion-mnist
---net resnet50 --augment --rate 0.05 --decay 5e-4 --schedule steps.
+Trains a network three times: with a learned classifier, with the classifier fixed to a simplex ETF,
+and with the fixed classifier and as many feature dimensions as classes. Counts the parameters that
+this saves, and draws NC1, NC3 and the accuracies. The paper's setting on other images: --dataset
+fashion-mnist --net resnet50 --augment --rate 0.05 --decay 5e-4 --schedule steps.
 """
 
 from argparse import Namespace
@@ -20,19 +20,20 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def parameters(run: cnn.Run) -> int:
-    """Numbers that a network of the run learns."""
+def parameters(run: cnn.TrainedNetworks) -> int:
+    """Number of parameters that one network of a training learns."""
+    # The first axis of each array is that of the seeds.
     return sum(leaf[0].size for leaf in jax.tree.leaves(run.state.params))
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add_flags(parser, "results/zhu_fixed_etf")
     parser.add_argument("--augment", action="store_true", help="crop and mirror images at random")
     flags = checked_flags(parser, arguments)
     if flags.d is not None:
-        parser.error(f"--d {flags.d}: leave it out; dimensions are the network's own and K here.")
+        parser.error(f"--d {flags.d}: leave it out; this script uses that of the network, and K.")
     return parser, flags
 
 

@@ -1,13 +1,15 @@
-"""The landscape of Zhu et al.'s regularised model (eq. 3): minimum, saddles, and what flows see.
+"""The landscape of Zhu et al.'s regularised model (eq. 3): minimum, saddles and gradient flows.
 
-Searches critical points from many random starts, tells minima from saddles with the global
-certificate beside, compares with the closed forms, and follows gradient flows past them. Prints a
-table, saves a figure: the spectrum at each explicit point, smallest eigenvalue against gradient
-norm of the points found and along the flows, and the loss along each explicit escape direction.
+Searches critical points from many random starts, classifies them as minima or saddles, evaluates
+the certificate of a global minimum, and compares them with the closed forms. Then classifies the
+states along gradient flows. Prints a table, and saves the results and a figure: the spectrum at
+each explicit point, the smallest eigenvalue against the loss of the points found and along the
+flows, and the loss along each explicit escape direction.
 """
 
 import time
 from argparse import Namespace
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +17,7 @@ import numpy as np
 from script import (
     Parser,
     add_output_flags,
+    attributes_of,
     configure_jax,
     run_script,
     save_figure,
@@ -24,36 +27,44 @@ from script import (
 
 import nc_jax as nc
 
+if TYPE_CHECKING:
+    import xarray as xr
+
 FIGURE = "zhu_landscape"
-# Critical points are found with a matrix of the state's size, factored at every step.
+# The search factors a matrix of the state's size at every step.
 LARGEST = 600
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=4, help="classes (%(default)s)")
-    add("--d", type=int, default=4, help="feature dimension (%(default)s)")
-    add("--n", type=int, default=2, help="samples of each class (%(default)s)")
-    add("--decay", type=float, default=5e-3, help="lambda of W and H (%(default)g)")
-    add("--bias-decay", type=float, default=0.0, help="lambda of the bias (%(default)g)")
-    add("--starts", type=int, default=256, help="of the search (%(default)s)")
-    add("--flows", type=int, default=8, help="gradient flows (%(default)s)")
-    add("--seed", type=int, default=0, help="of all starts (%(default)s)")
-    add("--out", type=writable_folder, default="results/zhu_landscape", help="folder (%(default)s)")
+    add("--K", type=int, default=4, argument="num_classes",
+        help="classes (%(default)s)")  # fmt: skip
+    add("--d", type=int, default=4, argument="feature_dim",
+        help="feature dimension (%(default)s)")  # fmt: skip
+    add("--n", type=int, default=2, argument="samples_per_class",
+        help="samples of each class (%(default)s)")  # fmt: skip
+    add("--decay", type=float, default=5e-3, help="weight decay lambda of W and H (%(default)g)")
+    add("--bias-decay", type=float, default=0.0, help="weight decay of the bias (%(default)g)")
+    add("--starts", type=int, default=256, help="number of starts of the search (%(default)s)")
+    add("--flows", type=int, default=8, help="number of gradient flows (%(default)s)")
+    add("--seed", type=int, default=0, help="seed of the random key (%(default)s)")
+    add("--out", type=writable_folder, default="results/zhu_landscape",
+        help="folder for results and figures (%(default)s)")  # fmt: skip
     add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
 
 def check(parser: Parser, flags: Namespace) -> None:
-    """Refuse what only this script can judge."""
+    """Refuse flags that the package would not refuse."""
     for name in ("starts", "flows"):
         if not 1 <= getattr(flags, name) <= 100_000:
             parser.error(f"--{name} {getattr(flags, name)}: give an integer from 1 to 100000.")
     if not 0 <= flags.seed < 2**32:
         parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
-    # Far outside, verdicts relative to the largest eigenvalue lose their meaning.
+    # An eigenvalue counts as zero relative to the largest one. Far outside of this range the
+    # smallest eigenvalues that matter would count as zero too.
     if not 1e-5 <= flags.decay <= 1:
         parser.error(f"--decay {flags.decay:g}: give a number from 1e-5 to 1.")
     if not 0 <= flags.bias_decay <= 1:
@@ -64,12 +75,15 @@ def check(parser: Parser, flags: Namespace) -> None:
 
 
 def explicit_points(problem: nc.UnconstrainedFeatures) -> dict[str, nc.LastLayer]:
-    """The critical points that have a closed form, by name; the origin alone past the threshold."""
+    """The critical points with a closed form, by name.
+
+    If the decay is so large that the origin is the minimum, it is the only one.
+    """
     key = jax.random.key(1)
     points = {"origin": jax.tree.map(jnp.zeros_like, problem.init(key))}
     if nc.landscape.classify(problem, points["origin"]).kind != "strict saddle":
         return points
-    points = {"minimum": nc.exact.regularized_minimizer(problem, key), **points}
+    points = {"minimum": nc.exact.regularized_minimizer(problem, key=key), **points}
     classes, dim = problem.num_classes, problem.feature_dim
     for groups in range(2, classes):
         if classes % groups == 0:
@@ -86,25 +100,26 @@ def show_found(
     found: nc.landscape.CriticalPoints,
     points: dict[str, nc.LastLayer],
 ) -> str:
-    """A row for each critical point found, named where it is an explicit one."""
+    """Table of the critical points found, with the name of those that have a closed form."""
     least = float(nc.exact.regularized_minimum(problem))
     certificates = jax.vmap(lambda state: nc.landscape.global_certificate(problem, state))(
         found.states
     )
     names = {name: float(problem.objective(state)) for name, state in points.items()}
-    seen, rows = found.classification, []
+    classified, rows = found.classification, []
     for i, loss in enumerate(found.objectives):
+        # A point is identified with a closed form by its loss.
         named = [name for name, value in names.items() if abs(value - loss) < 1e-8]
         ratio = certificates.spectral_norm[i] / certificates.threshold[i]
         rows.append(
             [
                 f"{abs(loss - least):.6f}",
                 str(found.counts[i]),
-                seen.kind[i],
+                classified.kind[i],
                 ", ".join(named) or "-",
-                f"{seen.eigenvalue[i]:.5f}",
-                str(seen.index[i]),
-                f"{seen.nullity[i]} ({seen.symmetries[i]})",
+                f"{classified.eigenvalue[i]:.5f}",
+                str(classified.index[i]),
+                f"{classified.nullity[i]} ({classified.symmetries[i]})",
                 f"{ratio:.3f}",
                 f"{certificates.gap[i]:.1e}",
             ]
@@ -121,20 +136,21 @@ def show_found(
 
 
 def follow(flags: Namespace, problem: nc.UnconstrainedFeatures) -> nc.Trajectory:
-    """Gradient flows from small starts, classified as they go."""
+    """Gradient flows from small starts, with the class of the state as observables."""
 
     least = nc.exact.regularized_minimum(problem)
 
     def observe(state: nc.LastLayer) -> dict[str, jax.Array]:
-        seen = nc.landscape.classify(problem, state)
+        classified = nc.landscape.classify(problem, state)
         return {
             "excess": problem.objective(state) - least,
-            "gradient_norm": seen.gradient_norm,
-            "eigenvalue": seen.eigenvalue,
+            "gradient_norm": classified.gradient_norm,
+            "eigenvalue": classified.eigenvalue,
         }
 
     times = np.geomspace(1, 20 / flags.decay, 120)
-    flow = nc.Flow(problem, times, nc.RealTime(), nc.RKC(), rtol=1e-6, observe=observe)
+    flow = nc.Flow(problem, times, clock=nc.RealTime(), solver=nc.RKC(), rtol=1e-6, observe=observe)
+    # Other random numbers than those of the search.
     keys = jax.random.split(jax.random.key(flags.seed + 1), flags.flows)
     return flow.batch(jax.vmap(lambda key: problem.init(key, 0.1))(keys))
 
@@ -149,11 +165,11 @@ def run(parser: Parser, flags: Namespace) -> None:
     configure_jax()
     check(parser, flags)
     try:
-        decay = nc.WeightDecay(flags.decay, flags.decay, flags.bias_decay)
+        decay = nc.WeightDecay(classifier=flags.decay, features=flags.decay, bias=flags.bias_decay)
         problem = nc.zhu(flags.K, flags.d, flags.n, decay)
         points = explicit_points(problem)
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     print(
         f"Zhu eq. 3: K={flags.K} d={flags.d} n={flags.n}, decay {flags.decay:g}, of the bias "
         f"{flags.bias_decay:g}; least loss {nc.exact.regularized_minimum(problem):.8f}",
@@ -176,66 +192,76 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(
         f"{flags.flows} flows to t = {20 / flags.decay:g} end {excess.max():.1e} above it at most"
     )
-    store(flags, found, flows)
-    saved = ["points.zarr", "flows.zarr"]
+    data = store(flags, problem, found, flows)
+    saved = [f"{name}.zarr" for name in data]
     if not flags.no_plot:
-        saved.append(draw(flags, problem, points, found, flows))
+        from figures.zhu_landscape import landscape_figure
+
+        figure = landscape_figure(describe(problem, points), data["points"], data["flows"])
+        saved.append(save_figure(flags, figure, FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
 
 
-def store(flags: Namespace, found: nc.landscape.CriticalPoints, flows: nc.Trajectory) -> None:
-    """The points found and the flows as Zarr stores."""
+def store(
+    flags: Namespace,
+    problem: nc.UnconstrainedFeatures,
+    found: nc.landscape.CriticalPoints,
+    flows: nc.Trajectory,
+) -> "dict[str, xr.Dataset]":
+    """Save the points found and the flows as Zarr stores; returns them by name."""
     import xarray as xr
 
     from nc_jax import storage
 
-    settings = {flag: str(value) for flag, value in vars(flags).items()}
-    seen = found.classification
+    classified = found.classification
     columns = {
-        "objective": found.objectives, "count": found.counts, "kind": seen.code,
-        "gradient_norm": seen.gradient_norm, "eigenvalue": seen.eigenvalue, "index": seen.index,
-        "nullity": seen.nullity, "symmetries": seen.symmetries,
+        "objective": found.objectives,
+        "excess": found.objectives - float(nc.exact.regularized_minimum(problem)),
+        "count": found.counts, "kind": classified.code,
+        "gradient_norm": classified.gradient_norm, "eigenvalue": classified.eigenvalue,
+        "index": classified.index, "nullity": classified.nullity,
+        "symmetries": classified.symmetries,
     }  # fmt: skip
-    labelled = xr.Dataset(
+    points = xr.Dataset(
         {name: ("point", np.asarray(values)) for name, values in columns.items()},
-        attrs={**settings, **storage.provenance(), "kinds": ", ".join(nc.landscape.KINDS)},
-    )
-    storage.save(labelled, flags.out / "points.zarr")
-    storage.save(storage.to_dataset(flows, settings), flags.out / "flows.zarr")
-
-
-def draw(
-    flags: Namespace,
-    problem: nc.UnconstrainedFeatures,
-    points: dict[str, nc.LastLayer],
-    found: nc.landscape.CriticalPoints,
-    flows: nc.Trajectory,
-) -> str:
-    """The three panels; returns the file name of the figure."""
-    from nc_jax import plotting
-
-    least = float(nc.exact.regularized_minimum(problem))
-    spectra, profiles = {}, {}
-    steps = np.linspace(0, 6, 241)
-    for name, state in points.items():
-        spectra[name] = np.linalg.eigvalsh(nc.landscape.dense_hessian(problem, state))
-        way = nc.landscape.escape_direction(problem, state)
-        if way.case == "null vector":
-            moved = jax.vmap(
-                lambda step, state=state, way=way: problem.objective(
-                    jax.tree.map(lambda x, d: x + step * d, state, way.direction)
-                )
-            )(steps)
-            profiles[name] = np.asarray(moved) - least
-    seen = found.classification
-    figure = plotting.landscape_figure(
-        spectra,
-        found={
-            "eigenvalue": seen.eigenvalue, "excess": found.objectives - least,
+        attrs={
+            **attributes_of(flags),
+            **storage.provenance(),
+            "kinds": ", ".join(nc.landscape.KINDS),
         },
-        flows=flows, steps=steps, profiles=profiles,
-    )  # fmt: skip
-    return save_figure(flags, figure, FIGURE)
+    )
+    data = {"points": points, "flows": storage.to_dataset(flows, attributes=attributes_of(flags))}
+    for name, each in data.items():
+        storage.save(each, flags.out / f"{name}.zarr")
+    return data
+
+
+def describe(problem: nc.UnconstrainedFeatures, points: dict[str, nc.LastLayer]) -> "xr.Dataset":
+    """The spectrum at each explicit point, and the loss along its escape direction.
+
+    `eigenvalue` is over (name, number), `excess` over (name, step), NaN for a point without an
+    explicit escape direction.
+    """
+    import xarray as xr
+
+    least, steps = float(nc.exact.regularized_minimum(problem)), np.linspace(0, 6, 241)
+    spectra, profiles = [], []
+    for state in points.values():
+        spectra.append(np.linalg.eigvalsh(nc.landscape.dense_hessian(problem, state)))
+        way = nc.landscape.escape_direction(problem, state)
+        if way.case != "null vector":
+            profiles.append(np.full(steps.shape, np.nan))
+            continue
+        moved = jax.vmap(
+            lambda step, state=state, way=way: problem.objective(
+                jax.tree.map(lambda x, d: x + step * d, state, way.direction)
+            )
+        )(steps)
+        profiles.append(np.asarray(moved) - least)
+    return xr.Dataset(
+        {"eigenvalue": (("name", "number"), spectra), "excess": (("name", "step"), profiles)},
+        {"name": list(points), "step": steps},
+    )
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Collapse whatever the optimiser: SGD, Adam and L-BFGS on one network (Zhu et al., figure 3).
+"""Neural collapse with three optimisers: SGD, Adam and L-BFGS (Zhu et al., figure 3).
 
-The rates of SGD and Adam fall; L-BFGS takes large batches and a line search with strong Wolfe
-conditions. All have one weight decay. Draws NC1 to NC4 with the flow of Zhu's model (their eq. 3),
-dotted, on the clock of SGD. The paper's setting on other images: --dataset fashion-mnist --net
-resnet18 --epochs 200 --rate 0.05 --decay 5e-4 --schedule steps.
+Trains one network with each optimiser and one weight decay. The rates of SGD and Adam fall; L-BFGS
+takes large batches and a line search with strong Wolfe conditions. Draws NC1 to NC4 with the flow
+of Zhu's model (their eq. 3), dotted, on the clock of SGD. The paper's setting on other images:
+--dataset fashion-mnist --net resnet18 --epochs 200 --rate 0.05 --decay 5e-4 --schedule steps.
 """
 
 from argparse import Namespace
@@ -16,13 +16,13 @@ COLUMNS = {
     "train accuracy": "train_accuracy", "test accuracy": "test_accuracy", "loss": "train_loss",
     "NC1": "zhu_nc1", "NC2": "zhu_nc2", "NC3": "zhu_nc3", "NC4": "zhu_nc4",
 }  # fmt: skip
-# Of L-BFGS: batches as large as the authors', since curvature is taken from their gradients.
+# Batch size of L-BFGS, as in the paper: L-BFGS estimates the curvature from gradients of batches.
 LARGE_BATCH = 2048
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add_flags(parser, "results/zhu_optimizers")
     add = parser.add_argument
     add("--adam-rate", type=float, default=0.001, help="learning rate of Adam (%(default)s)")
@@ -65,9 +65,10 @@ def run(parser: Parser, flags: Namespace) -> None:
     if not flags.no_plot:
         from nc_jax import plotting
 
-        classifier = runs["SGD"].network().head.classifier
-        predicted = model(datasets["SGD"], classifier.shape, flags.decay)
-        figure = plotting.training_figure(datasets, plotting.ZHU_PANELS, {"Zhu's model": predicted})
+        predicted = model(runs["SGD"], flags.decay)
+        figure = plotting.training_figure(
+            datasets, plotting.ZHU_PANELS, models={"Zhu's model": predicted}
+        )
         print(f"figure: {flags.out / save_figure(flags, figure, 'zhu_optimizers')}")
 
 

@@ -1,7 +1,7 @@
-"""Collapse without a pattern to learn: random labels on networks of several widths (Zhu, figure 4).
+"""Neural collapse on random labels, for networks of several widths (Zhu et al., figure 4).
 
-A network that is wide enough fits labels drawn at random to zero training error, and its features
-collapse as on true ones. Draws NC1 to NC3 and the training accuracy by width. The paper's setting
+A network that is wide enough fits random labels with zero training error, and its features collapse
+as they do on true labels. Draws NC1 to NC3 and the training accuracy by width. The paper's setting
 on other images: --dataset fashion-mnist --net resnet18 --samples 6000 --decay 1e-4 --rate 0.01
 --batch 64 --schedule steps.
 """
@@ -21,13 +21,13 @@ COLUMNS = {
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
-    """Flags."""
-    parser = Parser(__doc__)
+    """The flags."""
+    parser = Parser(description=__doc__)
     add_flags(parser, "results/zhu_random_labels", rate=0.05, decay=5e-4, epochs=300, samples=50)
     add = parser.add_argument
     add("--widths", type=float, nargs="+", default=[0.125, 0.25, 0.5, 1],
-        help="widths of the network, in place of --width (0.125 0.25 0.5 1)")  # fmt: skip
-    add("--share", type=float, default=1.0, help="of labels that are random (%(default)g)")
+        help="widths of the network, which replace --width (0.125 0.25 0.5 1)")  # fmt: skip
+    add("--share", type=float, default=1.0, help="share of labels that are random (%(default)g)")
     flags = checked_flags(parser, arguments)
     finite = all(0 < width < math.inf for width in flags.widths)
     if not finite or len(set(flags.widths)) < len(flags.widths):
@@ -46,9 +46,10 @@ def run(parser: Parser, flags: Namespace) -> None:
     try:
         data = (images.random_labels(data[0], flags.share, flags.seed), data[1])
     except ValueError as error:
-        parser.error(str(error))
+        parser.refuse(error)
     runs, optimizer = {}, sgd(flags, data[0])
     for width in flags.widths:
+        # Names have 15 digits, so that widths that are close have different names and folders.
         make = network(Namespace(**{**vars(flags), "width": width}), data[0])
         runs[f"width {width:.15g}"] = train(
             parser, flags, f"width {width:.15g}", make, data, optimizer

@@ -1,6 +1,7 @@
 """What holds for the layout of every figure, whatever is drawn in it."""
 
 from itertools import combinations
+from pathlib import Path
 
 import matplotlib.colors
 import numpy as np
@@ -33,15 +34,49 @@ def check_layout(figure: Figure) -> None:
         assert inside and box.y0 >= -1 and box.y1 <= whole.y1 + 1, f"{text.get_text()!r} is cut off"  # noqa: PT018
 
 
-def check_saved_figures(monkeypatch) -> None:
-    """Check every figure before it is saved."""
-    save = Figure.savefig
+def check_saved_figures(monkeypatch) -> dict[str, Figure]:
+    """Check the layout of every figure before it is saved; returns the figures by file name."""
+    save, saved = Figure.savefig, {}
 
-    def check_and_save(figure: Figure, *args, **kwargs) -> None:
+    def check_and_save(figure: Figure, path, **kwargs) -> None:
         check_layout(figure)
-        save(figure, *args, **kwargs)
+        save(figure, path, **kwargs)
+        saved[Path(path).name] = figure
 
     monkeypatch.setattr(Figure, "savefig", check_and_save)
+    return saved
+
+
+def record_figures(monkeypatch) -> list[Figure]:
+    """All figures that are created from now on, in a list that grows."""
+    create, figures = Figure.__init__, []
+
+    def create_and_record(figure: Figure, *args, **kwargs) -> None:
+        create(figure, *args, **kwargs)
+        figures.append(figure)
+
+    monkeypatch.setattr(Figure, "__init__", create_and_record)
+    return figures
+
+
+def line_data(axes: Axes) -> list[np.ndarray]:
+    """The (2, points) data of every line of a panel."""
+    return [np.asarray(line.get_data()) for line in axes.lines]
+
+
+def legend_texts(owner: Axes | Figure) -> list[str]:
+    """Entries of the legend of a panel, or of the one legend of a figure."""
+    if isinstance(owner, Figure):
+        [legend] = owner.legends
+    else:
+        legend = owner.get_legend()
+        assert legend is not None, f"{named(owner)} has no legend"
+    return [text.get_text() for text in legend.get_texts()]
+
+
+def titles(figure: Figure) -> list[str]:
+    """Titles of all panels that are drawn."""
+    return [axes.get_title() for axes in figure.axes if axes.axison]
 
 
 def check_labels(figure: Figure, axes: Axes) -> None:

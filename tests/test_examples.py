@@ -21,11 +21,12 @@ import ulpm_flow
 import ulpm_kkt
 import ulpm_saddle
 import zhu_landscape
-from figure_layout import check_saved_figures
+from figure_layout import check_saved_figures, legend_texts, line_data, titles
 from tolerances import integration
 
 import nc_jax as nc
 from nc_jax import storage
+from nc_jax.errors import ArgumentError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # Modules that the examples share.
@@ -34,11 +35,12 @@ SCRIPTS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - HELPERS)
 
 
 @pytest.fixture(autouse=True)
-def saved_figures_have_a_good_layout(monkeypatch):
-    check_saved_figures(monkeypatch)
+def figures(monkeypatch):
+    """The figures that a script saves, by file name; each is checked to have a good layout."""
+    return check_saved_figures(monkeypatch)
 
 
-def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsys):
+def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsys, figures):
     ulpm_flow.main(["--K", "3", "--d", "4", "--n", "2", "--decades", "20", "--out", str(tmp_path)])
     printed = capsys.readouterr()
     lines = printed.out.splitlines()
@@ -50,8 +52,16 @@ def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsy
     for column in ("of bound", "norms H", "within", "cos W", "duality", "drift"):
         assert f"{column}: " in below.replace("\n", " ")
     assert printed.err == ""  # bars are for terminals
-    assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
     flow = storage.load(tmp_path / "flow.zarr")
+    assert (tmp_path / "ulpm_flow.png").read_bytes().startswith(b"\x89PNG")
+    duality = figures["ulpm_flow.png"].axes[3]
+    assert duality.get_title() == "(d) Self-duality"
+    assert legend_texts(duality) == ["means against classifier", "1/log t"]
+    x, y = line_data(duality)[0]
+    log_time = flow["log_time"].values
+    drawn = log_time > np.log(1.999)
+    np.testing.assert_allclose(x, log_time[drawn] / np.log(10))
+    np.testing.assert_array_equal(y, flow["ji_self_duality"].values[drawn])
     assert flow.attrs["K"] == "3"
     assert flow["objective"][-1] < flow["objective"][0]
 
@@ -89,7 +99,7 @@ def test_descent_is_put_on_the_time_of_the_flow_and_seeds_make_bands(tmp_path, c
     assert "Its drift is no rounding error" in printed
 
 
-def test_strong_collapse_is_tabulated_and_saved_by_norm_and_seed(tmp_path, capsys):
+def test_strong_collapse_is_tabulated_and_saved_by_norm_and_seed(tmp_path, capsys, figures):
     # With a descent that diverges, which must not take the flow with it.
     mixon_strong_collapse.main(
         "--K 3 --d 4 --n 2 --norms 0.1 0.01 0.001 --seeds 3 --seed 5 "
@@ -99,8 +109,16 @@ def test_strong_collapse_is_tabulated_and_saved_by_norm_and_seed(tmp_path, capsy
     assert "descent to step 60 of gd at rate 0.7" in printed.out
     assert "9 of 9 runs did not reach it: lower --rate" in printed.out
     assert printed.err == ""
-    assert (tmp_path / "mixon_strong_collapse.png").stat().st_size > 10_000
     flow, descent = (storage.load(tmp_path / f"{run}.zarr") for run in ("flow", "descent"))
+    figure = figures["mixon_strong_collapse.png"]
+    assert titles(figure)[0] == "(SNC1) Frame of the classifiers"
+    assert legend_texts(figure)[:5] == [
+        "norm = 0.1", "norm = 0.01", "norm = 0.001", "flow", "gd, t = rate * step"
+    ]  # fmt: skip
+    # A colour for each norm, the medians over seeds of the flow before those of the descent.
+    lines = line_data(figure.axes[0])
+    assert len(lines) == 6
+    np.testing.assert_allclose(lines[2][1], flow["mixon_snc1"].sel(norm=0.001).median("seed"))
     assert flow["mixon_snc1"].dims == ("norm", "seed", "time")
     assert list(flow["seed"]) == [5, 6, 7]
     np.testing.assert_allclose(np.expm1(descent["log_time"][-1]), 42, rtol=1e-12)
@@ -141,7 +159,7 @@ def test_the_linear_phase_lasts_as_log_of_the_norm(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_the_saddle_is_left_at_the_inverse_square_of_the_distance(tmp_path, capsys):
+def test_the_saddle_is_left_at_the_inverse_square_of_the_distance(tmp_path, capsys, figures):
     ulpm_saddle.main(
         f"--eps 0.03 0.01 --decades 3000 --K 3 --n 1 --seeds 4 --out {tmp_path}".split()
     )
@@ -154,13 +172,16 @@ def test_the_saddle_is_left_at_the_inverse_square_of_the_distance(tmp_path, caps
     assert abs(float(row[2]) - 0.306) < 2e-3
     assert abs(float(row[3]) + 2) < 0.05
     assert float(row[4]) > 0.94
-    assert (tmp_path / "ulpm_saddle.png").stat().st_size > 10_000
     escape = storage.load(tmp_path / "escape.zarr")
+    measured = line_data(figures["ulpm_saddle.png"].axes[2])[0]
+    decades = escape["leaving_log_time"] / np.log(10)
+    np.testing.assert_allclose(measured, [[0.03, 0.01], decades])
+    np.testing.assert_allclose(0.01**2 * decades[1] * np.log(10), float(row[2]), atol=5e-5)
     assert list(escape["eps"]) == [0.03, 0.01]
     assert storage.load(tmp_path / "gaussian.zarr")["max_margin_ratio"].dims == ("seed", "time")
 
 
-def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys):
+def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys, figures):
     ulpm_kkt.main(f"--K 3 --d 4 --n 2 --seeds 2 --decades 100 --out {tmp_path}".split())
     printed = capsys.readouterr().out
     assert "saves with loss < log 2: True" in printed
@@ -170,11 +191,12 @@ def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys):
     assert abs(float(power[1]) + 0.5) < 0.1
     flow = storage.load(tmp_path / "flow.zarr")
     assert np.all(flow["delta"] <= flow["delta_bound"])
-    assert (tmp_path / "ulpm_kkt.png").stat().st_size > 10_000
+    measured = line_data(figures["ulpm_kkt.png"].axes[1])[0][1]
+    np.testing.assert_allclose(measured, flow["delta"].median("seed"))
 
 
 @pytest.mark.slow
-def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch):
+def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch, figures):
     monkeypatch.setattr(rangamani_norm_dynamics, "RATES", np.array([0.4, 0.2, 0.1, 0.05]))
     monkeypatch.setattr(rangamani_norm_dynamics, "HORIZON", 2.0)
     rangamani_norm_dynamics.main(
@@ -192,12 +214,24 @@ def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch):
     assert flow["norm"].dims == ("decay", "norm_at_start", "seed", "time")
     assert flow["margins"].dims[-1] == "sample"
     assert float(np.abs(flow["lemma_9_residual"]).max()) < 1e-13
-    for name in ("figure_2", "figure_3", "figure_4", "figure_10", "orders"):
-        assert (tmp_path / f"{name}.png").stat().st_size > 10_000
+    names = ("figure_2", "figure_3", "figure_4", "figure_10", "orders")
+    assert list(figures) == [f"{name}.png" for name in names]
+    assert titles(figures["figure_2.png"]) == ["λ = 0.02"] * 3 + ["λ = 0"] * 3
+    ends = line_data(figures["figure_2.png"].axes[3])
+    np.testing.assert_allclose(
+        [line[1][-1] for line in ends], flow["norm"].sel(decay=0).isel(time=-1).median("seed")
+    )
+    # The closed form lies on the integrated curves.
+    [chain] = figures["figure_10.png"].axes
+    curves, points = line_data(chain)[:3], line_data(chain)[3]
+    distances = [np.abs(np.interp(points[0], *curve) - points[1]) for curve in curves]
+    np.testing.assert_allclose(np.min(distances, axis=0), 0, atol=1e-3)
+    fitted = [text.split("{")[1][:4] for text in legend_texts(figures["orders.png"].axes[0])]
+    assert fitted == orders[0]
 
 
 @pytest.mark.slow
-def test_the_repaired_theorem_holds_on_features_and_nearly_in_a_net(tmp_path, capsys):
+def test_the_repaired_theorem_holds_on_features_and_nearly_in_a_net(tmp_path, capsys, figures):
     rangamani_collapse.main(f"--samples 5 --seeds 2 --time 1000 --out {tmp_path}".split())
     rows = {}
     for line in capsys.readouterr().out.splitlines():
@@ -214,11 +248,14 @@ def test_the_repaired_theorem_holds_on_features_and_nearly_in_a_net(tmp_path, ca
     # The mean square of what is uneven is what (34) leaves out.
     assert abs(row / row_theory - 1) < uneven**2 / gap + 1e-3
     np.testing.assert_allclose(cosine, cosine_theory, atol=0.02)
-    assert (tmp_path / "rangamani_collapse.png").stat().st_size > 10_000
+    figure = figures["rangamani_collapse.png"]
+    assert legend_texts(figure)[:5] == list(rows)
+    cosines = line_data(figure.axes[0])
+    np.testing.assert_allclose([cosines[0][1][-1], cosines[3][1][-1]], [-0.5, 0], atol=1e-3)
 
 
 @pytest.mark.slow
-def test_the_landscape_has_one_minimum(tmp_path, capsys):
+def test_the_landscape_has_one_minimum(tmp_path, capsys, figures):
     zhu_landscape.main(f"--K 3 --d 2 --n 1 --starts 32 --flows 2 --out {tmp_path}".split())
     printed = capsys.readouterr().out
     assert "points above the least loss that are no strict saddle: 0" in printed
@@ -227,16 +264,21 @@ def test_the_landscape_has_one_minimum(tmp_path, capsys):
     assert "strict saddle" in printed
     points = storage.load(tmp_path / "points.zarr")
     assert int(points["count"].sum()) == 32
-    assert (tmp_path / "zhu_landscape.png").stat().st_size > 10_000
+    spectra, search, profiles = figures["zhu_landscape.png"].axes
+    assert [text.get_text() for text in spectra.get_yticklabels()][:2] == ["minimum", "origin"]
+    found = line_data(search)[2]  # after two flows
+    np.testing.assert_array_equal(found, [points["excess"], points["eigenvalue"]])
+    # Along an escape direction the loss falls.
+    assert all(line[1].min() < line[1][0] for line in line_data(profiles))
 
 
-def test_past_the_threshold_the_landscape_has_the_origin_alone():
+def test_past_the_threshold_the_landscape_has_the_origin_only():
     assert list(zhu_landscape.explicit_points(nc.zhu(2, 1, 1, 0.6))) == ["origin"]
     names = list(zhu_landscape.explicit_points(nc.zhu(2, 1, 1, 0.4)))
     assert names == ["minimum", "origin"]
 
 
-def test_a_seed_sweep_counts_who_has_collapsed_and_goes_on(tmp_path, capsys):
+def test_a_seed_sweep_counts_collapsed_runs_and_resumes(tmp_path, capsys, figures):
     flags = f"--K 3 --d 2 3 --n 1 --seeds 24 --decades 12 --out {tmp_path}".split()
     seed_sweep.main(flags)
     first = capsys.readouterr().out
@@ -256,16 +298,21 @@ def test_a_seed_sweep_counts_who_has_collapsed_and_goes_on(tmp_path, capsys):
     share = np.mean(margins.sel(num_classes=3, excess=-1)[:, -1] < 0.95)
     row = next(line for line in first.splitlines() if line.split()[:2] == ["3", "2"])
     assert row.split()[-2] == f"{share.item():.4f}"
-    assert (tmp_path / "seed_sweep.png").stat().st_size > 10_000
+    [panel] = figures["seed_sweep.png"].axes
+    assert panel.get_title() == "K = 3"
+    assert legend_texts(panel) == ["d = 2", "d = 3"]
+    if share > 0:
+        np.testing.assert_allclose(line_data(panel)[0][1][-1], share)
     seed_sweep.main(flags)
     assert capsys.readouterr().out.split("\n\n")[1:] == first.split("\n\n")[1:]
     with pytest.raises(SystemExit):
         seed_sweep.main([*flags, "--rtol", "1e-6"])
     error = capsys.readouterr().err
-    assert "run.rtol = 1e-05 there, 1e-06 here. Give another --out, or --anew" in error
+    assert ": --out, --anew: " in error
+    assert "run.rtol = 1e-05 there, 1e-06 here. Give another path, or resume=False" in error
 
 
-def test_the_share_of_the_uncollapsed_leaves_failed_runs_out_and_has_its_power():
+def test_the_share_of_uncollapsed_runs_leaves_out_failed_runs_and_has_its_exponent():
     margins = np.array([[0.9, 0.96], [0.5, 0.5], [0.8, np.nan]])
     np.testing.assert_allclose(seed_sweep.uncollapsed(margins, 0.95), [1, 0.5])
     log_time = np.geomspace(20, 2000, 60)
@@ -286,11 +333,11 @@ def test_first_passage_is_where_the_curve_crosses():
 @pytest.mark.parametrize(
     ("example", "flags", "message"),
     [
-        (ulpm_flow, "--K 1", "num_classes = 1"),
-        (ulpm_flow, "--d 0", "feature_dim = 0"),
-        (ulpm_flow, "--n 0", "samples_per_class = 0: give an integer >= 1"),
+        (ulpm_flow, "--K 1", "--K: num_classes = 1"),
+        (ulpm_flow, "--d 0", "--d: feature_dim = 0: give an integer >= 1"),
+        (ulpm_flow, "--n 0", "--n: samples_per_class = 0: give an integer >= 1"),
         (ulpm_flow, "--solver Euler", "invalid choice: 'Euler' (choose from"),
-        (ulpm_flow, "--rtol 1e-20", "rtol = 1e-20"),
+        (ulpm_flow, "--rtol 1e-20", "--rtol: rtol = 1e-20"),
         (ulpm_flow, "--dtype float32 --rtol 1e-9", "use float64"),
         (ulpm_flow, "--norm nan", "--norm nan: give a finite number > 0"),
         (ulpm_flow, "--norm 0", "--norm 0: give a finite number > 0"),
@@ -307,11 +354,11 @@ def test_first_passage_is_where_the_curve_crosses():
         (mixon_strong_collapse, "--rate inf", "--rate inf"),
         (mixon_strong_collapse, "--steps 0", "--steps 0: give an integer >= 1"),
         (mixon_strong_collapse, "--rtol 0", "rtol = 0"),
-        (mixon_strong_collapse, "--rtol 1e-20", "rtol = 1e-20"),
+        (mixon_strong_collapse, "--rtol 1e-20", "--rtol: rtol = 1e-20"),
         (mixon_strong_collapse, "--optimizer sgd", "invalid choice: 'sgd' (choose from"),
-        (mixon_strong_collapse, "--K 1", "num_classes = 1"),
+        (mixon_strong_collapse, "--K 1", "--K: num_classes = 1"),
         (mixon_strong_collapse, "--seeds 0", "--seeds 0"),
-        (mixon_linear_phase, "--n 0", "samples_per_class = 0: give an integer >= 1"),
+        (mixon_linear_phase, "--n 0", "--n: samples_per_class = 0: give an integer"),
         (mixon_linear_phase, "--gap 1", "--gap 1: give a number between 0 and 1"),
         (mixon_linear_phase, "--norms -1", "--norms -1"),
         (mixon_linear_phase, "--seed -1", "--seed -1"),
@@ -321,28 +368,28 @@ def test_first_passage_is_where_the_curve_crosses():
         (ulpm_saddle, "--seeds 0", "--seeds 0"),
         (ulpm_saddle, "--rtol 10", "--rtol 10: give a number from 1e-12"),
         (ulpm_kkt, "--rtol 1", "--rtol 1: give a number up to 0.01"),
-        (ulpm_saddle, "--K 1", "num_classes = 1"),
+        (ulpm_saddle, "--K 1", "--K: num_classes = 1"),
         (ulpm_kkt, "--decades 1e5", "--decades 100000: give a number from 1 to 1e4"),
         (ulpm_kkt, "--seeds 0", "--seeds 0"),
-        (ulpm_kkt, "--K 1", "num_classes = 1"),
-        (ulpm_kkt, "--rtol 1e-20", "rtol = 1e-20"),
+        (ulpm_kkt, "--K 1", "--K: num_classes = 1"),
+        (ulpm_kkt, "--rtol 1e-20", "--rtol: rtol = 1e-20"),
         (rangamani_norm_dynamics, "--norms 1", "--norms [1.0]: give 2 or more"),
         (rangamani_norm_dynamics, "--decay 0", "--decay 0: give a finite number > 0"),
         (rangamani_norm_dynamics, "--time nan", "--time nan: give a finite number > 0"),
-        (rangamani_norm_dynamics, "--rtol 1e-20", "rtol = 1e-20"),
-        (rangamani_norm_dynamics, "--samples 0", "0 samples of class 3: it has"),
-        (rangamani_norm_dynamics, "--samples 900", "900 samples of class 3: it has"),
+        (rangamani_norm_dynamics, "--rtol 1e-20", "--rtol: rtol = 1e-20"),
+        (rangamani_norm_dynamics, "--samples 0", "num_samples = 0: give an integer >= 1"),
+        (rangamani_norm_dynamics, "--samples 900", "--samples: 900 samples of class 3: it has"),
         (rangamani_norm_dynamics, "--data digits", "unrecognized arguments: --data digits"),
         (rangamani_norm_dynamics, "--dataset imagenet", "invalid choice: 'imagenet'"),
         (ulpm_flow, "--format jpg", "invalid choice: 'jpg' (choose from"),
-        (ulpm_flow, "--quiet --K 1", "num_classes = 1"),
+        (ulpm_flow, "--quiet --K 1", "--K: num_classes = 1"),
         (rangamani_norm_dynamics, "--classes 3 3", "classes = [3, 3]: give one or more, each"),
-        (rangamani_norm_dynamics, "--classes 3 11", "class 11: no image is of it"),
-        (rangamani_norm_dynamics, "--widths 0", "widths[0] = 0: give an integer >= 1"),
+        (rangamani_norm_dynamics, "--classes 3 11", "classes[1] = 11: give an integer from 0 to 9"),
+        (rangamani_norm_dynamics, "--widths 0", "--widths: widths[0] = 0: give an integer"),
         (rangamani_norm_dynamics, "--dataset Fashion-MNIST --folder x", "x: no train-images-idx3"),
         (rangamani_norm_dynamics, "--seeds 0", "--seeds 0"),
-        (rangamani_collapse, "--samples 900", "900 samples of class 0: it has"),
-        (rangamani_collapse, "--widths 4 0", "widths[1] = 0: give an integer >= 1"),
+        (rangamani_collapse, "--samples 900", "--samples: 900 samples of class 0"),
+        (rangamani_collapse, "--widths 4 0", "--widths: widths[1] = 0: give an integer"),
         (rangamani_collapse, "--decay inf", "--decay inf: give a finite number > 0"),
         (zhu_landscape, "--decay 0", "--decay 0: give a number from 1e-5 to 1"),
         (zhu_landscape, "--bias-decay -1", "--bias-decay -1: give a number from 0"),
@@ -368,15 +415,20 @@ def test_a_bad_flag_is_one_line_and_exit_2(example, flags, message, capsys, tmp_
 
 
 @pytest.mark.parametrize("flags", ["--decades 0.5", "--K 2 --d 1 --n 1 --decades 3"])
-def test_the_smallest_cases_draw_their_figure(flags, tmp_path):
+def test_the_smallest_cases_draw_their_figure(flags, tmp_path, figures):
     # Less than a decade of time; measures that are identically zero.
     # The model of the first test here, whose programs this one shares.
     ulpm_flow.main(["--K", "3", "--d", "4", "--n", "2", *flags.split(), "--out", str(tmp_path)])
-    assert (tmp_path / "ulpm_flow.png").stat().st_size > 10_000
+    flow = storage.load(tmp_path / "flow.zarr")
+    for axes, name in zip(
+        figures["ulpm_flow.png"].axes[1::2], ("within_class_variation", "self_duality"), strict=True
+    ):
+        values = flow[f"ji_{name}"].values[flow["log_time"].values > np.log(1.999)]
+        np.testing.assert_array_equal(line_data(axes)[0][1], values)
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
-def test_all_examples_name_what_they_share_alike(name, capsys, monkeypatch, tmp_path):
+def test_all_examples_have_the_same_names_for_common_flags(name, capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as ended:
         importlib.import_module(name).main(["--help"])
@@ -400,8 +452,27 @@ def test_quiet_prints_nothing_and_a_format_is_that_of_the_figure(tmp_path, capsy
     assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.zarr", "ulpm_flow.pdf"]
 
 
+def test_an_error_of_the_library_begins_with_the_flags_of_its_arguments(capsys):
+    parser = script.Parser(description="test")
+    parser.add_argument("--K", type=int, argument="num_classes")
+    parser.add_argument("--out")
+    parser.add_argument("--rtol")
+    for error, message in [
+        (ArgumentError("num_classes = 1: give 2 or more.", "num_classes"), "--K: num_classes = 1"),
+        (ArgumentError("rtol = 2, atol = 1: no.", "rtol", "atol"), "--rtol: rtol = 2, atol = 1"),
+        (ArgumentError("widths[0] = 0: no.", "widths[0]"), "widths[0] = 0: no."),
+        (ValueError("no such file"), "no such file"),
+    ]:
+        with pytest.raises(SystemExit) as ended:
+            parser.refuse(error)
+        assert ended.value.code == 2
+        text = capsys.readouterr().err
+        assert text.split(": ", 1)[1].startswith(message)
+        assert text.count("\n") == 1
+
+
 def test_quiet_silences_bars_too(capsys):
-    parser = script.Parser("test")
+    parser = script.Parser(description="test")
     script.add_output_flags(parser)
     with script.output(parser.parse_args(["--quiet"])):
         print("printed")
@@ -420,7 +491,7 @@ def test_a_module_that_is_no_script_says_so(name):
     with pytest.raises(SystemExit) as ended:
         script.refuse_to_run(str(EXAMPLES / f"{name}.py"))
     message = str(ended.value)
-    assert message.startswith(f"{name}.py: holds what the examples share; run one of ")
+    assert message.startswith(f"{name}.py: is a module that the examples share; run one of ")
     assert message.split("run one of ")[1].split(", ") == [f"{script}.py" for script in SCRIPTS]
     # All of them end so.
     assert (EXAMPLES / f"{name}.py").read_text().endswith("    refuse_to_run(__file__)\n")
@@ -448,7 +519,7 @@ def test_a_helper_module_run_as_a_script_ends_with_a_line():
         ("a/b\\c: *?<>|d", "a_b_c_d"),
     ],
 )
-def test_folders_are_named_without_spaces_and_signs(title, name):
+def test_names_of_folders_have_no_spaces_or_special_characters(title, name):
     assert script.folder_name(title) == name
 
 

@@ -1,0 +1,1 @@
+"""Figures of single examples; each is drawn from the data sets that its example saves."""
