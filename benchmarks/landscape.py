@@ -1,9 +1,10 @@
-"""Smallest Hessian eigenvalue, side by side: restarted Lanczos, power iteration, ARPACK, dense.
+"""Compare ways to the smallest Hessian eigenvalue: Lanczos, power iteration, ARPACK, dense.
 
 Every row finds the smallest eigenvalue of the Hessian of the regularised cross-entropy model at one
-state beside its minimum, in float64. Power iteration is PyHessian's: largest by magnitude first,
-then that of the shifted matrix, with its default of 100 iterations and relative change 1e-3, and
-again to 1e-10 without that limit; once in JAX, once on PyTorch's autograd.
+state near its minimum, in float64. Power iteration is that of PyHessian: it finds the eigenvalue
+that is largest by magnitude, then that of the matrix shifted by it. It runs with PyHessian's
+defaults of 100 iterations and relative change 1e-3, in JAX and on PyTorch's autograd, and in JAX
+again to a change of 1e-10 with more iterations.
 """
 
 import dataclasses
@@ -22,26 +23,26 @@ from reporting import (
     parse_with_json,
     seconds,
     show_machine,
-    show_ratio,
-    show_time,
     version,
 )  # fmt: skip
+from reports.landscape import LANCZOS, show
 from tqdm import tqdm
 
 import nc_jax as nc
 
 SLOW = 5.0  # seconds after which a run is not repeated
 DENSE_LIMIT = 2000  # numbers of a state
-# Beyond this many, searches are cut at some 150 products, about what power iteration takes.
+# Above this size Lanczos ends after about 150 products, about as many as power iteration takes,
+# because a converged search would take hours.
 LARGE, FEW_RESTARTS = 100_000, 8
 RTOL = 1e-6
-# PyHessian's defaults, and what it takes to compare.
+# Largest number of iterations and least relative change: PyHessian's defaults, and tighter limits.
 LOOSE, TIGHT = (100, 1e-3), (20_000, 1e-10)
 
 
 @dataclasses.dataclass(frozen=True)
 class Setup:
-    """A problem and the state whose Hessian is looked at."""
+    """A problem and the state whose Hessian is analysed."""
 
     title: str
     problem: nc.UnconstrainedFeatures
@@ -53,21 +54,21 @@ class Setup:
         return sum(leaf.size for leaf in jax.tree.leaves(like))
 
     def state(self) -> nc.LastLayer:
-        """The minimum, off by half its norm."""
+        """The minimum plus noise of half its norm."""
         key, noise_key = jax.random.split(jax.random.key(0))
-        minimum = nc.exact.regularized_minimizer(self.problem, key)
+        minimum = nc.exact.regularized_minimizer(self.problem, key=key)
         noise = self.problem.init(noise_key, 0.5 * jnp.linalg.norm(minimum.classifier))
         return jax.tree.map(jnp.add, minimum, noise)
 
 
 def setups(quick: bool) -> list[Setup]:
-    """What is measured."""
+    """The problems that are measured."""
     shapes = [(4, 6, 5), (6, 10, 6)]
     if not quick:
         shapes = [(4, 6, 5), (10, 18, 10), (10, 100, 19), (50, 200, 99), (100, 1000, 99)]
     found = []
     for classes, dim, size in shapes:
-        # A tenth of the decay at which the origin becomes the minimum.
+        # A tenth of the decay from which on the origin is the minimum.
         decay = 0.1 / (classes * size**0.5)
         problem = nc.zhu(classes, dim, size, decay)
         setup = Setup(f"K={classes} d={dim} n={size}", problem)
@@ -77,7 +78,7 @@ def setups(quick: bool) -> list[Setup]:
 
 @dataclasses.dataclass
 class Result:
-    """What a way found."""
+    """The eigenvalue that a way found, and its Hessian-vector products."""
 
     value: float
     products: int | None
@@ -130,6 +131,7 @@ def jax_power(limits: tuple[int, float]) -> Way:
             def unfinished(carry):
                 _, value, previous, i = carry
                 moved = jnp.abs(value - previous) / (jnp.abs(previous) + 1e-6)
+                # Before the second iteration `previous` is an initial value of the loop.
                 return (i < iterations) & ((i < 2) | (moved >= change))
 
             start = jax.random.normal(key, (size,))
@@ -143,6 +145,8 @@ def jax_power(limits: tuple[int, float]) -> Way:
             keys = jax.random.split(jax.random.key(1))
             largest, first = dominant(jnp.array(0.0), keys[0])
             smallest, second = dominant(largest, keys[1])
+            # If the eigenvalue of largest magnitude is negative, it is the smallest, and the
+            # shifted matrix gives the largest.
             return Result(float(jnp.minimum(smallest, largest)), int(first + second))
 
         return run
@@ -151,8 +155,9 @@ def jax_power(limits: tuple[int, float]) -> Way:
 
 
 def torch_power(setup: Setup) -> Callable[[], Result]:
-    """The same with products by PyTorch's double backward, as PyHessian takes them."""
+    """Power iteration with products by PyTorch's double backward, as in PyHessian."""
     import torch
+    from peers.torch_objective import objective
 
     problem, state = setup.problem, setup.state()
     parameters = [
@@ -161,9 +166,7 @@ def torch_power(setup: Setup) -> Callable[[], Result]:
     features, classifier, bias = parameters
     labels = torch.tensor(problem.labels, dtype=torch.int64)
     decay = float(problem.weight_decay.classifier)
-    logits = features @ classifier.T + bias
-    penalty = sum((parameter**2).sum() for parameter in parameters)
-    loss = torch.nn.functional.cross_entropy(logits, labels) + decay / 2 * penalty
+    loss = objective(features, classifier, bias, labels, weight_decay=decay)
     gradient = torch.autograd.grad(loss, parameters, create_graph=True)
 
     def dominant(shift: float, seed: int) -> tuple[float, int]:
@@ -229,7 +232,6 @@ def dense(setup: Setup) -> Callable[[], Result]:
     return run
 
 
-LANCZOS = "nc_jax restarted Lanczos"
 WAYS: dict[str, Way] = {
     LANCZOS: lanczos,
     "power iteration, 100 x 2, 1e-3": jax_power(LOOSE),
@@ -254,7 +256,10 @@ class Row:
 
 
 def applies(way: str, setup: Setup) -> bool:
-    """Whether a way is tried: those that take hours, or the memory of a matrix, are not."""
+    """Whether a way is measured at this size.
+
+    Ways that would take hours, or more memory than there is for a matrix, are not.
+    """
     if way.startswith("PyTorch") and version("torch") is None:
         return False
     if setup.size > LARGE:
@@ -263,29 +268,13 @@ def applies(way: str, setup: Setup) -> bool:
 
 
 def measure(setup: Setup, way: str) -> Row:
-    """One way, compiled and run."""
+    """Time one way; the first call compiles."""
     run = WAYS[way](setup)
     first, found = seconds(run)
     second, _ = seconds(run)
     times = [second] + [seconds(run)[0] for _ in range(4 if second < SLOW else 0)]
     taken = statistics.median(times)
     return Row(setup.title, way, found.products, max(first - taken, 0.0), taken, found.value)
-
-
-def show(rows: Sequence[Row]) -> str:
-    """A setup as a Markdown table."""
-    ours = next(row.run_s for row in rows if row.way == LANCZOS)
-    lines = [
-        f"\n{rows[0].setup}\n",
-        "| smallest eigenvalue by | products | compile | run | against Lanczos | error |",
-        "|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.way} | {row.products or '–'} | {show_time(row.compile_s)} | "
-            f"{show_time(row.run_s)} | {show_ratio(row.run_s / ours)} | {row.error:.0e} |"
-        )
-    return "\n".join(lines)
 
 
 METHOD = """\
@@ -298,7 +287,7 @@ relative to the largest eigenvalue met: all but the dense are bounds from above"
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, write the JSON file."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small ones, for a look")
+    parser.add_argument("--quick", action="store_true", help="two small setups")
     add_json(parser, "results/benchmark_landscape.json")
     options = parse_with_json(parser, arguments)
     jax.config.update("jax_enable_x64", True)
@@ -315,12 +304,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 bar.update()
             exact = [row.value for row in found if row.way == "dense"]
             reference = exact[0] if exact else min(row.value for row in found)
-            top = nc.landscape.extreme_eigenpairs(setup.problem, setup.state(), 1, "largest")
+            top = nc.landscape.extreme_eigenpairs(
+                setup.problem, setup.state(), num=1, end="largest"
+            )
             for row in found:
                 row.error = (row.value - reference) / float(top.values[0])
-            bar.write(show(found))
             rows += [dataclasses.asdict(row) for row in found]
-            # Setup by setup, so that a run cut short leaves what it had.
+            bar.write("\n" + show(rows[-len(found) :]))
+            # Written after each setup, so that an interrupted run leaves the setups that it
+            # measured.
             facts = {"machine": place, "rows": rows}
             options.json.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"\nwrote {options.json}")

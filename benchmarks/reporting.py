@@ -1,4 +1,4 @@
-"""What the benchmarks share: where they ran, how long a call took, how figures are shown."""
+"""Parts of every benchmark: description of the machine, timing, formatting, common flags."""
 
 import argparse
 import datetime
@@ -14,7 +14,9 @@ import jax
 
 from nc_jax.paths import local_path
 
-BUSY = 0.5  # load average before the run above which a table warns
+# A table warns if the load average before the run was above this. An idle system has up to half a
+# core of load.
+BUSY = 0.5
 PACKAGES = (
     "nc_jax", "jax", "diffrax", "optax", "numpy", "scipy", "torch", "torchdiffeq", "torchode",
     "gradsolve",
@@ -23,14 +25,14 @@ T = TypeVar("T")
 
 
 def seconds(run: Callable[[], T]) -> tuple[float, T]:
-    """Wall time of one run, and what it returned."""
+    """Wall time of one run in seconds, and its result."""
     start = time.perf_counter()
     result = run()
     return time.perf_counter() - start, result
 
 
 def version(package: str) -> str | None:
-    """Installed version, None if absent."""
+    """The installed version of a package; None without it."""
     try:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
@@ -38,7 +40,7 @@ def version(package: str) -> str | None:
 
 
 def machine() -> dict[str, object]:
-    """Where and when the numbers were taken."""
+    """The machine, its load, the versions of packages and the time."""
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.exists():
@@ -57,7 +59,7 @@ def machine() -> dict[str, object]:
 
 
 def show_machine(place: dict) -> list[str]:
-    """Lines that say where and with what a table was made."""
+    """Lines with the machine, its load, the date and the versions of packages."""
     versions = ", ".join(f"{k} {v}" for k, v in place["packages"].items() if v)
     load = "unknown" if place["load_average"] is None else f"{place['load_average']:.1f}"
     lines = [
@@ -65,26 +67,26 @@ def show_machine(place: dict) -> list[str]:
         f"jax on {place['jax_backend']}, {versions}",
     ]
     if place["load_average"] is None or place["load_average"] > BUSY:
-        lines.append("BUSY: other work was running, times and ratios are not to be relied on")
+        lines.append("BUSY: other processes were running, so times and ratios are not reliable")
     return lines
 
 
 def show_time(value: float | None) -> str:
     """Seconds with a unit, three digits."""
     if value is None:
-        return "-"
+        return "–"
     return f"{value:.3g} s" if value >= 1 else f"{1e3 * value:.3g} ms"
 
 
 def show_ratio(value: float | None) -> str:
-    """48x, or 0.97x: three digits, never an exponent."""
+    """A ratio such as 48x or 0.97x: three digits, without an exponent."""
     if value is None:
-        return "-"
+        return "–"
     return f"{value:.3g}x" if value < 1000 else f"{value:.0f}x"
 
 
 class Parser(argparse.ArgumentParser):
-    """One line for a bad flag, instead of the usage and the line."""
+    """A parser that prints one line for a bad flag, without the usage."""
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
@@ -100,18 +102,18 @@ def positive(text: str) -> int:
 
 
 def add_json(parser: Parser, default: str) -> None:
-    """The flag that says where the numbers go."""
+    """Add the flag `--json`, the path of the file to which the numbers are written."""
     parser.add_argument(
         "--json",
         type=local_path,
         default=Path(default),
         metavar="PATH",
-        help="where the numbers go (default %(default)s; folders are made)",
+        help="file for the numbers (default %(default)s; missing folders are created)",
     )
 
 
 def parse_with_json(parser: Parser, arguments: Sequence[str] | None) -> argparse.Namespace:
-    """Read the command line, and make the folder of the JSON file before minutes are spent."""
+    """Read the command line; an unusable JSON path fails here, not after minutes of measuring."""
     options = parser.parse_args(arguments)
     try:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -1,7 +1,8 @@
-"""Which solver for which flow: time, evaluations and error over horizon, tolerance and size.
+"""Compare solvers: time, evaluations and error by problem, horizon, tolerance and size.
 
 Every row is one run of `gradient_flow` from one Gaussian start in float64 that saves its end only.
-The rows of a block share problem and horizon, and are judged by one tight run of another solver.
+The rows of a block have one problem and one horizon. Their errors are differences from a reference,
+which is a run at a tight tolerance.
 """
 
 import dataclasses
@@ -21,8 +22,8 @@ from reporting import (
     parse_with_json,
     seconds,
     show_machine,
-    show_time,
 )  # fmt: skip
+from reports.solvers import show
 from tqdm import tqdm
 
 import nc_jax as nc
@@ -37,7 +38,7 @@ TINY_DECAY = nc.zhu(3, 4, 3, 0.005)
 
 @dataclasses.dataclass(frozen=True)
 class Way:
-    """A solver in the clock that suits it."""
+    """A solver and the clock in which it integrates."""
 
     name: str
     solver: diffrax.AbstractSolver
@@ -71,7 +72,7 @@ def cross(ways: Sequence[Way], rtols: Sequence[float]) -> tuple[tuple[Way, float
 
 
 def blocks(quick: bool) -> list[Block]:
-    """What is measured."""
+    """The blocks that are measured."""
     if quick:
         return [
             Block("ULPM, K=5 d=20 n=10", SMALL, 100, cross([TSIT5, RKC], [1e-4]), (DOPRI8, 1e-10)),
@@ -121,13 +122,18 @@ class Row:
 
 
 class Counted(AbstractProblem):
-    """A problem that counts the evaluations of its field as they run; a product counts as one."""
+    """A problem that counts the evaluations of its field while they run.
+
+    A Jacobian-vector product of the field counts as one evaluation. All other methods are those of
+    `problem`.
+    """
 
     problem: nc.UnconstrainedFeatures
     tick: Callable[[], None]
 
     def scaled_descent(self, state, log_scale):
         """As the problem's."""
+        # A counter in Python would count the traces, not the evaluations.
         jax.debug.callback(self.tick)
         return self.problem.scaled_descent(state, log_scale)
 
@@ -157,12 +163,13 @@ class Counted(AbstractProblem):
 
 
 def nothing(state) -> dict:
-    """Drifts alone are recorded."""
+    """No observables, so that only the drifts are recorded."""
     return {}
 
 
 def save_at(clock: AbstractClock, decades: float) -> np.ndarray:
     """t = 10^decades in the clock's coordinate."""
+    # log(1 + t), although t overflows.
     log_time = np.logaddexp(0, decades * math.log(10))
     if isinstance(clock, nc.RealTime):
         return np.expm1([log_time])
@@ -170,19 +177,29 @@ def save_at(clock: AbstractClock, decades: float) -> np.ndarray:
 
 
 def run(problem: AbstractProblem, start, way: Way, decades: float, rtol: float) -> nc.Trajectory:
-    """One run, finished."""
+    """One run; returns when its computation has ended."""
     return jax.block_until_ready(
         nc.gradient_flow(
-            problem, start, save_at(way.clock, decades), way.clock, way.solver, rtol=rtol,
-            atol=rtol / 100, observe=nothing, max_steps=10_000_000,
+            problem,
+            start,
+            save_at(way.clock, decades),
+            clock=way.clock,
+            solver=way.solver,
+            rtol=rtol,
+            atol=rtol / 100,
+            observe=nothing,
+            max_steps=10_000_000,
         )
-    )  # fmt: skip
+    )
 
 
 def count(
     problem: nc.UnconstrainedFeatures, start, way: Way, decades: float, rtol: float
 ) -> int | None:
-    """Evaluations of the field, in a run of its own; of no meaning where Jacobians are formed."""
+    """Evaluations of the field; None for implicit solvers, which form Jacobians.
+
+    They are counted in a separate run, since the callbacks would slow the timed one down.
+    """
     if isinstance(way.solver, diffrax.AbstractImplicitSolver):
         return None
     total = 0
@@ -192,14 +209,15 @@ def count(
         total += 1
 
     run(Counted(problem, tick), start, way, decades, rtol)
+    # Callbacks may still run when the result is there.
     jax.effects_barrier()
     return total
 
 
 def measures(problem: nc.UnconstrainedFeatures, state: nc.LastLayer) -> np.ndarray:
     """Ji's measures of collapse."""
-    seen = nc.metrics.collapse_metrics(state, problem.labels)
-    return np.array([value for name, value in seen.items() if name.startswith("ji_")])
+    metrics = nc.metrics.collapse_metrics(state, problem.labels)
+    return np.array([value for name, value in metrics.items() if name.startswith("ji_")])
 
 
 def measure(block: Block, bar: tqdm) -> list[Row]:
@@ -238,22 +256,6 @@ def measure(block: Block, bar: tqdm) -> list[Row]:
     return rows
 
 
-def show(rows: Sequence[Row]) -> str:
-    """A block as a Markdown table."""
-    lines = [
-        f"\n{rows[0].block}, to t = 10^{rows[0].decades:.10g}\n",
-        "| solver, clock | rtol | steps | evaluations | run | state | measures | drift |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        error = "–" if row.measure_error is None else f"{row.measure_error:.0e}"
-        lines.append(
-            f"| {row.way} | {row.rtol:.0e} | {row.steps} | {row.evals or '–'} | "
-            f"{show_time(row.run_s)} | {row.state_error:.0e} | {error} | {row.drift:.0e} |"
-        )
-    return "\n".join(lines)
-
-
 METHOD = """\
 run: median of 5 calls of the compiled flow (of 1 where it takes over 5 s); compilation is 2 to 5 s
 evaluations: of the field, rejected steps included; a Jacobian-vector product counts as one;
@@ -265,7 +267,7 @@ six; drift: largest change of an invariant, relative to the size of its terms at
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the tables, write the JSON file."""
     parser = Parser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two small blocks, for a look")
+    parser.add_argument("--quick", action="store_true", help="two small blocks")
     add_json(parser, "results/benchmark_solvers.json")
     options = parse_with_json(parser, arguments)
     jax.config.update("jax_enable_x64", True)
@@ -276,9 +278,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     with tqdm(total=sum(len(block.runs) for block in todo), unit="row", disable=None) as bar:
         for block in todo:
             found = measure(block, bar)
-            bar.write(show(found))
             rows += [dataclasses.asdict(row) for row in found]
-            # Block by block, so that a run cut short leaves what it had.
+            bar.write("\n" + show(rows[-len(found) :]))
+            # Written after each block, so that an interrupted run leaves the blocks that it
+            # measured.
             facts = {"machine": place, "rows": rows}
             options.json.write_text(json.dumps(facts, indent=2) + "\n")
     print(f"\nwrote {options.json}")

@@ -1,9 +1,9 @@
-"""What a first and a second process pay before and beside the numbers: imports, compilation, runs.
+"""Measure the imports, compilation and runs of a first and of a second process.
 
-Each case is a child process of this script, run twice with one cache folder, as `cache_programs`
-gives it to users: the first compiles, the second loads. Phases are JAX's own events, so that every
-entry point is measured alike. Then the whole process of `examples/ulpm_flow.py`, beside one that
-imports what it imports and does nothing.
+Each case is a child process of this script. It runs twice with one cache folder, which
+`cache_programs` configures as for users: the first process compiles, the second loads. Phases are
+events of JAX, so that every entry point is measured in the same way. Then the whole process of
+`examples/ulpm_flow.py` is compared with one that only has the same imports.
 """
 
 import argparse
@@ -36,11 +36,12 @@ programs: compiled + loaded. Process 1 fills the cache folder, process 2 shares 
 K, D, N, RTOL, ATOL = 5, 20, 10, 1e-8, 1e-10
 
 
-# A case imports, which is measured too, and yields; sets up, and yields the call.
+# A case is a generator. Up to its first `yield` it imports, up to its second it sets up; the second
+# yields the call. `measure_here` times each part. Hence the imports inside of functions.
 
 
 def jax_and_nc() -> tuple[Any, Any]:
-    """In float64, with stored programs."""
+    """The modules, set to float64 and to a cache of programs."""
     import jax
 
     import nc_jax
@@ -82,7 +83,7 @@ def train() -> Iterator[Any]:
     def network(rngs: Any) -> cnn.Network:
         return cnn.ConvNet(1, 10, rngs=rngs)
 
-    yield lambda: cnn.train(network, digits[0], optimizer, 2, digits[1], progress=False)
+    yield lambda: cnn.train(network, digits[0], optimizer, 2, test=digits[1], progress=False)
 
 
 def classify() -> Iterator[Any]:
@@ -106,25 +107,18 @@ def plain_diffrax() -> Iterator[Any]:
     """The flow to t = 10^1000 by `diffeqsolve`: states alone, no observable."""
     import diffrax
     import jax
-    import jax.numpy as jnp
     import numpy as np
+    from peers.ulpm_model import gaussian_start, jax_log_field
 
     jax.config.update("jax_enable_x64", True)
+    # As `cache_programs` does: by default JAX stores only programs that compile for a second or
+    # more.
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 
-    def field(log_time: Any, state: Any, labels: Any) -> Any:
-        features, classifier = state
-        own = jax.nn.one_hot(labels, K, dtype=bool)
-        # e^u p at the wrong classes, where p underflows and e^u overflows.
-        logs = jax.nn.log_softmax(features @ classifier.T) + log_time
-        wrong = jnp.where(own, 0, jnp.exp(logs))
-        residual = jnp.where(own, wrong.sum(1, keepdims=True), -wrong)
-        return residual @ classifier, residual.T @ features
-
     @jax.jit
-    def solve(start: Any, times: Any, labels: Any) -> Any:
+    def solve(start: Any, times: Any) -> Any:
         return diffrax.diffeqsolve(
-            diffrax.ODETerm(field), diffrax.Tsit5(), 0.0, times[-1], None, start, labels,
+            diffrax.ODETerm(jax_log_field), diffrax.Tsit5(), 0.0, times[-1], None, start,
             saveat=diffrax.SaveAt(ts=times), max_steps=1_000_000,
             stepsize_controller=diffrax.PIDController(RTOL, ATOL),
         ).ys  # fmt: skip
@@ -132,36 +126,19 @@ def plain_diffrax() -> Iterator[Any]:
     yield
     log10_t = np.linspace(-2, 1000, 201)
     times = np.logaddexp(0, log10_t * np.log(10))
-    labels = np.repeat(np.arange(K), N)
-    yield lambda: solve(scaled_start(), times, labels)
-
-
-def scaled_start() -> tuple[Any, Any]:
-    """Gaussian features and classifier of norm 1."""
-    import numpy as np
-
-    draw = np.random.default_rng(0).standard_normal
-    features, classifier = draw((K * N, D)), draw((K, D))
-    return features / np.linalg.norm(features), classifier / np.linalg.norm(classifier)
+    yield lambda: solve(gaussian_start(), times)
 
 
 def scipy_flow() -> Iterator[Any]:
     """The flow to t = 10^5 by `solve_ivp`, without JAX."""
     import numpy as np
+    from peers.ulpm_model import gaussian_start, log_field
     from scipy.integrate import solve_ivp
-    from scipy.special import softmax
 
     yield
-    labels = np.eye(K)[np.repeat(np.arange(K), N)]
     times = np.log1p(np.logspace(-2, 5, 201))
-
-    def field(log_time: float, flat: Any) -> Any:
-        features, classifier = np.split(flat.reshape(-1, D), [K * N])
-        residual = np.exp(log_time) * (labels - softmax(features @ classifier.T, axis=1))
-        return np.concatenate([residual @ classifier, residual.T @ features]).ravel()
-
-    start, span = np.concatenate(scaled_start()).ravel(), (0.0, times[-1])
-    yield lambda: solve_ivp(field, span, start, t_eval=times, rtol=RTOL, atol=ATOL).y
+    start, span = gaussian_start(), (0.0, times[-1])
+    yield lambda: solve_ivp(log_field, span, start, t_eval=times, rtol=RTOL, atol=ATOL).y
 
 
 CASES: dict[str, Callable[[], Iterator[Any]]] = {
@@ -173,14 +150,14 @@ QUICK = ("landscape.classify", "SciPy to 10^5")
 
 
 class Phases:
-    """Wall seconds of JAX's phases, and programs."""
+    """Wall seconds of JAX's phases, and the number of programs compiled and loaded."""
 
     def __init__(self):
         self.spans: dict[str, list[tuple[float, float]]] = {phase: [] for phase in PHASES.values()}
         self.counts = Counter()
 
     def listen(self) -> None:
-        """From now on; JAX is imported by now, or there is nothing to hear."""
+        """Record events from now on. A case that uses JAX has imported it before this call."""
         if "jax" in sys.modules:
             from jax import monitoring
 
@@ -196,14 +173,17 @@ class Phases:
         self.counts[event] += 1
 
     def seconds(self) -> dict[str, float]:
-        """By phase. Traces lie within traces and lowerings, and loads within compilations."""
+        """Seconds by phase, without double counting.
+
+        A trace can contain traces and can be part of a lowering; a load is part of a compilation.
+        """
         took = {phase: union(spans) for phase, spans in self.spans.items()}
         took["trace"] = union(self.spans["trace"] + self.spans["lower"]) - took["lower"]
         took["compile"] -= took["load"]
         return took
 
     def programs(self) -> tuple[int, int]:
-        """Compiled and loaded."""
+        """Numbers of programs compiled and loaded; JAX reports a load as a compilation too."""
         return len(self.spans["compile"]) - self.counts[HIT], self.counts[HIT]
 
 
@@ -217,7 +197,7 @@ def union(spans: Sequence[tuple[float, float]]) -> float:
 
 
 def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
-    """What a call returned, finished, with its CPU and wall seconds."""
+    """The result of a call, after its computation has ended, and its CPU and wall seconds."""
     cpu, wall = time.process_time(), time.perf_counter()
     result = call()
     if "jax" in sys.modules:
@@ -228,13 +208,14 @@ def timed(call: Callable[[], Any]) -> tuple[Any, dict[str, float]]:
 
 
 def measure_here(name: str) -> dict[str, Any]:
-    """A case in this process."""
+    """Measure a case in this process."""
     began, phases = time.process_time(), Phases()
     case = CASES[name]()
     _, imports = timed(lambda: next(case))
     imports["cpu"] += began  # of the interpreter
     phases.listen()
     call, preparation = timed(lambda: next(case))
+    # Phases of the set-up, which are subtracted where the first call's `run` is computed.
     before = sum(phases.seconds().values())
     _, first = timed(call)
     took, programs = phases.seconds(), phases.programs()
@@ -247,10 +228,11 @@ def measure_here(name: str) -> dict[str, Any]:
 
 
 def process(command: Sequence[str], cache: str) -> tuple[str, float, float]:
-    """Output of a process, its CPU and its wall seconds."""
+    """Run a process; returns its output, its CPU and its wall seconds."""
     environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache, "PYTHONWARNINGS": "ignore"}
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    # CPU seconds of children that have ended; processes run one after another.
     before, wall = os.times(), time.perf_counter()
     done = subprocess.run(
         [sys.executable, *command], env=environment, capture_output=True, text=True
@@ -276,7 +258,10 @@ def measure(name: str) -> list[dict[str, Any]]:
 
 
 def measure_script(rounds: int) -> dict[str, Any]:
-    """The example and the imports in turns; the first round, which compiles, apart."""
+    """CPU seconds of the example and of its imports alone, in turns.
+
+    The first round compiles and is reported separately; later ones enter a median.
+    """
     with tempfile.TemporaryDirectory() as folder:
         cache, out = f"{folder}/cache", f"{folder}/out"
         script = [str(ROOT / "examples" / "ulpm_flow.py"), "--K", "5", "--d", "20", "--out", out]
@@ -310,11 +295,12 @@ def show(rows: list[dict[str, Any]]) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, print the table, write the JSON file."""
     if arguments is None and sys.argv[1:2] == ["--child"]:
+        # The parent reads JSON from stdout, where a case must not print.
         with contextlib.redirect_stdout(io.StringIO()):
             row = measure_here(sys.argv[2])
         print(json.dumps(row))
         return
-    # Here, since it imports JAX, which children measure.
+    # Imported here, since `reporting` imports JAX, and children measure the import of JAX.
     from reporting import Parser, add_json, machine, parse_with_json, show_machine
 
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

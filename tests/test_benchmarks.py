@@ -1,4 +1,4 @@
-"""The benchmarks run, and what they time agrees."""
+"""The benchmarks run, and the results of the runs that they time agree."""
 
 import json
 import os
@@ -12,7 +12,7 @@ BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 @pytest.mark.slow
-def test_the_ulpm_benchmark_measures_what_agrees(tmp_path):
+def test_the_ulpm_benchmark_times_runs_whose_results_agree(tmp_path):
     pytest.importorskip("torch")
     target = tmp_path / "ulpm.json"
     command = [sys.executable, str(BENCHMARKS / "ulpm.py"), "--quick", "--json", str(target)]
@@ -25,7 +25,7 @@ def test_the_ulpm_benchmark_measures_what_agrees(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_solver_benchmark_measures_what_agrees(tmp_path):
+def test_the_solver_benchmark_times_runs_whose_results_agree(tmp_path):
     target = tmp_path / "solvers.json"
     command = [sys.executable, str(BENCHMARKS / "solvers.py"), "--quick", "--json", str(target)]
     subprocess.run(command, check=True, capture_output=True)
@@ -36,7 +36,7 @@ def test_the_solver_benchmark_measures_what_agrees(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_landscape_benchmark_measures_what_agrees(tmp_path):
+def test_the_landscape_benchmark_times_runs_whose_results_agree(tmp_path):
     target = tmp_path / "landscape.json"
     command = [sys.executable, str(BENCHMARKS / "landscape.py"), "--quick", "--json", str(target)]
     subprocess.run(command, check=True, capture_output=True)
@@ -49,7 +49,7 @@ def test_the_landscape_benchmark_measures_what_agrees(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_sweep_benchmark_measures_what_agrees(tmp_path):
+def test_the_sweep_benchmark_times_runs_whose_results_agree(tmp_path):
     target = tmp_path / "sweep.json"
     command = [sys.executable, str(BENCHMARKS / "sweep.py"), "--quick", "--json", str(target)]
     subprocess.run(command, check=True, capture_output=True)
@@ -79,7 +79,7 @@ def test_the_startup_benchmark_loads_in_a_second_process_what_the_first_compiles
 
 
 @pytest.mark.slow
-def test_the_cnn_benchmark_measures_what_agrees(tmp_path):
+def test_the_cnn_benchmark_times_runs_whose_results_agree(tmp_path):
     pytest.importorskip("flax")
     target = tmp_path / "cnn.json"
     command = [sys.executable, str(BENCHMARKS / "cnn.py"), "--quick", "--json", str(target)]

@@ -1,0 +1,1 @@
+"""Text tables of the benchmarks, from the numbers that they write as JSON."""
