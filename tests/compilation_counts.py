@@ -1,4 +1,4 @@
-"""What JAX compiles: programs counted by its own events, operations by their text."""
+"""Counts of what JAX compiles: programs by JAX's events, operations by their text."""
 
 import contextlib
 from collections.abc import Iterator
@@ -7,7 +7,7 @@ import jax
 
 
 class Counts:
-    """Programs compiled while the counter was open."""
+    """Number of programs compiled inside of the block."""
 
     compiled = 0
 

@@ -1,4 +1,4 @@
-"""A network without any convolution: quick to compile, and its gradients are a line of NumPy."""
+"""A network without convolutions, which compiles fast and has gradients in one line of NumPy."""
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ class TwoLayers(cnn.Network):
 
     def __init__(self, etf=False, *, rngs):
         self.kernel = nnx.Param(jax.random.normal(rngs.params(), (SIDE**2, DIM), jnp.float32))
-        super().__init__(jnp.float32, Head(DIM, NUM_CLASSES, etf, rngs=rngs))
+        super().__init__(jnp.float32, Head(DIM, NUM_CLASSES, etf=etf, rngs=rngs))
 
     def features(self, images, train):
         return (images.reshape(-1, SIDE**2) @ self.kernel[...])[:, None, None, :]

@@ -22,8 +22,8 @@ CALLS = {
         "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), clock=nc.RealTime)",
         "nc_jax.LogTime()",
     ),
-    "loss class": ("nc.UnconstrainedFeatures((2, 2), 4, nc.CrossEntropy)", "give an instance"),
-    "loss by name": ("nc.UnconstrainedFeatures((2, 2), 4, 'ce')", "loss = 'ce'"),
+    "loss class": ("nc.UnconstrainedFeatures((2, 2), 4, loss=nc.CrossEntropy)", "give an instance"),
+    "loss by name": ("nc.UnconstrainedFeatures((2, 2), 4, loss='ce')", "loss = 'ce'"),
     "decay as a number": ("nc.UnconstrainedFeatures((2, 2), 4, weight_decay=5e-4)", "WeightDecay("),
     "event by its condition": (
         "nc.gradient_flow(p, p.init(jax.random.key(0)), np.array([1.0]), "
@@ -68,7 +68,7 @@ CALLS = {
     ),
     "labels of other samples": (
         "nc.CrossEntropy().gradient(s.logits(), p.labels[1:])",
-        "labels have 5 entries for 6 samples: give one for each",
+        "labels have 5 entries for 6 samples: give one label for each",
     ),
     "loss of labels beyond the logits": (
         "nc.CrossEntropy().scaled_gradient(s.logits(), p.labels + 1, 0.0)",
@@ -84,7 +84,7 @@ CALLS = {
     ),
     "padding that is a class": (
         "nc.metrics.class_moments(s.features, p.labels, 3, ignore_index=0)",
-        "ignore_index = 0: is one of the classes 0..2; give a label outside of them, such as -1",
+        "ignore_index = 0 is one of the classes 0..2: give a label outside of them, such as -1",
     ),
     "padding by another number": (
         "nc.metrics.class_moments(s.features, np.full(6, -100), 3)",
@@ -93,7 +93,8 @@ CALLS = {
     "balanced statistics of classes that are not": (
         "nc.metrics.collapse_from_statistics("
         "nc.metrics.ClassMoments(jnp.array([1.0, 2.0]), jnp.eye(2), jnp.zeros(2)), "
-        "nc.metrics.Spread(*map(jnp.asarray, [0.1, 1.0, 0.1, 0.0, 3.0])), jnp.eye(2), None, True)",
+        "nc.metrics.Spread(*map(jnp.asarray, [0.1, 1.0, 0.1, 0.0, 3.0])), jnp.eye(2), "
+        "balanced=True)",
         "balanced = True: classes have [1, 2] samples; leave it out",
     ),
     "projection of labels that count from 1": (
@@ -157,11 +158,11 @@ CALLS = {
         "state: features has shape (9, 4) where the problem has (6, 4)",
     ),
     "end by another word": (
-        "nc.landscape.extreme_eigenpairs(p, p.init(jax.random.key(0)), 1, 'lowest')",
+        "nc.landscape.extreme_eigenpairs(p, p.init(jax.random.key(0)), num=1, end='lowest')",
         "end = 'lowest': give 'smallest' or 'largest'",
     ),
     "one key for many": (
-        "nc.landscape.find_critical_points(p, jax.random.key(0), 1.0)",
+        "nc.landscape.find_critical_points(p, jax.random.key(0), radius=1.0)",
         "keys: give one dimension of typed keys",
     ),
     "certificate of another problem": (
@@ -181,9 +182,14 @@ CALLS = {
         "test_targets=np.ones(3))",
         "test samples have 3 inputs and 1 outputs where the training samples have 2 and 1",
     ),
-    "normalization by another word": (
-        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), 'batch')",
-        "normalization = 'batch': give one of 'lagrange', 'weight', 'practice', 'none', 'polar'",
+    "parametrization by a word": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1., -1.]), (2,), parametrization='lagrange')",
+        "parametrization = 'lagrange': give Lagrange(), WeightNormalization(), UsualPractice(), "
+        "Cartesian() or Polar() of nc_jax.problems.relu.",
+    ),
+    "decay on a word": (
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1., -1.]), (2,), decay_on='layers')",
+        "decay_on = 'layers': give WholeNorm() or EachLayer() of nc_jax.problems.relu.",
     ),
     "loss of classes": (
         "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), loss=nc.SquaredError())",
@@ -191,15 +197,15 @@ CALLS = {
     ),
     "Hessian of a flow on spheres": (
         "nc.landscape.classify(n, n.init(jax.random.key(0)))",
-        "normalization = 'lagrange': its flow is on spheres or in a metric",
+        "NormalizedReLUNet with is_gradient_flow = False: the flow has constraints",
     ),
     "Hessian of the equation of descent": (
         "nc.landscape.dense_hessian(o, o.init(jax.random.key(0)))",
-        "problem is a GradientDescentODE: give the problem that it descends",
+        "GradientDescentODE with is_gradient_flow = False",
     ),
     "start of norm 0 in polar variables": (
-        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), 'polar')"
-        ".init(jax.random.key(0), 0.0)",
+        "nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,), "
+        "parametrization=nc.problems.relu.Polar()).init(jax.random.key(0), 0.0)",
         "norm = 0.0: give a finite number > 0",
     ),
     "several decays": (
@@ -225,7 +231,7 @@ CALLS = {
     ),
     "number of seeds as a float": (
         "nc.sweep(lambda key: None, 1e3)",
-        "num_seeds = 1000.0: give an integer >= 1, or their numbers as seeds=",
+        "num_seeds = 1000.0: give an integer >= 1",
     ),
     "devices for a mesh": (
         "nc.sweep(lambda key: None, 2, mesh=jax.devices())",
@@ -238,14 +244,15 @@ CALLS = {
     ),
     "stem by another size": (
         "cnn.ResNet(3, 10, stem='5x5', rngs=None)",
-        "stem = '5x5': give '7x7' or '3x3'.",
+        "stem = '5x5': give an instance of AbstractStem, such as cnn.ImageNetStem() or "
+        "cnn.CIFARStem().",
     ),
     "raw key of a training": (
         "cnn.train(None, None, None, 1, key=jax.random.PRNGKey(0))",
         "give a typed key, jax.random.key(seed)",
     ),
     "attribute that no file keeps": (
-        "cnn.train(lambda rngs: cnn.ConvNet(1, 3, (2,), rngs=rngs), i, optax.sgd(0.1), 1, "
+        "cnn.train(lambda rngs: cnn.ConvNet(1, 3, widths=(2,), rngs=rngs), i, optax.sgd(0.1), 1, "
         "batch_size=None, attributes={'rate': np.int64(1)})",
         "attributes: rate = np.int64(1) is a int64; give str, int or float.",
     ),
@@ -273,7 +280,7 @@ print(json.dumps(messages))
 """
 
 
-def test_mistakes_that_no_type_checker_sees_are_one_line_each():
+def test_mistakes_that_no_type_checker_finds_are_refused_in_one_line():
     calls = json.dumps([call for call, _ in CALLS.values()])
     result = subprocess.run(
         [sys.executable, "-c", PROGRAM, calls], capture_output=True, text=True, check=True,
