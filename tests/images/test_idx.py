@@ -37,7 +37,10 @@ DAMAGED = {
     "of floats": (idx(PIXELS, bytes([0, 0, 13, 3])), "begins with 00 00 0d 03"),
     "of no value": (bytes([0, 0, 8, 1, 0, 0, 0, 0]), "has no values"),
     "of no axis": (bytes([0, 0, 8, 0]), "begins with 00 00 08 00"),
-    "a header of terabytes": (bytes([0, 0, 8, 3]) + b"\xff" * 12, "has 0 bytes after its header"),
+    "a header of terabytes": (
+        bytes([0, 0, 8, 3]) + b"\xff" * 12,
+        "has 0 bytes after a header that asks for",
+    ),
     "compressed, cut short": (COMPRESSED[:-9], "damaged gzip file"),
     "compressed, changed": (COMPRESSED[:20] + b"\xff\xff" + COMPRESSED[22:], "damaged gzip file"),
     "compressed, its check changed": (COMPRESSED[:-8] + bytes(8), "damaged gzip file"),
