@@ -1,6 +1,6 @@
 """Gradient descent with an Optax transformation, as one compiled program."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import equinox as eqx
 import jax
@@ -153,20 +153,9 @@ def _descend(
             state = problem.retract(optax.apply_updates(state, updates))
             return state, memory, count + 1, order
 
-    def advance(carry, length):
-        # Unrolled by hand, since `fori_loop` unrolls only loops whose length is known when they are
-        # traced. It saves a tenth of the time of small models.
-        def several(_, carry):
-            for _ in range(_UNROLL):
-                carry = step(carry)
-            return carry
-
-        carry = jax.lax.fori_loop(0, length // _UNROLL, several, carry)
-        return jax.lax.fori_loop(0, length % _UNROLL, lambda _, carry: step(carry), carry)
-
     def to_next_save(carry, save):
         length, log_time = save
-        carry = advance(carry, length)
+        carry = _repeated(step, carry, length)
         state = carry[0]
         drift = drifts(conserved_at_start, _conserved(problem, state), log_time)
         observed = observed_by(observe, problem, state, drift)
@@ -193,6 +182,20 @@ def _descend(
         steps=save_steps,
     )
     return refuse_reverse_mode(trajectory)
+
+
+def _repeated(step: Callable[[PyTree], PyTree], carry: PyTree, length: Int[Array, ""]) -> PyTree:
+    """The carry after this number of steps."""
+
+    # Unrolled by hand, since `fori_loop` unrolls only loops whose length is known when they are
+    # traced. It saves a tenth of the time of small models.
+    def several(_, carry):
+        for _ in range(_UNROLL):
+            carry = step(carry)
+        return carry
+
+    carry = jax.lax.fori_loop(0, length // _UNROLL, several, carry)
+    return jax.lax.fori_loop(0, length % _UNROLL, lambda _, carry: step(carry), carry)
 
 
 def _next_batch(

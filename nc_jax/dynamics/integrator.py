@@ -209,14 +209,7 @@ def _step(system: System, progress: Progress) -> Progress:
         system.error_order,
         progress.controller_state,
     )
-
-    if made_jump is not False:
-        # After a jump a solver must evaluate the field again. That would be a branch in the
-        # programs of all flows.
-        raise ValueError(
-            f"stepsize_controller = {type(controller).__name__} with jumps of the field: the field "
-            "of a flow is continuous in time; leave jump_ts out, or give them as step_ts."
-        )
+    _refuse_jumps(controller, made_jump)
 
     def accepted(new: PyTree, old: PyTree) -> PyTree:
         # `accept` is the Python value True for prescribed steps.
@@ -250,6 +243,17 @@ def _step(system: System, progress: Progress) -> Progress:
         num_steps=progress.num_steps + 1,
         result=_ended(system.is_nonfinite(state), _any(jax.tree.leaves(occurred)), result),
     )
+
+
+def _refuse_jumps(controller: diffrax.AbstractStepSizeController, made_jump: object) -> None:
+    """Raise ValueError for a controller that reports jumps of the field to the solver."""
+    # After a jump a solver must evaluate the field again. That would be a branch in the programs of
+    # all flows.
+    if made_jump is not False:
+        raise ValueError(
+            f"stepsize_controller = {type(controller).__name__} with jumps of the field: the field "
+            "of a flow is continuous in time; leave jump_ts out, or give them as step_ts."
+        )
 
 
 def _clipped(time: Time, next_time: Time, stop: Time, accept: Bool[ArrayLike, ""]) -> Time:
