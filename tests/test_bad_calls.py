@@ -253,8 +253,8 @@ CALLS = {
         ("run.with_time_scaled(-1.0)", "factor = -1.0: give a finite number > 0"),
     ],
     "figures": [
-        ("plotting.collapse_figure(3)", "runs = 3: give an xarray.Dataset or a Trajectory"),
-        ("plotting.collapse_figure({})", "runs = {}: give an xarray.Dataset or a Trajectory"),
+        ("plotting.collapse_figure(3)", "runs = 3: give an xarray.Dataset (of a training"),
+        ("plotting.collapse_figure({})", "runs = {}: give an xarray.Dataset (of a training"),
         ("plotting.collapse_figure({'flow': s})", "runs['flow'] = LastLayer("),
         ("plotting.collapse_figure(run)", "no variable of the data set. It has margin_min"),
         ("plotting.sweep_figure(run, 'NC1', by='seed')", "panels = 'NC1': give variables by title"),
