@@ -52,7 +52,7 @@ class Mean(nc.losses.Loss):
         return jnp.mean(logits)
 """
 
-# By group of functions: a call, and a part of the line that names the value or says what is meant.
+# By group of functions: a call, and a part of its error message: the value, or what is accepted.
 CALLS = {
     "problems": [
         ("nc.ulpm(3.0, 4, 2)", "num_classes = 3.0: give an integer >= 1"),

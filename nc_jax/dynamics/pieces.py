@@ -45,7 +45,7 @@ _SMALL_NUMBERS = 100_000
 
 
 class Interrupted(KeyboardInterrupt):
-    """Ctrl-C during a flow outside of jit, a sweep or a training; the message says what is saved.
+    """Ctrl-C during a flow outside of jit, a sweep or a training; its message names what is saved.
 
     Attributes:
         trajectory: of a flow, the part that was computed, NaN at later save times. Its `result` is

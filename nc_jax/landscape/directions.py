@@ -17,9 +17,9 @@ from ..checks import check_integer
 from ..display import named, summary
 from ..precision import widened
 from ..preconditions import check_homogeneous, check_unconstrained
-from ..problems import UnconstrainedFeatures, check_like, check_shapes
+from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
-from .domains import LinearMap, OnSphere, WholeSpace, domain_of
+from .domains import LinearMap, OnSphere, WholeSpace, check_direction, domain_of
 from .duality import top_singular_pair
 from .lanczos import safe_norm
 
@@ -207,13 +207,7 @@ def descent_range(
     # For type checkers: the line above has refused other problems.
     assert isinstance(model, UnconstrainedFeatures)
     check_shapes(model, state, name="state")
-    check_like(
-        state,
-        direction,
-        name="direction",
-        owner="the state",
-        advice="give one for each of its arrays.",
-    )
+    check_direction(state, direction)
     num_steps = check_integer("num_steps", num_steps)
     state, direction = widened((state, direction))
     steps, start = domain.steps(state, num_steps), model.log_objective(state)

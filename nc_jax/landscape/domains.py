@@ -23,7 +23,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ..checks import check_number
 from ..precision import widened
 from ..preconditions import check_gradient_flow
-from ..problems import AbstractProblem, check_problem
+from ..problems import AbstractProblem, check_like, check_problem
 from ..state import LastLayer
 
 LinearMap = Callable[[PyTree], PyTree]
@@ -170,6 +170,17 @@ class OnSphere(AbstractDomain):
         # The lines above have turned the bias too, which is not part of the sphere: replace it.
         bias = state.bias + step * radius * direction.bias
         return LastLayer(turned.features, turned.classifier, bias)
+
+
+def check_direction(state: PyTree, direction: PyTree) -> None:
+    """Raise ValueError unless a direction has the structure and the shapes of a state."""
+    check_like(
+        state,
+        direction,
+        name="direction",
+        owner="the state",
+        advice="give one for each of its arrays.",
+    )
 
 
 def domain_of(problem: AbstractProblem | OnSphere) -> WholeSpace | OnSphere:

@@ -7,8 +7,8 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import ArrayLike, Float, PyTree
 
 from ..precision import widened
-from ..problems import AbstractProblem, check_like, check_shapes
-from .domains import AbstractDomain, OnSphere, domain_of
+from ..problems import AbstractProblem, check_shapes
+from .domains import AbstractDomain, OnSphere, check_direction, domain_of
 from .lanczos import Vector, VectorMap
 
 
@@ -40,13 +40,7 @@ def hessian_vector_product(
     """
     domain = domain_of(problem)
     check_shapes(domain.problem, state, name="state")
-    check_like(
-        state,
-        direction,
-        name="direction",
-        owner="the state",
-        advice="give one for each of its arrays.",
-    )
+    check_direction(state, direction)
     state, direction = widened((state, direction))
     return domain.hessian(state, log_scale)(direction)
 

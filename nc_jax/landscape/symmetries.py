@@ -15,12 +15,11 @@ from ..preconditions import bias_shifts_freely
 from ..problems import (
     AbstractProblem,
     UnconstrainedFeatures,
-    check_like,
     check_shapes,
     is_unconstrained,
 )
 from ..state import LastLayer
-from .domains import AbstractDomain, OnSphere, domain_of
+from .domains import AbstractDomain, OnSphere, check_direction, domain_of
 
 # Singular values of the state below this share of the largest count as zero.
 _RANK = 1e-6
@@ -53,13 +52,7 @@ def project_onto_symmetries(
     """
     domain = domain_of(problem)
     check_shapes(domain.problem, state, name="state")
-    check_like(
-        state,
-        direction,
-        name="direction",
-        owner="the state",
-        advice="give one for each of its arrays.",
-    )
+    check_direction(state, direction)
     return onto_orbit(domain, state, direction)
 
 

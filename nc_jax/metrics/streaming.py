@@ -320,7 +320,7 @@ def _orthogonal_rows(matrix: Float[Array, "r d"]) -> Float[Array, "r d"]:
         rows, unchanged, rounds = state
         # Squared lengths a and b of the two rows of each pair, and their product c.
         (a, c), (_, b) = jnp.sum(rows[:, None] * rows[None], axis=3)
-        # Whether a cosine c/√(ab) is above rounding; a shorter row counts as of length `floor`.
+        # Whether a cosine c/√(ab) is above rounding; a row shorter than `floor` has that length.
         turned = jnp.any(c**2 > floor**2 * jnp.maximum(a, floor**2) * jnp.maximum(b, floor**2))
         # tan θ of the smaller angle, from tan 2θ = 2c/(b − a).
         gap = b - a

@@ -35,3 +35,15 @@ def value_rate_and_field(closed_form, problem_of, shape):
         return value, rate, problem.vector_field(0.0, value, None)
 
     return jax.jit(compute)
+
+
+def check_shapes_and_dtypes(solution, problem, start):
+    """Assert that a state of K=3, d=4, n=2 has the axes of time and the dtype of its start."""
+    times = np.linspace(0, 1, 6).reshape(2, 3)
+    # Tracing gives shapes and dtypes without a compilation.
+    state = jax.eval_shape(lambda start: solution(problem, start, times), start)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
+    assert shapes == [(2, 3, 6, 4), (2, 3, 3, 4), (2, 3, 3)]
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
+    at_one = jax.eval_shape(lambda start: solution(problem, start, 1), start)
+    assert at_one.classifier.shape == (3, 4)

@@ -7,7 +7,14 @@ import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from exact.mixon_flows import SEEDS, SHAPES, flat, no_observables, value_rate_and_field
+from exact.mixon_flows import (
+    SEEDS,
+    SHAPES,
+    check_shapes_and_dtypes,
+    flat,
+    no_observables,
+    value_rate_and_field,
+)
 from hypothesis import given, strategies as st
 from tolerances import rounding
 
@@ -224,14 +231,7 @@ def test_strong_collapse_is_turned_by_its_key():
 def test_shapes_and_dtypes_follow_time_and_state():
     problem = nc.mixon(3, 4, 2)
     start = problem.init(jax.random.key(0), dtype="float32")
-    times = np.linspace(0, 1, 6).reshape(2, 3)
-    # Tracing gives shapes and dtypes without a compilation.
-    state = jax.eval_shape(lambda start: nc.exact.subspace_solution(problem, start, times), start)
-    shapes = [leaf.shape for leaf in jax.tree.leaves(state)]
-    assert shapes == [(2, 3, 6, 4), (2, 3, 3, 4), (2, 3, 3)]
-    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {np.dtype("float32")}
-    at_one = jax.eval_shape(lambda start: nc.exact.subspace_solution(problem, start, 1), start)
-    assert at_one.classifier.shape == (3, 4)
+    check_shapes_and_dtypes(nc.exact.subspace_solution, problem, start)
 
 
 OFF_S = nc.mixon(3, 4, 2).init(jax.random.key(0))
