@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from jaxtyping import PyTree
 
-from .metrics import EQUATIONS
+from .measures import EQUATIONS
 from .trajectory import Trajectory, state_names, variables_of
 from .version import __version__
 

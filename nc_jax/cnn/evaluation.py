@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from ..checks import close_to
 from ..dynamics.observers import check_observed
 from ..losses import Loss
-from ..metrics import (
+from ..measures import (
     EQUATIONS as STATE_EQUATIONS,
     ClassMoments,
     Spread,
@@ -29,8 +29,10 @@ from ..metrics import (
     merge_moments,
     merge_spreads,
     spread,
+    whitening,
 )
 from ..state import LastLayer
+from .networks import Network
 from .training import Samples, TrainingSettings, TrainState
 
 T = TypeVar("T")
@@ -75,21 +77,26 @@ class Batches(NamedTuple):
 
 def batches(labels: Int[Array, " N"]) -> Batches:
     """Batches of all samples, in their order."""
-    # All batches have one size, because a loop (`scan` or `map`) needs one shape.
-    count = labels.shape[0]
-    size = min(_BATCH, count)
-    padding = -count % size
-    rows = jnp.pad(jnp.arange(count), (0, padding), mode="edge")
-    padded = jnp.pad(labels, (0, padding), constant_values=-1)
-    return Batches(rows.reshape(-1, size), padded.reshape(-1, size))
+    rows = _rows(labels.shape[0])
+    padded = jnp.pad(labels, (0, rows.size - labels.shape[0]), constant_values=-1)
+    return Batches(rows, padded.reshape(rows.shape))
 
 
 def last_layer(settings: TrainingSettings, state: TrainState, data: Samples) -> LastLayer:
     """Features of all images, (N, d), under running statistics, with classifier and bias."""
-    network = nnx.merge(settings.graph, state.params, state.rest)
-    rows = batches(data.labels).rows
-    features = jax.lax.map(lambda batch: network(data.images[batch], train=False).features, rows)
-    return network.head(_without_padding(features, data.labels))
+    return layer_of(nnx.merge(settings.graph, state.params, state.rest), data.images)
+
+
+def layer_of(network: Network, images: Float[Array, "N H W C"]) -> LastLayer:
+    """Features of all images, (N, d), computed batch by batch, with classifier and bias."""
+    count = images.shape[0]
+    features = jax.lax.map(lambda batch: network(images[batch], train=False).features, _rows(count))
+    return network.head(_without_padding(features, count))
+
+
+def widened_layer(layer: LastLayer) -> LastLayer:
+    """A last layer in the widest float that JAX is set to."""
+    return jax.tree.map(lambda x: x.astype(_widest()), layer)
 
 
 def statistics(layer: LastLayer, labels: Int[Array, " N"]) -> tuple[ClassMoments, Spread]:
@@ -109,9 +116,19 @@ def statistics(layer: LastLayer, labels: Int[Array, " N"]) -> tuple[ClassMoments
     # A shift changes means only: the scatter is relative to them.
     moments = ClassMoments(moments.counts, rough + moments.means, moments.scatter)
 
+    # Outside of the loop over batches, which would compute it for each of them.
+    projection = whitening(moments)
+
     def spread_of(batch: Batches) -> Spread:
         wide = _widened_rows(layer, batch.rows)
-        return spread(wide.features, batch.labels, moments, wide.classifier, bias=wide.bias)
+        return spread(
+            wide.features,
+            batch.labels,
+            moments,
+            wide.classifier,
+            bias=wide.bias,
+            whitening=projection,
+        )
 
     return moments, _merged(spread_of, merge_spreads, all_batches)
 
@@ -132,7 +149,7 @@ def record(
     """
     layer = last_layer(settings, state, data)
     if callable(settings.observe):
-        observed = _checked(settings.observe(_widened(layer)))
+        observed = _checked(settings.observe(widened_layer(layer)))
         fit = _fit("train", settings.loss, _logits(layer, data.labels), data.labels)
         return observed, fit["train_loss"]
     measured = measure(settings, state, layer, data, test, balanced)
@@ -211,11 +228,7 @@ def _merged(
 
 def _widened_rows(layer: LastLayer, rows: Int[Array, " B"]) -> LastLayer:
     """Some rows of a last layer in the widest float that JAX is set to."""
-    return _widened(LastLayer(layer.features[rows], layer.classifier, layer.bias))
-
-
-def _widened(layer: LastLayer) -> LastLayer:
-    return jax.tree.map(lambda x: x.astype(_widest()), layer)
+    return widened_layer(LastLayer(layer.features[rows], layer.classifier, layer.bias))
 
 
 def _widest() -> np.dtype:
@@ -225,13 +238,20 @@ def _widest() -> np.dtype:
 
 def _logits(layer: LastLayer, labels: Int[Array, " N"]) -> Float[Array, "N K"]:
     """Logits of all samples, batch by batch, so that only a batch of features is widened."""
-    rows = batches(labels).rows
-    logits = jax.lax.map(lambda batch: _widened_rows(layer, batch).logits(), rows)
-    return _without_padding(logits, labels)
+    count = labels.shape[0]
+    logits = jax.lax.map(lambda batch: _widened_rows(layer, batch).logits(), _rows(count))
+    return _without_padding(logits, count)
 
 
-def _without_padding(batched: Float[Array, "batches size d"], labels: Int[Array, " N"]) -> Array:
-    return batched.reshape(-1, batched.shape[-1])[: labels.shape[0]]
+def _rows(count: int) -> Int[Array, "batches size"]:
+    """Rows of a data set in batches of one size; the last row fills the last batch."""
+    # All batches have one size, because a loop (`scan` or `map`) needs one shape.
+    size = min(_BATCH, count)
+    return jnp.pad(jnp.arange(count), (0, -count % size), mode="edge").reshape(-1, size)
+
+
+def _without_padding(batched: Float[Array, "batches size d"], count: int) -> Array:
+    return batched.reshape(-1, batched.shape[-1])[:count]
 
 
 def _fit(

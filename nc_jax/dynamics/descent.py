@@ -10,7 +10,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Int, Key, PyTree
 
 from ..checks import check_integer, check_key, check_kind
-from ..metrics import Invariant
+from ..measures import Invariant
 from ..problems import (
     AbstractProblem,
     SampledProblem,

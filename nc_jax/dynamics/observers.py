@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, PyTree
 
 from ..checks import check_arrays, close_to, shown
 from ..errors import ArgumentError
-from ..metrics import Invariant, drift
+from ..measures import Invariant, drift
 from ..problems import AbstractProblem, weakly_typed
 
 # A function of a state, or of a state and the run's data, that returns arrays by name.

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
-from ..metrics import Invariant
+from ..measures import Invariant
 from ..problems import AbstractProblem, check_shapes
 from ..trajectory import Trajectory
 from . import integrator

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_number
-from ..metrics import max_margin
+from ..measures import max_margin
 from ..precision import check_dtype, widened
 from ..preconditions import check_balanced_homogeneous, check_without_bias
 from ..problems import UnconstrainedFeatures

@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 
 from ..display import summary
 from ..geometry import membership, split_at_label
-from ..metrics import gamma_tilde
+from ..measures import gamma_tilde
 from ..precision import widened
 from ..preconditions import check_homogeneous
 from ..problems import UnconstrainedFeatures, check_shapes

@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key, PyTree
 
 from ..capabilities import inherited_beside, void_inherited_claims
 from ..checks import check_arrays, check_process, close_to
-from ..metrics import EQUATIONS, Invariant
+from ..measures import EQUATIONS, Invariant
 
 
 class AbstractProblem(eqx.Module):

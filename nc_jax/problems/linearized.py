@@ -8,7 +8,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 from numpy import ndarray
 
 from ..checks import check_integer
-from ..metrics import Invariant
+from ..measures import Invariant
 from ..state import LastLayer
 from .base import AbstractProblem, check_shapes
 from .unconstrained import UnconstrainedFeatures, mixon

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
 
 from ..checks import check_number
-from ..metrics import Invariant
+from ..measures import Invariant
 from ..precision import weak_scalar
 from .base import AbstractProblem, check_problem
 

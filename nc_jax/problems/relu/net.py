@@ -13,7 +13,7 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
 from ...checks import check_arrays, check_integer, check_kind, check_number, shown
 from ...losses import SquaredDistance, TargetLoss
-from ...metrics import Invariant, collapse_metrics
+from ...measures import Invariant, collapse_metrics
 from ...precision import matmul, weak_scalar, widened
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer

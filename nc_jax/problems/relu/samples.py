@@ -6,7 +6,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 
 from ...checks import check_number, is_traced
 from ...geometry import split_at_label
-from ...metrics import logit_margins
+from ...measures import logit_margins
 from ...precision import widened
 
 # Inputs that were scaled to norm 1 in float32 may exceed 1 by rounding errors.

@@ -14,7 +14,7 @@ from ...checks import check_integer, check_kind
 from ...errors import ArgumentError
 from ...lanes import formed, is_small, product
 from ...losses import CrossEntropy, Loss, check_loss
-from ...metrics import (
+from ...measures import (
     Invariant,
     balance,
     classifier_sum,

@@ -53,8 +53,8 @@ def margin_metrics(
     """Smallest and mean margin, squared norm, and normalised margin of a state.
 
     `margin_min` is Ji's q_min and `margin_mean` the average over samples; `squared_norm` is
-    ρ² = ‖W‖² + ‖H‖², and `normalized_margin` is q_min/ρ², which tends to its maximum along the flow
-    of homogeneous models.
+    ρ² = ‖W‖² + ‖H‖², and `normalized_margin` is q_min/ρ². Without a bias, and for classes of one
+    size, the last is at most `max_margin` of ρ² = 1.
 
     Args and errors: those of `sample_margins`.
 
@@ -81,6 +81,11 @@ def max_margin(
     """Largest q_min at this ρ² = ‖W‖² + ‖H‖²: ρ²/(2(K−1)√n) (Ji, theorem 3.1), bias-free.
 
     Attained exactly at collapse with ‖W‖_F = ‖H‖_F, for balanced classes and d >= K−1.
+
+    Args:
+        squared_norm: ρ², of any shape.
+        num_classes: K.
+        samples_per_class: n.
 
     Raises: ValueError for fewer than 2 classes, no samples, or a negative squared norm.
 

@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation_counts import counted
 from hypothesis import given, strategies as st
 from tolerances import rounding
 
@@ -156,3 +157,24 @@ def test_statistics_keep_the_dtype_of_the_features(dtype):
     sums = spread(h, labels, merge_moments(moments, moments), w)
     for leaf in (moments.counts, moments.means, moments.scatter, sums.within, sums.whitened):
         assert leaf.dtype == dtype
+
+
+def test_batches_outside_of_jit_share_their_programs_and_one_whitening():
+    features, labels = random_samples(4, UNBALANCED)
+    classifier = jnp.asarray(random_samples(5)[0][:NUM_CLASSES])
+    batches = [(jnp.asarray(h), y) for h, y in split(features, labels, (4, 4, 4))]
+
+    def streamed():
+        moments = moments_of(batches)
+        once = metrics.whitening(moments)
+        parts = (metrics.spread(h, y, moments, classifier, whitening=once) for h, y in batches)
+        sums = reduce(merge_spreads, parts)
+        return metrics.collapse_from_statistics(moments, sums, classifier)
+
+    streamed()
+    with counted() as counts:
+        found = streamed()
+    assert counts.compiled == 0
+    state = nc.LastLayer(jnp.asarray(features), classifier)
+    expected = metrics.collapse_metrics(state, labels)
+    assert_close(found, {name: expected[name] for name in found}, rounding(operations=10_000))

@@ -36,9 +36,11 @@ def balance(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Invariant:
     With decay λ on both factors it decays as e^(−2λt). It is implicit in Ji (C.9), and not printed
     in Mixon.
 
-    Args: `rate` 2λ, 0 without decay.
+    Args: `rate` is 2λ; 0 if there is no decay.
 
-    Raises: ValueError for what is no `LastLayer`.
+    Returns: an `Invariant` with the difference as its `value`.
+
+    Raises: ValueError if the state is not a `LastLayer`.
 
     Example:
 
@@ -62,7 +64,7 @@ def classifier_sum(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Inv
     That holds for losses that do not change when one number is added to all logits of a sample,
     such as cross-entropy. With decay λ on the classifier the sum decays as e^(−λt).
 
-    Args: `rate`, the λ of the decay; 0 if there is none.
+    Args: `rate` is λ; 0 if there is no decay.
 
     Returns: an `Invariant` with the sum as its `value`.
 
@@ -86,7 +88,10 @@ def classifier_sum(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Inv
 def drift(start: Invariant, now: Invariant, log_time: Float[ArrayLike, ""]) -> Float[Array, ""]:
     """‖I(t) − e^(−rate·t) I(0)‖ / scale(0), an error of the integration; absolute if scale(0) = 0.
 
-    Args: `start` and `now` the invariant at times 0 and t; `log_time` = log(1 + t).
+    Args:
+        start: the invariant at time 0.
+        now: the invariant at time t, whose rate is taken.
+        log_time: log(1 + t), a scalar.
 
     Example: a conserved sum that has changed from 3 to 3.3.
 

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compilation_counts import counted
 from hypothesis import given, strategies as st
 from tolerances import rounding
 
@@ -22,7 +23,7 @@ UNBALANCED = [(1, (1, 2, 4)), (2, (2, 3, 1, 2, 1, 3)), (8, (1, 3, 2, 2, 4))]
 SEEDS = st.integers(0, 2**32 - 1)
 
 MIXON = {"mixon_snc1", "mixon_snc2", "mixon_snc3", "mixon_distance_to_s"}
-# These keys see the features only through differences.
+# These keys depend on differences of features only.
 TRANSLATION_INVARIANT = {
     "ji_feature_norm_variation",
     "ji_within_class_variation",
@@ -412,3 +413,12 @@ def test_no_metric_calls_a_nan_state_collapsed():
     state = jax.tree.map(lambda leaf: jnp.asarray(np.nan * np.asarray(leaf)), state)
     metrics = measure(state, labels)
     assert all(np.isnan(value) for key, value in metrics.items() if key != "mixon_snc3")
+
+
+def test_a_call_outside_of_jit_compiles_once_for_each_shape():
+    state, labels = random_state(1, 5, (2, 4, 3))
+    collapse_metrics(state, labels)
+    again, other_order = random_state(2, 5, (2, 4, 3))[0], labels[::-1].copy()
+    with counted() as counts:
+        collapse_metrics(again, other_order)
+    assert counts.compiled == 0

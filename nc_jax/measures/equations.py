@@ -7,45 +7,15 @@ E = (I − 11ᵀ/K)/√(K−1), Σ_W and Σ_B the covariances within and between
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from .collapse import OF_ANY_CLASSES, OF_BALANCED_CLASSES
+from .registry import MEASURES
+
 _OBJECTIVE = {
     "objective": "L, the function whose gradient flow or descent is followed",
     "log_objective": "log L, finite after L has underflowed",
 }
 
-_COLLAPSE = {
-    "ji_feature_norm_variation": "std_c ‖M_c‖ / mean_c ‖M_c‖ (Ji, section 2.1)",
-    "ji_classifier_norm_variation": "std_c ‖w̃_c‖ / mean_c ‖w̃_c‖ (Ji, appendix D)",
-    "ji_within_class_variation": "mean_i ‖h_i − μ_{y_i}‖ / mean_i ‖h_i − μ_G‖ (Ji, section 2.1)",
-    "ji_feature_cosine_gap": "mean_{c≠c'} |cos(M_c, M_c') + 1/(K−1)| (Ji, section 2.1)",
-    "ji_classifier_cosine_gap": "mean_{c≠c'} |cos(w̃_c, w̃_c') + 1/(K−1)| (Ji, appendix D)",
-    "ji_self_duality": "mean_c ‖M_c/‖M_c‖ − w̃_c/‖w̃_c‖‖ (Ji, appendix D)",
-    "zhu_nc1": "tr(Σ_W Σ_B⁺)/K (Zhu, section 4)",
-    "zhu_nc2": "‖WWᵀ/‖WWᵀ‖_F − E‖_F (Zhu, section 4)",
-    "zhu_nc3": "‖WMᵀ/‖WMᵀ‖_F − E‖_F with rows M_c (Zhu, section 4)",
-    "zhu_nc4": "‖W μ_G + b‖₂ (Zhu, section 4)",
-    "papyan_nc1": "tr(Σ_W Σ_B⁺) (Papyan, Han, Donoho 2020)",
-    "papyan_feature_equinorm": (
-        "std_c ‖M_c‖ / mean_c ‖M_c‖, std over K−1 (Papyan, Han, Donoho 2020)"
-    ),
-    "papyan_classifier_equinorm": (
-        "std_c ‖w_c‖ / mean_c ‖w_c‖, std over K−1 (Papyan, Han, Donoho 2020)"
-    ),
-    "papyan_classifier_cosine_gap": (
-        "mean_{c≠c'} |cos(w_c, w_c') + 1/(K−1)| (Papyan, Han, Donoho 2020)"
-    ),
-    "papyan_self_duality": "‖W/‖W‖_F − M/‖M‖_F‖_F² with rows M_c (Papyan, Han, Donoho 2020)",
-    "papyan_ncc_mismatch": (
-        "share of samples with argmin_c ‖h_i − μ_c‖ ≠ argmax_c z_ic (Papyan, Han, Donoho 2020)"
-    ),
-    "cdnv": (
-        "mean_{c≠c'} (v_c + v_c')/(2‖μ_c − μ_c'‖²), v_c = mean_{y_i=c} ‖h_i − μ_c‖² "
-        "(Galanti, György, Hutter 2022)"
-    ),
-    "mixon_snc1": "‖WWᵀ − √n(I − 11ᵀ/K)‖_F (Mixon, SNC1)",
-    "mixon_snc2": "‖H − (W⊗1_n)ᵀ/√n‖_F / ‖H‖_F (Mixon, SNC2)",
-    "mixon_snc3": "‖b − 1/K‖₂ (Mixon, SNC3)",
-    "mixon_distance_to_s": "‖Z − Π_S Z‖ / ‖Z‖ for Z = (H, W, b) (Mixon, theorem 3)",
-}
+_COLLAPSE = {name: MEASURES[name].equation for name in (*OF_ANY_CLASSES, *OF_BALANCED_CLASSES)}
 
 _MARGINS = {
     "margin_min": "q_min = min_i (z_{i,y_i} − max_{j≠y_i} z_ij) (Ji, section 3.1)",

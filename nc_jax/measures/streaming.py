@@ -11,6 +11,8 @@ A concrete label that is neither this nor in 0..K−1 is an error; rows with suc
 left out.
 """
 
+import functools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,7 @@ from ..geometry import above_rounding, membership
 from ..labels import check_labels
 from ..precision import matmul, widened
 from ..state import LastLayer
+from .statistics import contrasts_of
 
 # Above this number of classes singular vectors are computed by LAPACK, not by rotations. Rotations
 # are faster up to 10 classes, and take three times as long at 32. Beyond 20 LAPACK is faster,
@@ -105,6 +108,14 @@ def class_moments(
     num_classes = check_integer("num_classes", num_classes)
     features = widened(features)
     labels = check_labels(labels, num_classes, len(features), ignore_index=ignore_index)
+    return _moments_of(features, jnp.asarray(labels), num_classes)
+
+
+# A jit here and in `_spread_of`, so that a loop outside of jit compiles once for each shape.
+@functools.partial(jax.jit, static_argnums=2)
+def _moments_of(
+    features: Float[Array, "B d"], labels: Integer[Array, " B"], num_classes: int
+) -> ClassMoments:
     members = membership(labels, num_classes).astype(features.dtype)
     # Sums over samples are written as matrix products, here and below: on a CPU XLA compiles a
     # product to one call, but a sum of more than 32 terms to three kernels.
@@ -151,6 +162,7 @@ def spread(
     classifier: Real[Array, "K d"],
     *,
     bias: Real[Array, " K"] | None = None,
+    whitening: Float[Array, "d r"] | None = None,
     ignore_index: int | None = -1,
 ) -> Spread:
     """Sums of one batch around the final class means, in a second pass over the data.
@@ -160,6 +172,7 @@ def spread(
         moments: of all batches.
         classifier: (K, d).
         bias: (K,) or None.
+        whitening: `whitening(moments)`, computed once for all batches; None computes it here.
 
     Raises: as `class_moments`.
 
@@ -177,7 +190,19 @@ def spread(
     features, moments, classifier, bias = widened((features, moments, classifier, bias))
     num_classes = moments.means.shape[0]
     labels = check_labels(labels, num_classes, len(features), ignore_index=ignore_index)
-    members = membership(labels, num_classes).astype(features.dtype)
+    return _spread_of(features, jnp.asarray(labels), moments, classifier, bias, whitening)
+
+
+@jax.jit
+def _spread_of(
+    features: Float[Array, "B d"],
+    labels: Integer[Array, " B"],
+    moments: ClassMoments,
+    classifier: Float[Array, "K d"],
+    bias: Float[Array, " K"] | None,
+    whitening: Float[Array, "d r"] | None,
+) -> Spread:
+    members = membership(labels, moments.means.shape[0]).astype(features.dtype)
     counted = jnp.sum(members, axis=1)
     # From `moments.means` and not `class_means`: the NaN of a class without samples would spread to
     # all samples in the product.
@@ -194,7 +219,9 @@ def spread(
     ]
     within, around_global, mismatches, count = matmul(counted, jnp.stack(per_sample, axis=1))
     # Separate from the sums above, so that XLA removes the whitening where NC1 is not used.
-    whitened = matmul(deviations, _whitening(centered_means))
+    if whitening is None:
+        whitening = _whitening(centered_means)
+    whitened = matmul(deviations, whitening)
     return Spread(
         within=within,
         around_global=around_global,
@@ -202,6 +229,20 @@ def spread(
         mismatches=mismatches,
         count=count,
     )
+
+
+def whitening(moments: ClassMoments) -> Float[Array, "d r"]:
+    """Σ_B^{+½} up to a rotation, (d, r), which `spread` takes so that NC1 needs it only once.
+
+    Example: tr(Σ_W Σ_B⁺) is the mean of ‖P(h_i − μ_{y_i})‖² for the whitening P.
+
+        >>> features, labels = jnp.array([[1.5], [0.5], [-1.0]]), jnp.array([0, 0, 1])
+        >>> moments = nc.metrics.class_moments(features, labels, 2)
+        >>> round(abs(float(nc.metrics.whitening(moments)[0, 0])), 6)
+        1.0
+    """
+    means = class_means(widened(moments))
+    return _whitening(means - jnp.mean(means, axis=0, keepdims=True))
 
 
 def _mismatches(
@@ -237,6 +278,30 @@ def merge_spreads(left: Spread, right: Spread) -> Spread:
     )
 
 
+def whitening_of(
+    vectors: Float[np.ndarray, "K d"], weights: Float[np.ndarray, " K"], scale: float
+) -> Float[np.ndarray, "d r"]:
+    """Σ^{+½} up to a rotation for Σ = VᵀV/K, by NumPy: the whitening of a finished first pass.
+
+    Rows V minus their mean of these weights p satisfy pᵀV = 0. A reflection that maps p to its
+    first axis therefore leaves the first row 0 except for rounding errors, and it is left out: they
+    exceed a threshold relative to V where class means are close to each other, and would count as
+    signal. Other singular values that are rounding errors have the pseudo-inverse 0.
+
+    Args: `scale` is the size of the numbers whose means the rows are.
+    """
+    axis = weights / np.linalg.norm(weights)
+    reflector = axis.copy()
+    reflector[0] += 1
+    along = reflector @ vectors / (1 + axis[0])
+    contrasts = vectors[1:] - axis[1:, None] * along[None]
+    _, singular, right = np.linalg.svd(contrasts, full_matrices=False)
+    largest = max(singular.max(initial=0), scale)
+    threshold = np.finfo(vectors.dtype).eps * max(vectors.shape) * largest
+    inverse = np.divide(1, singular, out=np.zeros_like(singular), where=singular > threshold)
+    return right.T * (inverse * np.sqrt(len(vectors)))
+
+
 @jax.custom_jvp
 def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
     """Σ_B^{+½} up to a rotation: Σ_B = MᵀM/K for the (K, d) centred means M.
@@ -248,7 +313,7 @@ def _whitening(centered_means: Float[Array, "K d"]) -> Float[Array, "d r"]:
     # all underflow.
     scale = jnp.max(jnp.abs(centered_means))
     scale = jnp.where(scale == 0, 1, scale)
-    contrasts = _contrasts(centered_means / scale)
+    contrasts = contrasts_of(centered_means / scale)
     if num_classes > _MOST_CLASSES:
         _, singular, right = jnp.linalg.svd(contrasts, full_matrices=False)
         rows = singular[:, None] * right
@@ -279,18 +344,6 @@ def _whitening_jvp(
     outside = turned.T - matmul(whitening, matmul(basis.T, matmul(means, turned.T)))
     within = matmul(whitening, matmul(turned, whitening))
     return whitening, matmul(outside, matmul(whitening.T, whitening)) - within
-
-
-def _contrasts(centered_means: Float[Array, "K d"]) -> Float[Array, "r d"]:
-    """Rows 2..K of (I − 2uuᵀ/‖u‖²) M, u = 1 + √K e₁: r = K−1 rows N with NᵀN = MᵀM.
-
-    The reflection maps 1 to −√K e₁, so that the row left out is a multiple of 1ᵀM. It is 0 except
-    for rounding errors of the global mean. For features far from 0 they exceed a threshold relative
-    to M, and would count as signal.
-    """
-    root = jnp.sqrt(jnp.asarray(centered_means.shape[0], centered_means.dtype))
-    along = jnp.sum(centered_means, axis=0) + root * centered_means[0]
-    return centered_means[1:] - along[None] / (root**2 + root)
 
 
 @jax.jit  # One compilation for each shape: outside of jit, a loop compiles anew in every call.

@@ -165,7 +165,7 @@ def zhu_nc3(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[Array, 
 def zhu_nc4(state: LastLayer, labels: Integer[ArrayLike, " N"]) -> Float[Array, ""]:
     """‖W μ_G + b‖₂ (Zhu, section 4).
 
-    The norm of the logits at the global mean of the features, 0 at Zhu's minimum.
+    The norm of the logits at μ_G, the mean of the class means; 0 at Zhu's minimum.
 
     Example: strong collapse in Mixon's model, where the bias is 1/K.
 

@@ -8,7 +8,8 @@ from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax.geometry import center, simplex_etf
-from nc_jax.metrics.streaming import _MOST_CLASSES, _contrasts, _orthogonal_rows, _whitening
+from nc_jax.measures.statistics import contrasts_of
+from nc_jax.measures.streaming import _MOST_CLASSES, _orthogonal_rows, _whitening
 
 SEEDS = st.integers(0, 2**32 - 1)
 # More dimensions than classes, as many or fewer; odd and even; the least there are.
@@ -132,7 +133,7 @@ def test_a_common_offset_of_all_rows_is_not_whitened():
     shared = np.random.default_rng(6).normal(size=20)
     expected, condition = by_lapack(means)
     assert_same(squared(whitening(jnp.asarray(means + shared))), expected, rounding() * condition)
-    rows = np.asarray(_contrasts(jnp.asarray(means + shared)))
+    rows = np.asarray(contrasts_of(jnp.asarray(means + shared)))
     np.testing.assert_allclose(rows.T @ rows, means.T @ means, atol=rounding())
 
 

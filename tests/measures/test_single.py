@@ -11,7 +11,7 @@ from tolerances import rounding
 
 import nc_jax as nc
 from nc_jax import metrics
-from nc_jax.metrics import single
+from nc_jax.measures import single
 
 PROBLEM = nc.mixon(3, 4, 2)
 LABELS = np.array([2, 0, 1, 0, 2, 1])
