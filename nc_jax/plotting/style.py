@@ -134,6 +134,9 @@ def draw_curve(axes: Axes, x: ArrayLike, values: ArrayLike, **line: Any) -> None
         # Saves at which all runs have ended are left out, since NumPy warns of a median of NaN
         # alone.
         known = np.any(np.isfinite(values), axis=0)
+        # Measures of a classifier are NaN in all layers but the last: they have no curve there.
+        if not known.any():
+            return
         has_band = len(values) > 1
         x, (low, values, high) = x[known], np.nanpercentile(values[:, known], [10, 50, 90], axis=0)
         if has_band:

@@ -55,7 +55,7 @@ def save(
     check_attributes(dataset.attrs)
     with replacing(local_path(path)) as fresh:
         # Not consolidated here: the arrays below are parts of the store too.
-        dataset.to_zarr(fresh, mode="w-", consolidated=False)
+        _without_texts(dataset).to_zarr(fresh, mode="w-", consolidated=False)
         if arrays:
             group = open_group(fresh, "r+").create_group(_ARRAYS)
             for name, values in arrays.items():
@@ -96,8 +96,7 @@ def open_lazily(path: str | os.PathLike[str]) -> xr.Dataset:
     # `chunks=None` reads by indexing, without Dask. The consolidated copy of the metadata may be
     # older than the metadata.
     dataset = xr.open_zarr(where, chunks=None, consolidated=False)
-    # In a batch store a coordinate of texts has their indices as values, and the texts as an
-    # attribute.
+    # A coordinate of texts has their indices as values, and the texts as an attribute.
     texts = {
         name: (coord.dims, np.array(coord.attrs["labels"])[coord.values], _without_labels(coord))
         for name, coord in dataset.coords.items()
@@ -151,6 +150,19 @@ def consolidate(path: Path) -> None:
     # it. The filter is not removed afterwards, since filters are common to all threads.
     warnings.filterwarnings("ignore", "Consolidated metadata")
     zarr.consolidate_metadata(path)
+
+
+def _without_texts(dataset: xr.Dataset) -> xr.Dataset:
+    """The data set with indices in place of each coordinate of texts, which are an attribute.
+
+    Zarr's format for texts is not settled.
+    """
+    numbers = {
+        name: (coord.dims, np.arange(coord.size), {**coord.attrs, "labels": coord.values.tolist()})
+        for name, coord in dataset.coords.items()
+        if coord.dtype.kind == "U" and coord.ndim == 1
+    }
+    return dataset.assign_coords(numbers)
 
 
 def _without_labels(coord: xr.DataArray) -> dict[str, object]:

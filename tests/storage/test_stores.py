@@ -175,3 +175,11 @@ def test_a_checkout_that_is_not_installed_has_its_version(monkeypatch):
     found = storage.provenance()
     assert found["version_nc_jax"] == nc.__version__
     assert found["version_jax"] == "1.2.3"
+
+
+def test_coordinates_of_texts_are_read_as_they_were_saved(tmp_path):
+    layers = ("layer", ["first", "last"], {"long_name": "layer of the network"})
+    data = xr.Dataset({"cdnv": ("layer", [2.0, 1.0])}, {"layer": layers})
+    # Zarr warns of its format for texts, and warnings are errors here.
+    storage.save(data, tmp_path / "layers.zarr")
+    assert storage.load(tmp_path / "layers.zarr").identical(data)
