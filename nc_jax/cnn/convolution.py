@@ -3,10 +3,14 @@
 import functools
 import itertools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
 from jaxtyping import Array, Float
 
 
@@ -15,13 +19,13 @@ def convolve(
 ) -> Float[Array, "B h w D"]:
     """Cross-correlation with zero padding: PyTorch's Conv2d without a bias.
 
-    It has a reverse-mode derivative only. On a CPU XLA computes a convolution as a product of
-    patches, close to PyTorch's speed, if its axes have the order of this signature. Outside of
-    loops XLA transposes other convolutions into that order. Inside of a loop, such as `lax.scan`,
-    it does not, and the gradients that `jax.vjp` writes then run entry by entry: a ResNet18 trains
-    at a quarter of the speed. So do the grouped convolutions that `vmap` forms of a batch of
-    kernels. Therefore the gradients are written out here in that order, and a batch of kernels is
-    computed one kernel after another on a CPU.
+    It has derivatives of every order, in forward and in reverse mode. On a CPU XLA computes a
+    convolution as a product of patches, close to PyTorch's speed, if its axes have the order of
+    this signature. Outside of loops XLA transposes other convolutions into that order. Inside of a
+    loop, such as `lax.scan`, it does not, and the gradients that JAX derives of that
+    convolution then run entry by entry: a ResNet18 trains at a quarter of the speed. So do the
+    grouped convolutions that `vmap` forms of a batch of kernels. Therefore the convolution and its
+    two gradients are primitives here, whose programs for a CPU have that order.
 
     Args:
         images: batch of images or maps.
@@ -51,95 +55,138 @@ def convolve(
     unused = max(0, padding + 1 - max(sides)) if stride == 1 else 0
     if unused and taps == (2 * padding + 1,) * 2:
         kernel, padding = kernel[unused:-unused, unused:-unused], padding - unused
-    return _convolve(images, kernel, stride, padding)
+    (height, width), (rows, columns) = sides, kernel.shape[:2]
+    window = _Window((height, width), (rows, columns), stride, padding)
+    return _CONVOLUTION.bind(images, kernel, window=window)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _convolve(images: Array, kernel: Array, stride: int, padding: int) -> Array:
-    # `platform_dependent` chooses when the program is lowered: the device that will run it is not
-    # known while it is traced, so that a Python `if` on the backend could choose wrongly.
-    plain = _plain(stride, padding)
-    on_cpu = plain
-    if _as_patches(images, kernel, stride):
-        on_cpu = functools.partial(_patches_product, stride=stride, padding=padding)
-    # Under `vmap` a loop over the batch: the grouped convolution that `vmap` forms is slow on a
-    # CPU.
-    on_cpu = jax.custom_batching.sequential_vmap(on_cpu)
-    return jax.lax.platform_dependent(images, kernel, cpu=on_cpu, default=plain)
+class _Window(NamedTuple):
+    """The sizes that a convolution and its gradients share, apart from batch and channels.
 
-
-def _forward(
-    images: Array, kernel: Array, stride: int, padding: int
-) -> tuple[Array, tuple[Array, Array]]:
-    return _convolve(images, kernel, stride, padding), (images, kernel)
-
-
-def _backward(
-    stride: int, padding: int, operands: tuple[Array, Array], cotangent: Array
-) -> tuple[Array, Array]:
-    # `custom_vjp` passes the arguments of `nondiff_argnums` first.
-    images, kernel = operands
-    default = functools.partial(_gradients, _plain(stride, padding))
-    if _as_patches(images, kernel, stride):
-        on_cpu = functools.partial(_patches_gradients, stride=stride, padding=padding)
-    else:
-        on_cpu = functools.partial(_ordered_gradients, padding=padding)
-    on_cpu = jax.custom_batching.sequential_vmap(on_cpu)
-    return jax.lax.platform_dependent(images, kernel, cotangent, cpu=on_cpu, default=default)
-
-
-_convolve.defvjp(_forward, _backward)
-
-
-def _as_patches(images: Array, kernel: Array, stride: int) -> bool:
-    """Whether one product of explicit patches is faster on a CPU than XLA's convolution.
-
-    For stride 1 it is faster if a patch is a single pixel, or if the images are smaller than the
-    kernel: XLA then exchanges images and kernel, and their axes lose the fast order. For larger
-    strides it is always faster: XLA's gradient of a strided convolution inserts zeros between the
-    entries of its operand and multiplies by them too.
+    Attributes:
+        sides: height and width of the images.
+        taps: height and width of the kernel.
+        stride, padding: as in `convolve`.
     """
-    small = any(side < taps for side, taps in zip(images.shape[1:3], kernel.shape[:2], strict=True))
-    return stride > 1 or kernel.shape[:2] == (1, 1) or small
+
+    sides: tuple[int, int]
+    taps: tuple[int, int]
+    stride: int
+    padding: int
+
+    @property
+    def around(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """Numbers of zeros before and after, for both axes."""
+        one = (self.padding, self.padding)
+        return one, one
+
+    @property
+    def outputs(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        h, w = (
+            (side + 2 * self.padding - taps) // self.stride + 1
+            for side, taps in zip(self.sides, self.taps, strict=True)
+        )
+        return h, w
+
+    @property
+    def as_patches(self) -> bool:
+        """Whether one product of explicit patches is faster on a CPU than XLA's convolution.
+
+        For stride 1 it is faster if a patch is a single pixel, or if the images are smaller than
+        the kernel: XLA then exchanges images and kernel, and their axes lose the fast order. For
+        larger strides it is always faster: XLA's gradient of a strided convolution inserts zeros
+        between the entries of its operand and multiplies by them too.
+        """
+        small = any(side < taps for side, taps in zip(self.sides, self.taps, strict=True))
+        return self.stride > 1 or self.taps == (1, 1) or small
 
 
-def _patches_product(images: Array, kernel: Array, stride: int, padding: int) -> Array:
+# The convolution y = x ∗ k is bilinear, and so are its gradients (y, k) → x and (x, y) → k. The
+# derivative of each of the three with respect to an operand is the same map again, and the
+# transpose of that derivative is one of the other two. The three are therefore closed under
+# differentiation, in both modes and at every order.
+#
+# A function below with the ending `_plain` leaves the order of the axes to XLA.
+
+
+def _convolution(images: Array, kernel: Array, *, window: _Window) -> Array:
+    if not window.as_patches:
+        return _convolution_plain(images, kernel, window=window)
     outputs = kernel.shape[-1]
-    patches = _patches(images, kernel.shape[:2], stride, padding)
+    patches = _patches(images, window)
     product = patches.reshape(-1, patches.shape[-1]) @ kernel.reshape(-1, outputs)
     return product.reshape(*patches.shape[:3], outputs)
 
 
-def _patches(images: Array, taps: Sequence[int], stride: int, padding: int) -> Array:
+def _convolution_plain(images: Array, kernel: Array, *, window: _Window) -> Array:
+    return _correlate(images, kernel, window.around, stride=window.stride)
+
+
+def _gradient_of_images(slopes: Array, kernel: Array, *, window: _Window) -> Array:
+    """Gradient of the images from that of the result, `slopes`."""
+    if window.as_patches:
+        return _sum_of_patches(slopes, kernel, window)
+    # The correlation of the slopes with the kernel rotated by 180 degrees. Padding of taps − 1
+    # would be the full correlation; the gradient of the padding is left out.
+    rotated = kernel[::-1, ::-1].swapaxes(2, 3)
+    around = [(taps - 1 - window.padding, taps - 1 - window.padding) for taps in window.taps]
+    return _correlate(slopes, rotated, around)
+
+
+def _gradient_of_images_plain(slopes: Array, kernel: Array, *, window: _Window) -> Array:
+    like = jax.ShapeDtypeStruct((len(slopes), *window.sides, kernel.shape[2]), slopes.dtype)
+    transpose = jax.linear_transpose(
+        lambda images: _convolution_plain(images, kernel, window=window), like
+    )
+    return transpose(slopes)[0]
+
+
+def _gradient_of_kernel(images: Array, slopes: Array, *, window: _Window) -> Array:
+    """Gradient of the kernel from that of the result, `slopes`."""
+    if window.as_patches:
+        patches = _patches(images, window)
+        flat = patches.reshape(-1, patches.shape[-1]).T @ slopes.reshape(-1, slopes.shape[-1])
+        return flat.reshape(*window.taps, images.shape[-1], slopes.shape[-1])
+    # The correlation of the images with the slopes: the channels of the images are its batch axis,
+    # and the batch axis is its input channels.
+    kernel = _correlate(images.transpose(3, 1, 2, 0), slopes.transpose(1, 2, 0, 3), window.around)
+    return kernel.transpose(1, 2, 0, 3)
+
+
+def _gradient_of_kernel_plain(images: Array, slopes: Array, *, window: _Window) -> Array:
+    like = jax.ShapeDtypeStruct((*window.taps, images.shape[3], slopes.shape[3]), slopes.dtype)
+    transpose = jax.linear_transpose(
+        lambda kernel: _convolution_plain(images, kernel, window=window), like
+    )
+    return transpose(slopes)[0]
+
+
+def _patches(images: Array, window: _Window) -> Array:
     """The input of each output entry, shape (B, h, w, kh kw C)."""
-    images = jnp.pad(images, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
-    h, w = ((side - k) // stride + 1 for side, k in zip(images.shape[1:3], taps, strict=True))
+    images = jnp.pad(images, ((0, 0), *window.around, (0, 0)))
+    (h, w), stride = window.outputs, window.stride
     # Slices, one for each entry of the kernel: `jax.lax.conv_general_dilated_patches` is itself a
     # convolution, with a kernel of zeros and ones.
     shifted = [
         images[:, i : i + (h - 1) * stride + 1 : stride, j : j + (w - 1) * stride + 1 : stride]
-        for i, j in itertools.product(*map(range, taps))
+        for i, j in itertools.product(*map(range, window.taps))
     ]
     return jnp.concatenate(shifted, axis=-1)
 
 
-def _patches_gradients(
-    images: Array, kernel: Array, cotangent: Array, stride: int, padding: int
-) -> tuple[Array, Array]:
-    """Gradients of images and kernel by two products.
+def _sum_of_patches(slopes: Array, kernel: Array, window: _Window) -> Array:
+    """The gradient of each pixel, which is the sum of those of all patches that contain it.
 
-    The gradient of a pixel is the sum of the gradients of all patches that contain it. The pixels
-    are divided into phases, by their row and column modulo the stride, and the sum is computed for
-    each phase separately: the entry (i, j) of the kernel contributes to the phase (i, j) modulo the
-    stride alone. In this way no array with zeros between its entries is formed; `jax.vjp` of
-    strided slices forms one for each entry of the kernel.
+    The pixels are divided into phases, by their row and column modulo the stride, and the sum is
+    computed for each phase separately: the entry (i, j) of the kernel contributes to the phase
+    (i, j) modulo the stride alone. In this way no array with zeros between its entries is formed;
+    `jax.vjp` of strided slices forms one for each entry of the kernel.
     """
-    (count, height, width, channels), (*taps, _, outputs) = images.shape, kernel.shape
-    patches = _patches(images, taps, stride, padding)
-    h, w = patches.shape[1:3]
-    slopes = cotangent.reshape(-1, outputs)
-    of_kernel = patches.reshape(-1, patches.shape[-1]).T @ slopes
-    of_patches = (slopes @ kernel.reshape(-1, outputs).T).reshape(count, h, w, *taps, channels)
+    (sides, taps, stride, padding), (h, w) = window, window.outputs
+    count, (channels, outputs) = len(slopes), kernel.shape[2:]
+    of_patches = slopes.reshape(-1, outputs) @ kernel.reshape(-1, outputs).T
+    of_patches = of_patches.reshape(count, h, w, *taps, channels)
     # Largest shift, in rows and columns of a phase, between a patch and one of its pixels.
     last = [(k - 1) // stride for k in taps]
 
@@ -160,42 +207,11 @@ def _patches_gradients(
     padded = phases.reshape(count, rows, columns, channels)
     # Negative widths remove the padding, which `jnp.pad` would refuse. Positive ones add zeros, the
     # gradient of the last rows and columns, which no patch contains.
-    of_images = jax.lax.pad(
+    return jax.lax.pad(
         padded, jnp.zeros((), padded.dtype),
-        ((0, 0, 0), (-padding, padding + height - rows, 0),
-         (-padding, padding + width - columns, 0), (0, 0, 0)),
+        ((0, 0, 0), (-padding, padding + sides[0] - rows, 0),
+         (-padding, padding + sides[1] - columns, 0), (0, 0, 0)),
     )  # fmt: skip
-    return of_images, of_kernel.reshape(kernel.shape)
-
-
-def _plain(stride: int, padding: int) -> Callable[[Array, Array], Array]:
-    around = ((padding, padding),) * 2
-    return functools.partial(_correlate, padding=around, stride=stride)
-
-
-def _gradients(
-    function: Callable[[Array, Array], Array], images: Array, kernel: Array, cotangent: Array
-) -> tuple[Array, Array]:
-    return jax.vjp(function, images, kernel)[1](cotangent)
-
-
-def _ordered_gradients(
-    images: Array, kernel: Array, cotangent: Array, padding: int
-) -> tuple[Array, Array]:
-    """Gradients for stride 1, as correlations whose axes are in the fast order.
-
-    The gradient of the images is the correlation of the cotangent with the kernel rotated by 180
-    degrees. The gradient of the kernel is the correlation of the images with the cotangent: the
-    channels of the images are its batch axis, and the batch axis is its input channels.
-    """
-    # Padding of taps − 1 would be the full correlation; the gradient of the padding is left out.
-    rotated = kernel[::-1, ::-1].swapaxes(2, 3)
-    around = [(taps - 1 - padding, taps - 1 - padding) for taps in kernel.shape[:2]]
-    of_images = _correlate(cotangent, rotated, around)
-    of_kernel = _correlate(
-        images.transpose(3, 1, 2, 0), cotangent.transpose(1, 2, 0, 3), [(padding, padding)] * 2
-    )
-    return of_images, of_kernel.transpose(1, 2, 0, 3)
 
 
 def _correlate(
@@ -206,6 +222,99 @@ def _correlate(
     return jax.lax.conv_general_dilated(
         images, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _primitive(
+    name: str,
+    plain: Callable[..., Array],
+    on_cpu: Callable[..., Array],
+    free_axes: tuple[tuple[int, int], tuple[int, int]],
+) -> Primitive:
+    """A primitive of two operands with a general program and one for CPUs, and its `vmap`.
+
+    Args:
+        free_axes: for each operand, its axis over which the result is not summed, and the place of
+            this axis in the result.
+    """
+    primitive = Primitive(name)
+
+    def shape(*operands: jax.core.ShapedArray, window: _Window) -> jax.core.ShapedArray:
+        result = jax.eval_shape(functools.partial(plain, window=window), *operands)
+        return jax.core.ShapedArray(result.shape, result.dtype)
+
+    def batched(operands: Sequence[Array], axes: Sequence[int | None], *, window: _Window):
+        operands = [
+            operand if axis is None else jnp.moveaxis(operand, axis, 0)
+            for operand, axis in zip(operands, axes, strict=True)
+        ]
+        one = functools.partial(primitive.bind, window=window)
+        if None not in axes:
+            # A loop, since the grouped convolution that `vmap` forms is slow on a CPU.
+            return jax.lax.platform_dependent(
+                *operands,
+                cpu=lambda *both: jax.lax.map(lambda pair: one(*pair), both),
+                default=jax.vmap(functools.partial(plain, window=window)),
+            ), 0
+        # One operand is the same for all: the batch becomes part of the free axis of the other.
+        place = axes.index(None) ^ 1
+        axis, axis_of_result = free_axes[place]
+        count = len(operands[place])
+        operands[place] = _joined(operands[place], axis)
+        result = one(*operands)
+        sizes = list(result.shape)
+        sizes[axis_of_result : axis_of_result + 1] = [count, sizes[axis_of_result] // count]
+        return result.reshape(sizes), axis_of_result
+
+    primitive.def_abstract_eval(shape)
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames="window"))
+    # The rule for a platform is chosen when a program is lowered: the device that will run it is
+    # not known while it is traced, so that a Python `if` on the backend could choose wrongly.
+    mlir.register_lowering(primitive, mlir.lower_fun(plain, multiple_results=False))
+    mlir.register_lowering(
+        primitive, mlir.lower_fun(on_cpu, multiple_results=False), platform="cpu"
+    )
+    batching.primitive_batchers[primitive] = batched
+    return primitive
+
+
+def _joined(operand: Array, axis: int) -> Array:
+    """The operand with its first axis joined to its axis of this number (without the first)."""
+    moved = jnp.moveaxis(operand, 0, axis)
+    sizes = list(moved.shape)
+    sizes[axis : axis + 2] = [sizes[axis] * sizes[axis + 1]]
+    return moved.reshape(sizes)
+
+
+_CONVOLUTION = _primitive(
+    "convolution", _convolution_plain, _convolution, free_axes=((0, 0), (3, 3))
+)
+_OF_IMAGES = _primitive(
+    "gradient_of_images", _gradient_of_images_plain, _gradient_of_images,
+    free_axes=((0, 0), (2, 3)),
+)  # fmt: skip
+_OF_KERNEL = _primitive(
+    "gradient_of_kernel", _gradient_of_kernel_plain, _gradient_of_kernel,
+    free_axes=((3, 2), (3, 3)),
+)  # fmt: skip
+
+
+# Each rule receives the cotangent of the result and both operands, and returns the cotangent of the
+# first or of the second operand. The operand that it does not use is the one differentiated.
+ad.defbilinear(
+    _CONVOLUTION,
+    lambda slopes, images, kernel, window: _OF_IMAGES.bind(slopes, kernel, window=window),
+    lambda slopes, images, kernel, window: _OF_KERNEL.bind(images, slopes, window=window),
+)
+ad.defbilinear(
+    _OF_IMAGES,
+    lambda images, slopes, kernel, window: _CONVOLUTION.bind(images, kernel, window=window),
+    lambda images, slopes, kernel, window: _OF_KERNEL.bind(images, slopes, window=window),
+)
+ad.defbilinear(
+    _OF_KERNEL,
+    lambda kernel, images, slopes, window: _OF_IMAGES.bind(slopes, kernel, window=window),
+    lambda kernel, images, slopes, window: _CONVOLUTION.bind(images, kernel, window=window),
+)
 
 
 def halve(images: Float[Array, "B H W C"], taps: int) -> Float[Array, "B h w C"]:

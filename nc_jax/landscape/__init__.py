@@ -1,17 +1,25 @@
 """The landscape around a state: kinds of points, certificates of optimality, directions of descent.
 
 Every function takes a problem or, where the sphere ‖W‖² + ‖H‖² = ρ² is meant, `OnSphere(problem)`.
+Functions on Hessians also take a curvature: `HessianOf` or `GaussNewtonOf` a function, or that of a
+network (`cnn.curvature_for`).
 
 - Kinds of points: `classify`, `find_critical_points`.
 - Certificates: `global_certificate`, `kkt_certificate`.
 - Directions of descent: `escape_direction`, `tangent_descent_direction`, `descent_range`.
-- Hessians: `hessian_vector_product`, `dense_hessian`, `extreme_eigenpairs`, `spectral_density`.
+- Hessians: `hessian_vector_product`, `dense_hessian`, `extreme_eigenpairs`, `sharpness`,
+  `spectral_density`.
 - Symmetries: `project_onto_symmetries`, `symmetry_dimension`.
 
 See docs/landscape.md. The first call with a shape compiles for some seconds.
 """
 
 from .classification import KINDS as KINDS, Classification as Classification, classify as classify
+from .curvature import (
+    AbstractCurvature as AbstractCurvature,
+    GaussNewtonOf as GaussNewtonOf,
+    HessianOf as HessianOf,
+)
 from .density import SpectralDensity as SpectralDensity, spectral_density as spectral_density
 from .directions import (
     CASES as CASES,
@@ -29,7 +37,11 @@ from .duality import (
     GlobalCertificate as GlobalCertificate,
     global_certificate as global_certificate,
 )
-from .eigenpairs import Eigenpairs as Eigenpairs, extreme_eigenpairs as extreme_eigenpairs
+from .eigenpairs import (
+    Eigenpairs as Eigenpairs,
+    extreme_eigenpairs as extreme_eigenpairs,
+    sharpness as sharpness,
+)
 from .hessian import (
     dense_hessian as dense_hessian,
     hessian_vector_product as hessian_vector_product,

@@ -9,8 +9,9 @@ from jaxtyping import Array, ArrayLike, Float, Key, PyTree
 
 from ..checks import check_integer, check_key, check_number
 from ..precision import matmul, widened
-from ..problems import AbstractProblem, check_shapes
-from .domains import AbstractDomain, OnSphere, domain_of
+from ..problems import AbstractProblem
+from .curvature import AbstractCurvature
+from .domains import curvature_of
 from .hessian import flat_hessian
 from .lanczos import expand, random_unit_vector, ritz
 
@@ -24,6 +25,8 @@ class SpectralDensity(eqx.Module):
         standard_error: (G,) of the mean over probes.
         nodes, weights: (P, m) Ritz values and weights of each probe: the mean over probes of
             Σ_k weights f(nodes) estimates (1/n) Σ_i f(θ_i) for any function f.
+        trace: estimate of Σ_i θ_i, n times the mean of vᵀ∇²L v over the probes v (Hutchinson 1989).
+        trace_error: its standard error.
 
     Example: the density has integral 1.
 
@@ -39,10 +42,12 @@ class SpectralDensity(eqx.Module):
     standard_error: Float[Array, " G"]
     nodes: Float[Array, "P m"]
     weights: Float[Array, "P m"]
+    trace: Float[Array, ""]
+    trace_error: Float[Array, ""]
 
 
 def spectral_density(
-    problem: AbstractProblem | OnSphere,
+    problem: AbstractProblem | AbstractCurvature,
     state: PyTree,
     key: Key[Array, ""],
     *,
@@ -59,7 +64,8 @@ def spectral_density(
     after another, so that memory is that of one basis.
 
     Args:
-        problem: of `OnSphere(problem)` the Riemannian Hessian, on the tangent space.
+        problem: of `OnSphere(problem)` the Riemannian Hessian, on the tangent space; or a
+            curvature, such as `HessianOf(function)` or that of `cnn.curvature_for`.
         state: of the problem.
         key: of the random probes.
         num_probes: standard errors fall as 1/√(num_probes · dimension).
@@ -78,10 +84,10 @@ def spectral_density(
         >>> float(found.nodes.min().round(6)), float(found.nodes.max().round(6))
         (-2.0, 2.0)
     """
-    domain = domain_of(problem)
-    check_shapes(domain.problem, state, name="state")
+    curvature = curvature_of(problem)
+    curvature.check_state(state)
     check_key(key)
-    size = sum(np.size(leaf) for leaf in jax.tree.leaves(state)) - domain.codimension
+    size = _dimension(curvature, state)
     # A standard error needs two probes.
     num_probes = check_integer("num_probes", num_probes, least=2)
     num_steps = check_integer("num_steps", num_steps)
@@ -91,14 +97,14 @@ def spectral_density(
         check_number("width", width, above_zero=True, scalar=True)
     # Numbers are passed as arrays, since Equinox compiles anew for every other Python float.
     return _spectral_density(
-        domain, state, key, num_probes, min(num_steps, size),
+        curvature, state, key, num_probes, min(num_steps, size),
         None if width is None else jnp.asarray(width), num_points, jnp.asarray(log_scale),
     )  # fmt: skip
 
 
 @eqx.filter_jit
 def _spectral_density(
-    domain: AbstractDomain,
+    curvature: AbstractCurvature,
     state: PyTree,
     key: Key[Array, ""],
     num_probes: int,
@@ -107,7 +113,7 @@ def _spectral_density(
     num_points: int,
     log_scale: Float[Array, ""],
 ) -> SpectralDensity:
-    nodes, weights = _quadrature(domain, state, key, num_probes, num_steps, log_scale)
+    nodes, weights = _quadrature(curvature, state, key, num_probes, num_steps, log_scale)
     low, high = jnp.min(nodes), jnp.max(nodes)
     if width is None:
         # The range is 0 if all eigenvalues are equal: their size then sets the width.
@@ -125,11 +131,26 @@ def _spectral_density(
     each = jax.vmap(smooth)(nodes, weights)
     peak = 1 / (np.sqrt(2 * np.pi).item() * width)
     error = jnp.std(each, axis=0, ddof=1) / np.sqrt(num_probes).item()
-    return SpectralDensity(grid, peak * jnp.mean(each, axis=0), peak * error, nodes, weights)
+    # The quadrature has the first moment vᵀ∇²L v of the probe v without an error.
+    traces = _dimension(curvature, state) * jnp.sum(weights * nodes, axis=1)
+    return SpectralDensity(
+        grid=grid,
+        density=peak * jnp.mean(each, axis=0),
+        standard_error=peak * error,
+        nodes=nodes,
+        weights=weights,
+        trace=jnp.mean(traces),
+        trace_error=jnp.std(traces, ddof=1) / np.sqrt(num_probes).item(),
+    )
+
+
+def _dimension(curvature: AbstractCurvature, state: PyTree) -> int:
+    """The number of eigenvalues."""
+    return sum(np.size(leaf) for leaf in jax.tree.leaves(state)) - curvature.codimension
 
 
 def _quadrature(
-    domain: AbstractDomain,
+    curvature: AbstractCurvature,
     state: PyTree,
     key: Key[Array, ""],
     num_probes: int,
@@ -139,7 +160,7 @@ def _quadrature(
     """Nodes and weights of each probe."""
     state = widened(state)
     flat, _ = ravel_pytree(state)
-    apply, project = flat_hessian(domain, state, log_scale.astype(flat.dtype))
+    apply, project = flat_hessian(curvature, state, log_scale.astype(flat.dtype))
 
     def measure(key: Key[Array, ""]) -> tuple[Float[Array, " m"], Float[Array, " m"]]:
         start_key, key = jax.random.split(key)

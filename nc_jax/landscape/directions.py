@@ -19,7 +19,8 @@ from ..precision import widened
 from ..preconditions import check_homogeneous, check_unconstrained
 from ..problems import UnconstrainedFeatures, check_shapes
 from ..state import LastLayer
-from .domains import LinearMap, OnSphere, WholeSpace, check_direction, domain_of
+from .curvature import LinearMap
+from .domains import OnSphere, WholeSpace, check_direction, domain_of
 from .duality import top_singular_pair
 from .lanczos import safe_norm
 

@@ -10,10 +10,8 @@ the end of a long flow losses are below 1e-100, and their Hessians underflow. Ch
 """
 
 import abc
-from collections.abc import Callable
 from typing import ClassVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -23,24 +21,21 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 from ..checks import check_number
 from ..precision import widened
 from ..preconditions import check_gradient_flow
-from ..problems import AbstractProblem, check_like, check_problem
+from ..problems import AbstractProblem, check_like, check_problem, check_shapes
 from ..state import LastLayer
+from .curvature import AbstractCurvature, LinearMap
 
-LinearMap = Callable[[PyTree], PyTree]
 
-
-class AbstractDomain(eqx.Module):
+class AbstractDomain(AbstractCurvature):
     """A problem with the set in which its states move.
 
     Attributes:
         problem: gives the objective L.
-        codimension: dimension of the space of states minus the dimension of the set.
         fixes_norm: whether ‖W‖² + ‖H‖² is constant, so that of all linear maps of feature space
             only rotations remain within the set.
     """
 
     problem: AbstractProblem
-    codimension: ClassVar[int]
     fixes_norm: ClassVar[bool]
 
     @abc.abstractmethod
@@ -58,6 +53,10 @@ class AbstractDomain(eqx.Module):
     def project(self, state: PyTree, direction: PyTree) -> PyTree:
         """Orthogonal projection of a direction onto the tangent space of the set."""
 
+    def check_state(self, state: PyTree) -> None:
+        """Raise ValueError for a state of another shape than the problem's."""
+        check_shapes(self.problem, state, name="state")
+
     @abc.abstractmethod
     def steps(self, state: PyTree, num_steps: int) -> Float[Array, " S"]:
         """Step sizes for `move` in geometric progression, from 1e-8 to the largest useful one."""
@@ -70,7 +69,6 @@ class AbstractDomain(eqx.Module):
 class WholeSpace(AbstractDomain):
     """The whole space of the states of a problem."""
 
-    codimension: ClassVar[int] = 0
     fixes_norm: ClassVar[bool] = False
 
     def gradient(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
@@ -192,6 +190,14 @@ def domain_of(problem: AbstractProblem | OnSphere) -> WholeSpace | OnSphere:
         return problem
     check_problem(problem)
     return WholeSpace(problem)
+
+
+def curvature_of(problem: AbstractProblem | AbstractCurvature) -> AbstractCurvature:
+    """The curvature of an argument: a curvature itself, or the whole space for a problem.
+
+    Raises: ValueError for an argument that is neither.
+    """
+    return problem if isinstance(problem, AbstractCurvature) else domain_of(problem)
 
 
 def descent_at(problem: AbstractProblem, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:

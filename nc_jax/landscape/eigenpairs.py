@@ -12,8 +12,9 @@ from jaxtyping import Array, ArrayLike, Bool, Float, Int, Key, PyTree
 from ..checks import check_integer, check_key, check_number
 from ..display import summary
 from ..precision import widened
-from ..problems import AbstractProblem, check_shapes
-from .domains import AbstractDomain, OnSphere, domain_of
+from ..problems import AbstractProblem
+from .curvature import AbstractCurvature
+from .domains import curvature_of
 from .hessian import flat_hessian
 from .lanczos import lanczos
 
@@ -51,7 +52,7 @@ class Eigenpairs(eqx.Module):
 
 
 def extreme_eigenpairs(
-    problem: AbstractProblem | OnSphere,
+    problem: AbstractProblem | AbstractCurvature,
     state: PyTree,
     *,
     num: int = 1,
@@ -69,7 +70,8 @@ def extreme_eigenpairs(
     returned with their multiplicity: a converged set is searched again from a random direction.
 
     Args:
-        problem: of `OnSphere(problem)` the Riemannian Hessian, along the tangent space.
+        problem: of `OnSphere(problem)` the Riemannian Hessian, along the tangent space; or a
+            curvature, such as `HessianOf(function)` or that of `cnn.curvature_for`.
         state: of the problem.
         num: how many pairs, at most the dimension of the tangent space.
         end: "smallest" or "largest".
@@ -91,10 +93,10 @@ def extreme_eigenpairs(
         >>> np.asarray(found.values).round(6).tolist()
         [-2.0, -2.0, -2.0, -2.0]
     """
-    domain = domain_of(problem)
-    check_shapes(domain.problem, state, name="state")
+    curvature = curvature_of(problem)
+    curvature.check_state(state)
     size = sum(np.size(leaf) for leaf in jax.tree.leaves(state))
-    free = size - domain.codimension
+    free = size - curvature.codimension
     num = check_integer("num", num, most=free)
     if end not in ("smallest", "largest"):
         raise ValueError(f"end = {end!r}: give 'smallest' or 'largest'.")
@@ -112,14 +114,40 @@ def extreme_eigenpairs(
         check_key(key)
     # `log_scale` is an array, since Equinox compiles anew for every other Python float.
     return _extreme_eigenpairs(
-        domain, state, num, end == "largest", jnp.asarray(log_scale),
+        curvature, state, num, end == "largest", jnp.asarray(log_scale),
         rtol, basis_size, max_restarts, key,
     )  # fmt: skip
 
 
+def sharpness(
+    problem: AbstractProblem | AbstractCurvature,
+    state: PyTree,
+    *,
+    log_scale: Float[ArrayLike, ""] = 0.0,
+    key: Key[Array, ""] | None = None,
+) -> Float[Array, ""]:
+    """The largest eigenvalue λ_max of ∇²L at a state, to the default tolerance; NaN if not reached.
+
+    Gradient descent at rate η is stable near a minimum while η < 2/λ_max; trainings by full batches
+    often end at λ_max ≈ 2/η, the edge of stability (Cohen et al. 2021). `extreme_eigenpairs` gives
+    the eigenvector and the residual too.
+
+    Args and errors: as `extreme_eigenpairs`.
+
+    Example: at the origin of Ji's model it is √n.
+
+        >>> problem = nc.ulpm(3, 2, 4)
+        >>> origin = jax.tree.map(jnp.zeros_like, problem.init(jax.random.key(0)))
+        >>> round(float(nc.landscape.sharpness(problem, origin)), 6)
+        2.0
+    """
+    found = extreme_eigenpairs(problem, state, end="largest", log_scale=log_scale, key=key)
+    return jnp.where(found.converged, found.values[0], jnp.nan)
+
+
 @eqx.filter_jit
 def _extreme_eigenpairs(
-    domain: AbstractDomain,
+    curvature: AbstractCurvature,
     state: PyTree,
     num: int,
     largest: bool,
@@ -131,7 +159,7 @@ def _extreme_eigenpairs(
 ) -> Eigenpairs:
     state = widened(state)
     flat, unravel = ravel_pytree(state)
-    apply, project = flat_hessian(domain, state, log_scale.astype(flat.dtype))
+    apply, project = flat_hessian(curvature, state, log_scale.astype(flat.dtype))
     # The largest eigenvalues are the smallest of −∇²L.
     sign = -1 if largest else 1
     tolerance = 10 * np.finfo(flat.dtype).eps ** (2 / 3) if rtol is None else rtol

@@ -7,20 +7,21 @@ from jax.flatten_util import ravel_pytree
 from jaxtyping import ArrayLike, Float, PyTree
 
 from ..precision import widened
-from ..problems import AbstractProblem, check_shapes
-from .domains import AbstractDomain, OnSphere, check_direction, domain_of
+from ..problems import AbstractProblem
+from .curvature import AbstractCurvature
+from .domains import check_direction, curvature_of
 from .lanczos import Vector, VectorMap
 
 
 @eqx.filter_jit
 def hessian_vector_product(
-    problem: AbstractProblem | OnSphere,
+    problem: AbstractProblem | AbstractCurvature,
     state: PyTree,
     direction: PyTree,
     *,
     log_scale: Float[ArrayLike, ""] = 0.0,
 ) -> PyTree:
-    """∇²L(x)·D; of `OnSphere(problem)` the Riemannian Hessian.
+    """∇²L(x)·D; of `OnSphere(problem)` the Riemannian Hessian; of a curvature its product.
 
     The memory is that of a few states. States of half precision are converted to float32, here and
     in all of `nc_jax.landscape`.
@@ -38,16 +39,19 @@ def hessian_vector_product(
         >>> nc.landscape.hessian_vector_product(problem, origin, along).classifier.tolist()
         [[-1.0], [1.0]]
     """
-    domain = domain_of(problem)
-    check_shapes(domain.problem, state, name="state")
+    curvature = curvature_of(problem)
+    curvature.check_state(state)
     check_direction(state, direction)
     state, direction = widened((state, direction))
-    return domain.hessian(state, log_scale)(direction)
+    return curvature.hessian(state, log_scale)(direction)
 
 
 @eqx.filter_jit
 def dense_hessian(
-    problem: AbstractProblem | OnSphere, state: PyTree, *, log_scale: Float[ArrayLike, ""] = 0.0
+    problem: AbstractProblem | AbstractCurvature,
+    state: PyTree,
+    *,
+    log_scale: Float[ArrayLike, ""] = 0.0,
 ) -> Float[jax.Array, "n n"]:
     """The Hessian as a symmetric matrix, in the order of `jax.flatten_util.ravel_pytree(state)`.
 
@@ -63,16 +67,16 @@ def dense_hessian(
         >>> np.linalg.eigvalsh(hessian).round(6).tolist()
         [-1.0, 0.0, 0.0, 1.0]
     """
-    domain = domain_of(problem)
-    check_shapes(domain.problem, state, name="state")
-    return dense_matrix(domain, widened(state), log_scale)
+    curvature = curvature_of(problem)
+    curvature.check_state(state)
+    return dense_matrix(curvature, widened(state), log_scale)
 
 
 def dense_matrix(
-    domain: AbstractDomain, state: PyTree, log_scale: Float[ArrayLike, ""]
+    curvature: AbstractCurvature, state: PyTree, log_scale: Float[ArrayLike, ""]
 ) -> Float[jax.Array, "n n"]:
     """`dense_hessian` at a state that is checked and in a dtype to compute in."""
-    apply, _ = flat_hessian(domain, state, log_scale)
+    apply, _ = flat_hessian(curvature, state, log_scale)
     flat, _ = ravel_pytree(state)
     rows = jax.vmap(apply)(jnp.eye(flat.size, dtype=flat.dtype))
     # The products are symmetric to rounding only, and LAPACK would read one triangle of them.
@@ -80,18 +84,18 @@ def dense_matrix(
 
 
 def flat_hessian(
-    domain: AbstractDomain, state: PyTree, log_scale: Float[ArrayLike, ""]
+    curvature: AbstractCurvature, state: PyTree, log_scale: Float[ArrayLike, ""]
 ) -> tuple[VectorMap, VectorMap]:
-    """The Hessian on flat vectors, and the projection onto the tangent space of the domain."""
+    """The Hessian on flat vectors, and the projection onto the subspace on which it acts."""
     unravel = ravel_pytree(state)[1]
-    product = domain.hessian(state, log_scale)
+    product = curvature.hessian(state, log_scale)
 
     def apply(vector: Vector) -> Vector:
         return ravel_pytree(product(unravel(vector)))[0]
 
     def project(vector: Vector) -> Vector:
-        if domain.codimension == 0:
+        if curvature.codimension == 0:
             return vector  # The general case below would add operations that change nothing.
-        return ravel_pytree(domain.project(state, unravel(vector)))[0]
+        return ravel_pytree(curvature.project(state, unravel(vector)))[0]
 
     return apply, project

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from tolerances import rounding
 
+from nc_jax.cnn import convolution
 from nc_jax.cnn.convolution import convolve, halve
 
 SHAPES = {  # images (B, H, W, C), kernel (kh, kw, C, D), stride, padding
@@ -111,23 +112,114 @@ def test_errors_are_bounded_by_the_rounding_of_each_term(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["3 x 3", "halved"])
-def test_kernels_under_vmap_give_the_results_of_each_kernel(name):
+@pytest.mark.parametrize("axes", list(itertools.product((0, None), repeat=3))[:-1], ids=str)
+def test_any_operands_may_be_batched(name, axes):
+    """Images, kernel and cotangent, each batched or the same for all members."""
     case = SHAPES[name]
     members = [drawn(*case, seed) for seed in range(3)]
     stacked = [np.stack(operands) for operands in zip(*members, strict=True)]
-    results = jax.jit(jax.vmap(compiled(*case[2:])))(*stacked)
-    for i, member in enumerate(members):
-        value, gradients = defined(*member[:2], *case[2:])
-        for result, expected in zip(results, (value, *gradients(member[2])), strict=True):
+    given = [x if axis == 0 else x[0] for x, axis in zip(stacked, axes, strict=True)]
+    results = jax.jit(jax.vmap(compiled(*case[2:]), axes))(*given)
+    for i in range(3):
+        images, kernel, cotangent = (
+            x[i] if axis == 0 else x for x, axis in zip(given, axes, strict=True)
+        )
+        value, gradients = defined(images, kernel, *case[2:])
+        for result, expected in zip(results, (value, *gradients(cotangent)), strict=True):
             np.testing.assert_allclose(result[i], expected, rtol=0, atol=rounding() * 10)
 
 
-def test_kernels_under_vmap_may_share_images():
-    images, kernel, _ = drawn(*SHAPES["3 x 3"])
-    kernels = np.stack([kernel, -kernel])
-    images = jnp.asarray(images)
-    values = jax.jit(jax.vmap(lambda k: convolve(images, k, 1, 1)))(kernels)
-    np.testing.assert_allclose(values[1], -values[0], rtol=rounding())
+@pytest.mark.parametrize("name", ["3 x 3", "halved"])
+def test_gradient_of_a_batch_is_the_batch_of_gradients(name):
+    """With `vmap` inside of the derivative, which then differentiates the loop over kernels."""
+    case = SHAPES[name]
+    members = [drawn(*case, seed) for seed in range(2)]
+    images, kernels, cotangents = (np.stack(x) for x in zip(*members, strict=True))
+
+    def total(images, kernels):
+        values = jax.vmap(lambda x, k: convolve(x, k, *case[2:]))(images, kernels)
+        return jnp.sum(values * cotangents)
+
+    of_images, of_kernels = jax.jit(jax.grad(total, argnums=(0, 1)))(images, kernels)
+    for i, (image, kernel, cotangent) in enumerate(members):
+        expected = defined(image, kernel, *case[2:])[1](cotangent)
+        for result, wanted in zip((of_images[i], of_kernels[i]), expected, strict=True):
+            np.testing.assert_allclose(result, wanted, rtol=0, atol=rounding() * 10)
+
+
+@pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES.keys())
+def test_programs_for_other_platforms_are_those_of_the_definition(case):
+    """These forms can be computed on a CPU too, where `convolve` has others."""
+    images, kernel, cotangent = drawn(*case)
+    window = convolution._Window(images.shape[1:3], kernel.shape[:2], *case[2:])
+
+    @jax.jit
+    def plain(images, kernel, cotangent):
+        return (
+            convolution._convolution_plain(images, kernel, window=window),
+            convolution._gradient_of_images_plain(cotangent, kernel, window=window),
+            convolution._gradient_of_kernel_plain(images, cotangent, window=window),
+        )
+
+    value, gradients = defined(images, kernel, *case[2:])
+    for result, expected in zip(
+        plain(images, kernel, cotangent), (value, *gradients(cotangent)), strict=True
+    ):
+        np.testing.assert_allclose(result, expected, rtol=0, atol=rounding() * abs(expected).max())
+
+
+@pytest.mark.parametrize("case", SHAPES.values(), ids=SHAPES.keys())
+def test_fourth_derivative_along_a_line_is_that_of_the_quartic_polynomial(case):
+    """With both operands moving, ‖x ∗ k‖² is of degree four in t: 24 ‖dx ∗ dk‖² is the derivative.
+
+    Forward and reverse mode take turns, in both orders.
+    """
+    stride, padding = case[2:]
+    operands, directions = drawn(*case)[:2], drawn(*case, seed=1)[:2]
+
+    def norm(t):
+        images, kernel = (x + t * dx for x, dx in zip(operands, directions, strict=True))
+        return jnp.sum(jnp.square(convolve(images, kernel, stride, padding)))
+
+    derivatives = [
+        jax.jacfwd(jax.grad(jax.jacfwd(jax.grad(norm)))),
+        jax.grad(jax.jacfwd(jax.grad(jax.jacfwd(norm)))),
+    ]
+    expected = 24 * np.sum(np.square(defined(*directions, *case[2:])[0]))
+    for derivative in jax.jit(lambda t: [d(t) for d in derivatives])(0.5):
+        np.testing.assert_allclose(derivative, expected, rtol=rounding(operations=1000))
+
+
+@pytest.mark.parametrize("name", ["3 x 3", "halved", "images smaller than the kernel"])
+def test_hessian_vector_products_are_those_of_the_definition(name):
+    """Of f = Σ y³/6, whose gradient is the gradient of the operands at the cotangent y²/2."""
+    case = SHAPES[name]
+    (images, kernel, _), (dx, dk, _) = drawn(*case), drawn(*case, seed=1)
+    value, gradients = defined(images, kernel, *case[2:])
+    change = defined(dx, kernel, *case[2:])[0] + defined(images, dk, *case[2:])[0]
+    # The product rule: the cotangent changes by y dy, and the other operand by its direction.
+    moved = gradients(value * change)
+    expected = (
+        moved[0] + defined(images, dk, *case[2:])[1](value**2 / 2)[0],
+        moved[1] + defined(dx, kernel, *case[2:])[1](value**2 / 2)[1],
+    )
+
+    def gradient(images, kernel):
+        return jax.grad(lambda x, k: jnp.sum(convolve(x, k, *case[2:]) ** 3) / 6, argnums=(0, 1))(
+            images, kernel
+        )
+
+    def along(images, kernel):
+        ours = gradient(images, kernel)
+        return jnp.vdot(ours[0], dx) + jnp.vdot(ours[1], dk)
+
+    products = jax.jit(
+        lambda *at: (jax.jvp(gradient, at, (dx, dk))[1], jax.grad(along, argnums=(0, 1))(*at))
+    )
+    for found in products(images, kernel):
+        for result, wanted in zip(found, expected, strict=True):
+            atol = rounding() * abs(wanted).max()
+            np.testing.assert_allclose(result, wanted, rtol=0, atol=atol)
 
 
 @pytest.mark.skipif(jax.default_backend() != "cpu", reason="of what CPUs run")
@@ -211,3 +303,25 @@ def test_pooling_hides_no_nan(at):
     images[0, *at, 0] = np.nan
     assert np.sum(np.isnan(HALVE(images, 2))) == 1
     assert np.sum(np.isnan(HALVE(images, 3))) >= 1
+
+
+@pytest.mark.parametrize("taps", [2, 3])
+def test_second_derivatives_of_pooling_are_those_of_the_greatest_pixels(taps):
+    """Of Σ m³/6 over the greatest pixels m, whose Hessian is diagonal with the entries m."""
+    rng = np.random.default_rng(0)
+    images, direction = rng.normal(size=(2, 2, 5, 4, 3))
+    expected = np.zeros_like(images)
+    for n, c in itertools.product(range(2), range(3)):
+        for pixel, i, j in greatest(images[n, :, :, c], taps):
+            expected[n, i, j, c] += pixel * direction[n, i, j, c]
+
+    def gradient(images):
+        return jax.grad(lambda x: jnp.sum(halve(x, taps) ** 3) / 6)(images)
+
+    @jax.jit
+    def products(images):
+        along = jax.grad(lambda x: jnp.vdot(gradient(x), direction))
+        return jax.jvp(gradient, (images,), (direction,))[1], along(images)
+
+    for result in products(images):
+        np.testing.assert_allclose(result, expected, rtol=rounding())
