@@ -1,26 +1,17 @@
 """The networks of `nc_jax.cnn` written in PyTorch, for benchmarks and as references of tests.
 
-The layers have the same names as in nc_jax, so that the arrays of a network of nc_jax can be loaded
-into its counterpart here under the names that `torch_variables` gives them. Activations are
-computed in place, as is usual in PyTorch where memory and time matter.
+The layers of the ResNet have the names of torchvision, those of the others the names in nc_jax, so
+that each network loads what `nc_jax.cnn.to_torch` returns. Activations are computed in place, as is
+usual in PyTorch where memory and time matter.
 """
 
 import itertools
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
 
-import jax
 import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional
-
-# PyTorch's names of nc_jax's variables, where they differ.
-NAMES = {
-    "kernel": "weight", "scale": "weight", "classifier": "weight",
-    "mean": "running_mean", "var": "running_var",
-}  # fmt: skip
 
 
 def convolution(inputs: int, outputs: int, size: int, *, stride: int = 1) -> nn.Conv2d:
@@ -42,9 +33,13 @@ class Classifier(nn.Module):
     head: nn.Linear
     features: Callable[[torch.Tensor], torch.Tensor]
 
+    def linear(self) -> nn.Linear:
+        """The last layer."""
+        return self.head
+
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits (N, K) of images (N, C, H, W)."""
-        return self.head(functional.adaptive_avg_pool2d(self.features(images), 1).flatten(1))
+        return self.linear()(functional.adaptive_avg_pool2d(self.features(images), 1).flatten(1))
 
 
 class ConvNet(Classifier):
@@ -89,36 +84,30 @@ class VGG(Classifier):
 
 
 class Block(nn.Module):
-    """Convolutions and a skip."""
+    """A basic block or a bottleneck, with a projection where the shape changes."""
 
-    def __init__(
-        self, layers: Iterable[nn.Module], norms: Iterable[nn.Module], skip: nn.Module | None
-    ):
+    def __init__(self, inputs: int, width: int, outputs: int, stride: int, bottleneck: bool):
         super().__init__()
-        self.layers, self.norms, self.skip = nn.ModuleList(layers), nn.ModuleList(norms), skip
+        self.depth = 3 if bottleneck else 2
+        if bottleneck:
+            self.conv1, self.bn1 = convolution(inputs, width, 1), batch_norm(width)
+            self.conv2, self.bn2 = convolution(width, width, 3, stride=stride), batch_norm(width)
+            self.conv3, self.bn3 = convolution(width, outputs, 1), batch_norm(outputs)
+        else:
+            self.conv1, self.bn1 = convolution(inputs, width, 3, stride=stride), batch_norm(width)
+            self.conv2, self.bn2 = convolution(width, outputs, 3), batch_norm(outputs)
+        self.downsample = None
+        if stride != 1 or inputs != outputs:
+            projection = convolution(inputs, outputs, 1, stride=stride)
+            self.downsample = nn.Sequential(projection, batch_norm(outputs))
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Maps of the block."""
-        # The input of a block is the output of a ReLU already.
-        maps = images
-        for i, (layer, normalise) in enumerate(zip(self.layers, self.norms, strict=True)):
-            maps = normalise(layer(maps if i == 0 else maps.relu_()))
-        return (maps + (images if self.skip is None else self.skip(images))).relu_()
-
-
-def block(inputs: int, width: int, outputs: int, stride: int, bottleneck: bool) -> Block:
-    """A basic block or a bottleneck, with a projection where the shape changes."""
-    skip = None
-    if stride != 1 or inputs != outputs:
-        skip = nn.Sequential(convolution(inputs, outputs, 1, stride=stride), batch_norm(outputs))
-    if bottleneck:
-        layers = [
-            convolution(inputs, width, 1), convolution(width, width, 3, stride=stride),
-            convolution(width, outputs, 1),
-        ]  # fmt: skip
-        return Block(layers, map(batch_norm, (width, width, outputs)), skip)
-    layers = [convolution(inputs, width, 3, stride=stride), convolution(width, outputs, 3)]
-    return Block(layers, map(batch_norm, (width, outputs)), skip)
+        maps = self.bn1(self.conv1(images))
+        maps = self.bn2(self.conv2(maps.relu_()))
+        if self.depth == 3:
+            maps = self.bn3(self.conv3(maps.relu_()))
+        return (maps + (images if self.downsample is None else self.downsample(images))).relu_()
 
 
 class ResNet(Classifier):
@@ -143,57 +132,47 @@ class ResNet(Classifier):
         bottleneck = depth >= 50
         expansion = 4 if bottleneck else 1
         self.pooled = stem == 7
-        first = convolution(channels, widths[0], stem, stride=2 if self.pooled else 1)
-        self.stem = nn.ModuleDict({"convolution": first, "norm": batch_norm(widths[0])})
-        blocks, inputs = [], widths[0]
+        self.conv1 = convolution(channels, widths[0], stem, stride=2 if self.pooled else 1)
+        self.bn1 = batch_norm(widths[0])
+        inputs = widths[0]
         for stage, (count, width) in enumerate(zip(counts, widths, strict=False)):
+            blocks = []
             for place in range(count):
                 outputs = expansion * width
                 if feature_dim and (stage, place) == (len(counts) - 1, count - 1):
                     outputs = feature_dim
                 stride = 2 if stage > 0 and place == 0 else 1
-                blocks.append(block(inputs, width, outputs, stride, bottleneck))
+                blocks.append(Block(inputs, width, outputs, stride, bottleneck))
                 inputs = outputs
-        self.blocks = nn.ModuleList(blocks)
-        self.head = nn.Linear(inputs, num_classes)
+            self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
+        self.num_stages = len(counts)
+        self.fc = nn.Linear(inputs, num_classes)
+
+    def linear(self) -> nn.Linear:
+        """The last layer."""
+        return self.fc
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         """Maps of the last block."""
-        images = self.stem["norm"](self.stem["convolution"](images)).relu_()
+        images = self.bn1(self.conv1(images)).relu_()
         if self.pooled:
             images = functional.max_pool2d(images, 3, 2, 1)
-        for residual in self.blocks:
-            images = residual(images)
+        for stage in range(self.num_stages):
+            images = self.get_submodule(f"layer{stage + 1}")(images)
         return images
 
 
-def torch_variables(tree: Any) -> dict[str, np.ndarray]:
-    """Variables of a network of nc_jax under PyTorch's names, kernels with outputs first."""
-    flat, _ = jax.tree_util.tree_flatten_with_path(tree)
-    named = {}
-    for path, leaf in flat:
-        *modules, name = re.findall(r"\w+", jax.tree_util.keystr(path))
-        array = np.array(leaf)
-        # From (height, width, inputs, outputs) to (outputs, inputs, height, width).
-        array = array.transpose(3, 2, 0, 1) if array.ndim == 4 else array
-        named[".".join((*modules, NAMES.get(str(name), str(name))))] = array
-    return named
-
-
 def load(network: nn.Module, variables: Mapping[str, np.ndarray]) -> None:
-    """Copy variables into a network; only counters of batches, which Flax lacks, may be absent."""
-    state = {name: torch.tensor(value) for name, value in variables.items()}
-    found = network.load_state_dict(state, strict=False)
-    assert not found.unexpected_keys, found.unexpected_keys
-    assert all("num_batches" in key for key in found.missing_keys), found.missing_keys
+    """Copy the variables of a network of nc_jax, from `nc_jax.cnn.to_torch`, into a network."""
+    network.load_state_dict({name: torch.from_numpy(value) for name, value in variables.items()})
 
 
 def counterpart(kind: str, variables: Mapping[str, np.ndarray]) -> Classifier:
     """The 'ConvNet', 'VGG' or 'ResNet' (of depth 18) that has these variables."""
-    num_classes, feature_dim = variables["head.weight"].shape
     if kind == "ResNet":
-        size = variables["stem.convolution.weight"].shape
-        widths = [variables[f"blocks.{2 * stage}.layers.0.weight"].shape[0] for stage in range(4)]
+        size = variables["conv1.weight"].shape
+        widths = [variables[f"layer{stage}.0.conv1.weight"].shape[0] for stage in (1, 2, 3, 4)]
+        num_classes, feature_dim = variables["fc.weight"].shape
         network = ResNet(
             size[1], num_classes, depth=18, stem=size[-1], widths=widths, counts=(2, 2, 2, 2),
             feature_dim=feature_dim,
@@ -203,6 +182,6 @@ def counterpart(kind: str, variables: Mapping[str, np.ndarray]) -> Classifier:
         shapes = [variables[f"convolutions.{i}.weight"].shape for i in range(count)]
         outputs = [shape[0] for shape in shapes]
         make, widths = (VGG, outputs[::2]) if kind == "VGG" else (ConvNet, outputs)
-        network = make(shapes[0][1], num_classes, widths)
+        network = make(shapes[0][1], len(variables["head.weight"]), widths)
     load(network, variables)
     return network

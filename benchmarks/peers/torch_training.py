@@ -10,8 +10,9 @@ from flax import nnx
 from reports.cnn import EAGER
 from torch import nn
 
+from nc_jax import cnn
 from peers.flax_training import DECAY, MOMENTUM, RATE, Training, Way, apart, distance
-from peers.torch_networks import counterpart, torch_variables
+from peers.torch_networks import counterpart
 
 
 class TorchTraining:
@@ -28,9 +29,10 @@ class TorchTraining:
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.batch = plain.settings.batch_size or len(plain.data.labels)
         state, self.dtype = plain.first, dtype
-        kind = type(nnx.merge(plain.settings.graph, state.params, state.rest)).__name__
-        self.net = counterpart(kind, torch_variables(state.params) | torch_variables(state.rest))
-        gradient = torch_variables(expected[1])
+        network = nnx.merge(plain.settings.graph, state.params, state.rest)
+        self.net = counterpart(type(network).__name__, cnn.to_torch(network))
+        # The gradient has the structure of the parameters.
+        gradient = cnn.to_torch(nnx.merge(plain.settings.graph, expected[1], state.rest))
         names = [name for name, _ in self.net.named_parameters()]
         self.expected = expected[0], [gradient[name] for name in names]
         self.layout = layout

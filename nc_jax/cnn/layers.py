@@ -51,6 +51,12 @@ class Conv(nnx.Module):
     def __call__(self, images: Float[Array, "B H W C"]) -> Float[Array, "B h w c"]:
         """Maps in the dtype of the images."""
         kernel = self.kernel[...].astype(images.dtype)
+        inputs = kernel.shape[2]
+        if images.shape[-1] != inputs:
+            raise ValueError(
+                f"images have shape {images.shape}: the convolution takes {inputs} channels in the "
+                "last axis; give (N, H, W, C)."
+            )
         return convolve(images, kernel, self.stride, padding=kernel.shape[0] // 2)
 
 

