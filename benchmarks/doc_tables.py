@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from reporting import show_ratio, show_time
-from reports import landscape, relu, solvers
+from reports import landscape, metrics, relu, solvers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
@@ -118,6 +118,11 @@ def cnn_table(report: Report) -> str:
     return markdown(("", *ways, "of the best PyTorch"), rows)
 
 
+def metrics_table(report: Report) -> str:
+    """Times and errors of the measures of features."""
+    return metrics.show_rows(report["rows"])
+
+
 # By the name of a table: the file of its numbers, and the function that writes it.
 TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "ulpm": ("ulpm", ulpm_table),
@@ -127,6 +132,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "sweep": ("sweep", sweep_table),
     "sweep-sizes": ("sweep", sweep_sizes_table),
     "cnn": ("cnn", cnn_table),
+    "metrics": ("metrics", metrics_table),
 }
 
 

@@ -96,3 +96,20 @@ def test_the_cnn_benchmark_times_runs_whose_results_agree(tmp_path):
         assert row["rate"] > 0, row["way"]
     assert [row["images"] for row in report["metrics"]] == [256]
     assert [row["seeds"] for row in report["seeds"]] == [3]
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_measures_times_formulas_whose_values_agree(tmp_path):
+    pytest.importorskip("torch")
+    target = tmp_path / "metrics.json"
+    command = [sys.executable, str(BENCHMARKS / "measure.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(target.read_text())["rows"]
+    assert {row["K"] for row in rows} == {10, 100}
+    for row in rows:
+        case = f"{row['way']}, K = {row['K']}"
+        assert min(row["import"], row["first"], row["second"]) > 0, case
+        accurate = "nc_jax" in row["way"] or "float64" in row["way"]
+        assert max(row["errors"]["spread"].values()) < (1e-11 if accurate else 1e-3), case
+        if "nc_jax" in row["way"]:
+            assert max(row["errors"]["collapsed"].values()) < 1e-11, case
