@@ -35,15 +35,21 @@ from .dynamics import (
 from .losses import (
     CrossEntropy as CrossEntropy,
     Exponential as Exponential,
+    Focal as Focal,
+    LabelSmoothing as LabelSmoothing,
     Loss as Loss,
     SquaredDistance as SquaredDistance,
     SquaredError as SquaredError,
 )
 from .problems import (
     AbstractProblem as AbstractProblem,
+    DeepFeatures as DeepFeatures,
+    DeepUnconstrainedFeatures as DeepUnconstrainedFeatures,
     GradientDescentODE as GradientDescentODE,
+    KernelFeatures as KernelFeatures,
     Layers as Layers,
     LinearizedMixon as LinearizedMixon,
+    NormalizedFeatures as NormalizedFeatures,
     NormalizedReLUNet as NormalizedReLUNet,
     SmoothReLU as SmoothReLU,
     UnconstrainedFeatures as UnconstrainedFeatures,

@@ -1,7 +1,7 @@
 """Labelled results in memory: `xarray.Dataset`s of runs, and the states in them."""
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -11,59 +11,124 @@ import numpy as np
 import xarray as xr
 from jaxtyping import PyTree
 
-from .measures import EQUATIONS
+from .attributes import variable_attributes
+from .display import outcomes
+from .measures import DIMS
+from .notebook import (
+    Described,
+    log_time_text,
+    pairs_html,
+    results_html,
+    sizes_text,
+    values_text,
+)
 from .trajectory import Trajectory, state_names, variables_of
 from .version import __version__
 
-# `long_name` of variables and coordinates that are no observables; `EQUATIONS` has observables.
-_LONG_NAMES = {
-    "log_time": "log(1 + t), t the time of the flow",
-    "step": "steps of gradient descent",
-    "epoch": "epochs of training",
-    "seed": "number that is folded into the random key of a run",
-    "result": "outcome of the run by code, 0 for a run that reached its end",
-    "num_steps": "steps taken, of a flow with rejected ones",
-    "final_log_time": "log(1 + t) of the last state",
-    "shared_steps": "whether the runs of a batch took common steps",
-}
+# The attribute by which a data set of this package is known.
+_MARK = "version_nc_jax"
+# Dims along which runs are recorded.
+_SAVES = ("time", "step", "epoch")
 # Packages besides this one whose version can change the numbers of a run.
 _PACKAGES = ("jax", "jaxlib", "equinox", "diffrax", "optax", "numpy")
+
+
+class Dataset(xr.Dataset):
+    """An `xarray.Dataset` of runs that a notebook shows with equations, units and values in sight.
+
+    It differs from its base class in nothing else. The results of `sel`, `isel` and most methods
+    are of this class too; those of `where` are not. Its name is that of the base class, so that its
+    text is the same. `xarray.Dataset(data.data_vars, data.coords, data.attrs)` is one of the base
+    class.
+
+    Example:
+        >>> problem = nc.ulpm(3, 4, 2)
+        >>> start = problem.init(jax.random.key(0))
+        >>> run = nc.gradient_descent(problem, start, optax.sgd(0.1), 2, observe=("margin_min",))
+        >>> "q_min = min_i" in nc.storage.to_dataset(run)._repr_html_()
+        True
+    """
+
+    # A subclass, because a notebook asks the class of an object for `_repr_html_`. A function that
+    # IPython calls for each `xarray.Dataset` would change data sets of other packages, and would be
+    # unknown to notebooks without IPython; an accessor, `data.nc`, would have to be asked for.
+    # Without `__slots__` xarray would warn that the subclass accepts attributes by assignment.
+    __slots__ = ()
+
+    def _repr_html_(self) -> str:
+        sizes = sizes_text({str(dim): size for dim, size in self.sizes.items()})
+        title = "; ".join(filter(None, [outcome(self), f"sizes: {sizes}" if sizes else None]))
+        groups = {
+            "Coordinates": [_described(self, name) for name in self.coords],
+            # Zarr lists variables in the order of the file system.
+            "Variables": [_described(self, name) for name in sorted(self.data_vars, key=str)],
+        }
+        attributes = {str(name): value for name, value in self.attrs.items()}
+        return results_html(
+            title,
+            {heading: rows for heading, rows in groups.items() if rows},
+            {
+                f"Configuration and versions ({len(attributes)} attributes)": pairs_html(
+                    attributes
+                ),
+                "As xarray shows it": super()._repr_html_(),
+            },
+        )
+
+
+def shown_with_equations(dataset: xr.Dataset) -> xr.Dataset:
+    """The data set as a `Dataset`, if this package computed it; its variables are shared.
+
+    A data set that a user built and stored is loaded as it was: `xarray.testing` compares types,
+    and would find a difference.
+
+    Example:
+        >>> import xarray as xr
+        >>> from nc_jax.datasets import Dataset, shown_with_equations
+        >>> isinstance(shown_with_equations(xr.Dataset(attrs=nc.storage.provenance())), Dataset)
+        True
+    """
+    if isinstance(dataset, Dataset) or _MARK not in dataset.attrs:
+        return dataset
+    # Variables and not arrays with coordinates, which xarray would compare with each other.
+    variables = {name: dataset.variables[name] for name in dataset.data_vars}
+    shown = Dataset(variables, dataset.coords, dataset.attrs)
+    shown.encoding = dataset.encoding
+    shown.set_close(dataset.close)
+    return shown
+
+
+def _described(dataset: xr.Dataset, name: Hashable) -> Described:
+    """The row of a variable or coordinate in a notebook."""
+    array, dims = dataset.variables[name], [str(dim) for dim in dataset.variables[name].dims]
+    saves = next((dim for dim in _SAVES if dim in dims), None)
+    if name == "result" and (words := outcome(dataset)) is not None:
+        values = words
+    # Variables on disk are not read, so that a data set of any size is shown at once. xarray has no
+    # public name for this question, which its text of a data set asks too.
+    elif not array._in_memory and name not in dataset.coords:
+        unit, size = ("MB", 1e6) if array.nbytes >= 1e6 else ("kB", 1e3)
+        values = f"on disk, {array.nbytes / size:.3g} {unit}; load() reads it"
+    else:
+        axis = None if saves is None else dims.index(saves)
+        in_words = log_time_text if name == "log_time" else values_text
+        values = in_words(array.values, axis=axis)
+    attributes = {**variable_attributes(str(name)), **array.attrs}
+    meaning, unit = (str(attributes[key]) for key in ("long_name", "units"))
+    return Described(str(name), meaning, unit, ", ".join(dims), values)
 
 
 def provenance() -> dict[str, str]:
     """Versions of Python and of the packages that compute the numbers, and JAX's first device.
 
     Example:
-
         >>> nc.storage.provenance()["version_nc_jax"] == nc.__version__
         True
     """
     # Not from package metadata, which a checkout that is not installed does not have.
-    versions = {"version_nc_jax": __version__}
+    versions = {_MARK: __version__}
     versions |= {f"version_{name}": version(name) for name in _PACKAGES}
     return {**versions, "python": platform.python_version(), "device": str(jax.devices()[0])}
-
-
-def variable_attributes(
-    name: str, *, long_names: Mapping[str, str] | None = None
-) -> dict[str, str]:
-    """CF attributes of a variable or coordinate: its `long_name`, and "1" as its `units`.
-
-    Every recorded quantity is dimensionless. The long name of an observable is its equation.
-
-    Args: `long_names` are those of further variables, which are neither in `metrics.EQUATIONS` nor
-    in the table of this module. A name without a long name becomes its long name, with spaces in
-    the place of underscores.
-
-    Example:
-
-        >>> from nc_jax import storage
-        >>> storage.variable_attributes("zhu_nc4")
-        {'long_name': '‖W μ_G + b‖₂ (Zhu, section 4)', 'units': '1'}
-    """
-    known = {**EQUATIONS, **_LONG_NAMES, **(long_names or {})}
-    # `or`: an empty long name counts as none.
-    return {"long_name": known.get(name) or name.replace("_", " "), "units": "1"}
 
 
 def with_attributes(
@@ -76,7 +141,6 @@ def with_attributes(
     Args: `long_names` as for `variable_attributes`.
 
     Example:
-
         >>> import xarray as xr
         >>> from nc_jax import storage
         >>> data = storage.with_attributes(xr.Dataset({"speed": ("epoch", [1.0, 2.0])}))
@@ -88,7 +152,7 @@ def with_attributes(
     for name, variable in described.variables.items():
         given = variable_attributes(str(name), long_names=long_names)
         described[name].attrs = {**given, **variable.attrs}
-    return described
+    return shown_with_equations(described)
 
 
 def to_dataset(
@@ -118,13 +182,12 @@ def to_dataset(
         attributes: the configuration, for instance: texts, numbers and lists of them.
         runs: names of the axes of the batch, outermost vmap first.
         dims: names of the axes that an observable has after time, such as {"margins": ["sample"]};
-            the default names are `margins_dim_0`, ...
+            the default names are `margins_dim_0`, ..., and `layer` for observables of layers.
 
     Raises: ValueError for a batch or an observable with another number of axes, a batch whose runs
     have different times, or an attribute that a store cannot hold.
 
     Example:
-
         >>> from nc_jax import storage
         >>> problem = nc.ulpm(3, 4, 2)
         >>> start, save_at = problem.init(jax.random.key(0)), np.array([0.0, 1.0])
@@ -172,7 +235,6 @@ def states(dataset: xr.Dataset, like: PyTree) -> PyTree:
     Raises: ValueError if the data set has no states of this structure.
 
     Example:
-
         >>> from nc_jax import storage
         >>> problem = nc.ulpm(3, 4, 2)
         >>> start = problem.init(jax.random.key(0))
@@ -188,6 +250,44 @@ def states(dataset: xr.Dataset, like: PyTree) -> PyTree:
             "the same structure."
         )
     return jax.tree.unflatten(structure, [dataset[name].values for name in names])
+
+
+def outcome(dataset: xr.Dataset) -> str | None:
+    """How many runs of a data set reached their end, in words; None where it does not say.
+
+    Example:
+        >>> import xarray as xr
+        >>> from nc_jax.datasets import outcome
+        >>> codes = ("seed", [0, 0, 1], {"0": "", "1": "The step limit was reached."})
+        >>> outcome(xr.Dataset({"result": codes}))
+        '3 runs: 2 succeeded, 1 failed (The step limit was reached)'
+    """
+    codes = result_codes(dataset)
+    if codes is None:
+        return None
+    messages = {"-1": "not complete", **dataset["result"].attrs}
+    values, counts = np.unique(codes, return_counts=True)
+    texts = [str(messages.get(str(code), f"code {code}")) for code in values]
+    return outcomes(dict(zip(texts, counts.tolist(), strict=True)))
+
+
+def result_codes(dataset: xr.Dataset) -> np.ndarray | None:
+    """The code of each run's result, at the last save of a training; None without them.
+
+    Example:
+        >>> import xarray as xr
+        >>> from nc_jax.datasets import result_codes
+        >>> result_codes(xr.Dataset({"result": (("seed", "epoch"), [[0, 0], [0, 1]])}))
+        array([0, 1])
+    """
+    if "result" not in dataset or dataset["result"].dtype.kind != "i":
+        return None
+    # Indexed, since reading the variable itself would keep its values in memory, and another
+    # process may be adding runs to its store.
+    last = {dim: -1 for dim in _SAVES if dim in dataset["result"].dims}
+    if any(dataset.sizes[dim] == 0 for dim in last):
+        return None
+    return dataset["result"].variable.isel(last)[...].values
 
 
 def check_attributes(attributes: Mapping) -> None:
@@ -224,8 +324,12 @@ def _dims(
 
 
 def observable_dims(name: str, further: int) -> tuple[str, ...]:
-    """Default names of the axes that an observable has after time; ArviZ names them so."""
-    return tuple(f"{name}_dim_{i}" for i in range(further))
+    """Names of the axes that an observable has after time: those of `DIMS`, else as in ArviZ.
+
+    A user's observable may have one of these names and other axes.
+    """
+    known = DIMS.get(name, ())
+    return known if len(known) == further else tuple(f"{name}_dim_{i}" for i in range(further))
 
 
 def _codes_and_messages(result: diffrax.RESULTS) -> tuple[np.ndarray, dict[str, str]]:

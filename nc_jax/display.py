@@ -2,8 +2,9 @@
 
 import collections
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
+import diffrax
 import equinox as eqx
 import jax
 import numpy as np
@@ -54,6 +55,34 @@ def counted(names: Sequence[str]) -> Text:
     """How often each name occurs, with the most frequent first."""
     counts = collections.Counter(names).most_common()
     return Text(", ".join(f"{count} {name}" for name, count in counts) or "none")
+
+
+def outcomes(counts: Mapping[str, int]) -> str:
+    """Outcomes of runs in words, from the number of runs with each message; "" is success.
+
+    Example:
+
+        >>> outcomes({"": 16})
+        '16 runs, all succeeded'
+        >>> outcomes({"": 14, "The step limit was reached.": 2})
+        '16 runs: 14 succeeded, 2 failed (The step limit was reached)'
+    """
+    total = sum(counts.values())
+    runs = f"{total} run{'' if total == 1 else 's'}"
+    if not counts:
+        return runs
+    texts = {message: _outcome(message.rstrip(".")) for message in counts}
+    if len(counts) == 1:
+        [text] = texts.values()
+        return f"{runs}, {text if total == 1 else f'all {text}'}"
+    return f"{runs}: " + ", ".join(f"{counts[m]} {text}" for m, text in texts.items())
+
+
+def _outcome(message: str) -> str:
+    if message in ("", "not complete"):
+        return message or "succeeded"
+    ended = message == diffrax.RESULTS[diffrax.RESULTS.event_occurred].rstrip(".")
+    return "ended by an event" if ended else f"failed ({message})"
 
 
 def _brief(value: object) -> str:

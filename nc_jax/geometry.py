@@ -101,6 +101,22 @@ def simplex_gram(num_classes: int, *, dtype: DTypeLike = float) -> Float[Array, 
     return projector / np.sqrt(num_classes - 1).item()
 
 
+def contrasts(num_classes: int) -> Float[np.ndarray, "R K"]:
+    """Helmert's contrasts: an orthonormal basis of 1^⊥ as rows, (K−1, K), float64 of NumPy.
+
+    Row k is (1, ..., 1, −k, 0, ...)/√(k(k+1)).
+
+    Example:
+
+        >>> nc.geometry.contrasts(2).round(6).tolist()
+        [[0.707107, -0.707107]]
+    """
+    num_classes = check_integer("num_classes", num_classes, least=2)
+    ranks = np.arange(1, num_classes)
+    rows = np.tri(num_classes - 1, num_classes) - np.diag(ranks, 1)[:-1]
+    return rows / np.sqrt(ranks * (ranks + 1))[:, None]
+
+
 def simplex_etf(
     num_classes: int,
     feature_dim: int,
@@ -139,13 +155,9 @@ def simplex_etf(
             "feature_dim",
         )
     check_dtype(dtype)
-    # Helmert's contrasts: row k is (1, ..., 1, -k, 0, ...)/√(k(k+1)), orthonormal and ⟂ 1. They are
-    # computed in float64 by NumPy, so that a float32 frame is rounded only once.
-    ranks = np.arange(1, num_classes)
-    contrasts = np.tri(num_classes - 1, num_classes) - np.diag(ranks, 1)[:-1]
-    contrasts = contrasts / np.sqrt(ranks * (ranks + 1))[:, None]
+    # Computed in float64 by NumPy, so that a float32 frame is rounded only once.
     scale = np.sqrt(num_classes / (num_classes - 1))
-    basis = jnp.asarray(scale * contrasts.T, dtype=dtype)
+    basis = jnp.asarray(scale * contrasts(num_classes).T, dtype=dtype)
     if key is None:
         return jnp.pad(basis, ((0, 0), (0, feature_dim - num_classes + 1)))
     rotation = jax.random.orthogonal(key, feature_dim, dtype=dtype)
@@ -179,6 +191,32 @@ def cosines(vectors: Real[Array, "K d"]) -> Float[Array, "K K"]:
     vectors = widened(vectors)
     unit = vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
     return matmul(unit, unit.T)
+
+
+def unit_rows(rows: Real[Array, "N d"]) -> Float[Array, "N d"]:
+    """Rows divided by their norms, shape (N, d); NaN where a row is zero.
+
+    Example:
+
+        >>> nc.geometry.unit_rows(jnp.array([[0.0, -4.0], [2.0, 0.0]])).tolist()
+        [[0.0, -1.0], [1.0, 0.0]]
+    """
+    rows = widened(rows)
+    return rows / jnp.linalg.norm(rows, axis=1, keepdims=True)
+
+
+def tangent_to_rows(
+    rows: Float[Array, "N d"], direction: Float[Array, "N d"]
+) -> Float[Array, "N d"]:
+    """v_i − ⟨v_i, x_i⟩ x_i, the part of V that is tangent to the spheres of the unit rows X.
+
+    Example: the part along a row is removed.
+
+        >>> rows, direction = jnp.array([[1.0, 0.0]]), jnp.array([[5.0, 2.0]])
+        >>> nc.geometry.tangent_to_rows(rows, direction).tolist()
+        [[0.0, 2.0]]
+    """
+    return direction - jnp.sum(direction * rows, axis=1, keepdims=True) * rows
 
 
 def above_rounding(singular: Real[Array, " r"], shape: tuple[int, ...]) -> Bool[Array, " r"]:

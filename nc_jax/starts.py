@@ -95,6 +95,27 @@ def gaussian_directions(
     )
 
 
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def gaussian_unit_rows(
+    key: Key[Array, ""], shape: tuple[int, int], dtype: DTypeLike
+) -> Float[Array, "rows columns"]:
+    """A matrix of independent rows, uniform on the unit sphere, with the same bits in any program.
+
+    Example:
+
+        >>> from nc_jax.starts import gaussian_unit_rows
+        >>> rows = gaussian_unit_rows(jax.random.key(0), (3, 4), float)
+        >>> np.linalg.norm(rows, axis=1).round(6).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    normal = jax.random.normal(key, shape, dtype)
+    # As in `gaussian_directions`, each `formed` ends a fusion, and the order of the sum is fixed.
+    squares = formed(normal**2, normal)
+    halves = jnp.asarray(_halves([shape[1]])[0], int)
+    totals = jax.vmap(_sum_of_pairs, (0, None))(squares, halves)
+    return formed(normal / formed(jnp.sqrt(totals), normal)[:, None], normal)
+
+
 def _halves(sizes: list[int]) -> list[list[int]]:
     """How many values remain after each step of `_sum_of_pairs`, one row for each size.
 

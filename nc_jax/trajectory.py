@@ -1,6 +1,7 @@
 """The result of a run: observables along time or steps, the final state, the outcome."""
 
 import dataclasses
+import html
 from typing import Any, NamedTuple
 
 import diffrax
@@ -11,8 +12,10 @@ import numpy as np
 from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from .attributes import variable_attributes
 from .checks import check_number, close_to, is_traced
-from .display import Text, counted, summary
+from .display import Text, counted, outcomes, summary
+from .notebook import Described, log_time_text, results_html, sizes_text, values_text
 
 
 class Axis(NamedTuple):
@@ -98,17 +101,51 @@ class Trajectory(eqx.Module):
         observables = Text(f"{len(names)}{shape}: {listed}{more}" if names else "none")
         return summary(self, result=self._outcome(), observables=observables)
 
-    def _outcome(self) -> str | None:
-        """The outcome; of a batch, the number of runs with each outcome; None if it is traced."""
+    def _repr_html_(self) -> str:
+        text = f"<pre>{html.escape(repr(self))}</pre>"
+        counts = self._messages()
+        if counts is None or is_traced(self.log_time):
+            return text
+        dim, coordinate, _ = self.axis
+        num_axes = self.log_time.ndim - 1
+        runs = ["run"] if num_axes == 1 else [f"run_{i}" for i in range(num_axes)]
+        along = variables_of(self)
+        ends = {"num_steps": self.num_steps, "final_log_time": self.final_log_time}
+        sizes = dict(zip([*runs, dim], self.log_time.shape, strict=True))
+        return results_html(
+            f"{outcomes(counts)}; sizes: {sizes_text(sizes)}",
+            {
+                "Coordinates": [_described(coordinate, *self._saves(runs), dim)],
+                "Variables": [_described(name, value, runs, dim) for name, value in along.items()],
+                "Ends of the runs": [_described(name, value, runs) for name, value in ends.items()],
+            },
+            {"As text": text},
+        )
+
+    def _saves(self, runs: list[str]) -> tuple[np.ndarray, list[str]]:
+        """The times or steps of the saves, and the names of their axes before the last."""
+        try:
+            return self.axis.common_values(), []
+        except ValueError:  # they differ between the runs
+            return np.asarray(self.axis.values), runs
+
+    def _messages(self) -> dict[str, int] | None:
+        """How many runs ended with each message of `diffrax.RESULTS`; None if it is traced."""
         # An item of `diffrax.RESULTS` is a tree with one leaf, the code.
         code = jax.tree.leaves(self.result)[0]
         if is_traced(code):
             return None
-        outcomes = []
-        for value in np.ravel(code):
-            result = jax.tree.map(lambda _, value=value: np.asarray(value), self.result)
-            outcomes.append(diffrax.RESULTS[result] or "succeeded")
-        return outcomes[0] if np.ndim(code) == 0 else counted(outcomes)
+        values, counts = np.unique(np.asarray(code), return_counts=True)
+        items = [jax.tree.map(lambda _, value=v: np.asarray(value), self.result) for v in values]
+        return {diffrax.RESULTS[i]: int(n) for i, n in zip(items, counts, strict=True)}
+
+    def _outcome(self) -> str | None:
+        """The outcome; of a batch, the number of runs with each outcome; None if it is traced."""
+        messages = self._messages()
+        if messages is None:
+            return None
+        names = [m or "succeeded" for m, count in messages.items() for _ in range(count)]
+        return names[0] if self.log_time.ndim == 1 else counted(names)
 
     @property
     def succeeded(self) -> Bool[Array, "*batch"]:
@@ -201,6 +238,20 @@ def _slope(
     # saves the slope is 0/0, NaN.
     deviation = used * (x - jnp.sum(x, axis=-1, keepdims=True) / jnp.sum(used, -1, keepdims=True))
     return jnp.sum(deviation * y, axis=-1) / jnp.sum(deviation**2, axis=-1)
+
+
+def _described(
+    name: str, values: Array | np.ndarray, runs: list[str], dim: str | None = None
+) -> Described:
+    """The row of an array in a notebook."""
+    numbers, along = np.asarray(values), [*runs, dim] if dim else runs
+    dims = [*along, *(f"{name}_dim_{i}" for i in range(numbers.ndim - len(along)))]
+    in_words = log_time_text if name == "log_time" else values_text
+    attributes = variable_attributes(name)
+    return Described(
+        name, attributes["long_name"], attributes["units"], ", ".join(filter(None, dims)),
+        in_words(numbers, axis=len(runs) if dim else None),
+    )  # fmt: skip
 
 
 def state_names(state: PyTree) -> list[str]:

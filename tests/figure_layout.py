@@ -1,12 +1,29 @@
 """What holds for the layout of every figure, whatever is drawn in it."""
 
+import io
+import re
+from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
+from xml.sax.saxutils import escape
 
 import matplotlib.colors
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis, Tick
+from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
+from matplotlib.lines import Line2D
+from matplotlib.mathtext import MathTextParser
+from matplotlib.patches import Patch
+from matplotlib.text import Text
+from mpl_toolkits.mplot3d.art3d import Text3D
+
+from nc_jax.plotting import style
+
+PARSER = MathTextParser("path")
+BANDS = (style.PERCENTILES, style.RANGE, style.WILSON)
 
 # Matplotlib's code for the location "best", which it also takes where none is given.
 BEST = 0
@@ -14,24 +31,208 @@ BEST = 0
 CONTRAST = 3
 
 
+# The least size in points of a text at the printed width, and of an exponent or a subscript, which
+# has 0.7 times the size of its text.
+TEXT, SCRIPT = 7, 4.9
+# The least distance in CIELAB between two entries of a legend that differ in colour alone.
+APART = 10
+# Linear RGB as readers without green or red cones perceive it (Machado et al. 2009, severity 1).
+CONES = {
+    "all cones": np.eye(3),
+    "deuteranopia": np.array([
+        [0.367322, 0.860646, -0.227968],
+        [0.280085, 0.672501, 0.047413],
+        [-0.011820, 0.042940, 0.968881],
+    ]),
+    "protanopia": np.array([
+        [0.152286, 1.052583, -0.204868],
+        [0.114503, 0.786281, 0.099216],
+        [-0.003882, -0.048116, 1.051998],
+    ]),
+}  # fmt: skip
+# Linear RGB to XYZ over that of white (sRGB, D65).
+XYZ = np.array([
+    [0.4124, 0.3576, 0.1805], [0.2126, 0.7152, 0.0722], [0.0193, 0.1192, 0.9505]
+]) / np.array([[0.9505], [1.0], [1.089]])  # fmt: skip
+# Words by which a title or a label explains a line or a marker that no legend has.
+WORDS = {"--": "dashed", ":": "dotted", "-.": "dash-dotted", "|": "ticks", "o": "dots"}
+
+
 def check_layout(figure: Figure) -> None:
-    """Every panel has labels and lines that can be read, and no text or legend covers another."""
+    """Every panel has labels, lines and texts that can be read in print, with any colour vision."""
     figure.draw_without_rendering()
     panels = [axes for axes in figure.axes if axes.axison and axes.get_label() != "<colorbar>"]
     for axes in panels:
         check_labels(figure, axes)
         check_legends(figure, axes)
-        for line in axes.lines:
-            contrast = contrast_with_white(line.get_color())
-            assert contrast >= CONTRAST, f"{named(axes)}: {line.get_color()} is too pale"
-    titles = [axes.title for axes in figure.axes if axes.get_title()]
-    for first, second in combinations(titles, 2):
-        assert not overlap(first, second), f"{first.get_text()!r} covers {second.get_text()!r}"
-    whole = figure.bbox
-    for text in [*titles, *(axes.yaxis.label for axes in panels)]:
-        box = text.get_window_extent()
-        inside = box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1
-        assert inside and box.y0 >= -1 and box.y1 <= whole.y1 + 1, f"{text.get_text()!r} is cut off"  # noqa: PT018
+        check_contrast(axes)
+        check_lines_are_explained(figure, axes)
+    check_offsets(figure)
+    check_sizes(figure)
+    check_texts_apart(figure)
+    check_entries_apart(figure)
+
+
+def check_contrast(axes: Axes) -> None:
+    """Lines and bars have enough contrast with white."""
+    bars = [bar for container in axes.containers for bar in container.get_children()]
+    colors = [line.get_color() for line in axes.lines]
+    colors += [bar.get_facecolor() for bar in bars if isinstance(bar, Patch)]
+    for color in colors:
+        assert contrast_with_white(color) >= CONTRAST, f"{named(axes)}: {color} is too pale"
+
+
+def check_offsets(figure: Figure) -> None:
+    """No axis has an offset or a power of ten at its end."""
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            offset = axis.get_offset_text().get_text()
+            assert not offset, f"{named(axes)}: the ticks hide {offset!r} at the end of the axis"
+
+
+def check_sizes(figure: Figure) -> None:
+    """Fonts are large enough where the figure has the width of a page, or its own if less."""
+    scale = min(1.0, style.PAGE / figure.get_figwidth())
+    for text in visible_texts(figure):
+        assert float(text.get_fontsize()) * scale >= TEXT - 1e-9, (
+            f"{text.get_text()!r} is too small"
+        )
+        script = smallest_glyph(text) * scale
+        assert script >= SCRIPT - 1e-9, f"{text.get_text()!r} has glyphs of {script:.1f} points"
+
+
+def smallest_glyph(text: Text) -> float:
+    """Size in points of the smallest letter of a text, in a formula that of its scripts."""
+    if text.get_text().count("$") < 2:
+        return float(text.get_fontsize())
+    parsed = PARSER.parse(text.get_text(), dpi=72, prop=text.get_fontproperties())
+    return min(size for _, size, *_ in parsed.glyphs)
+
+
+def check_texts_apart(figure: Figure) -> None:
+    """No text covers another or leaves the canvas."""
+    texts = visible_texts(figure)
+    boxes = np.array([text.get_window_extent().extents for text in texts])
+    for text, box in zip(texts, boxes, strict=True):
+        inside = np.all(box[:2] >= -1) and np.all(box[2:] <= np.array(figure.bbox.extents[2:]) + 1)
+        assert inside, f"{text.get_text()!r} is cut off"
+    low = np.maximum(boxes[:, None, :2], boxes[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], boxes[None, :, 2:])
+    for i, j in np.argwhere(np.all(high - low > 1, axis=-1)):
+        pair = f"{texts[i].get_text()!r} and {texts[j].get_text()!r}"
+        assert i >= j, f"the texts {pair} overlap"
+
+
+def visible_texts(figure: Figure) -> list[Text]:
+    """Texts of a figure that was drawn, without ticks beyond the ends of an axis.
+
+    Matplotlib projects a text in three dimensions while it draws it, and does not know its place
+    otherwise.
+    """
+    hidden = {
+        id(label)
+        for axes in figure.axes
+        for axis in (axes.xaxis, axes.yaxis)
+        for tick in [*axis.get_major_ticks(), *axis.get_minor_ticks()]
+        for label in (tick.label1, tick.label2)
+        if not (axes.axison and axes.get_visible() and is_in_view(axis, tick))
+    }
+    return [
+        text
+        for text in figure.findobj(Text)
+        if isinstance(text, Text) and text.get_visible() and text.get_text().strip()
+        and not isinstance(text, Text3D)
+        and id(text) not in hidden and not is_of_a_hidden_axis(text)
+    ]  # fmt: skip
+
+
+def is_in_view(axis: Axis, tick: Tick) -> bool:
+    """Whether a tick is between the ends of its axis."""
+    low, high = sorted(axis.get_view_interval())
+    return bool(low <= tick.get_loc() <= high)
+
+
+def is_of_a_hidden_axis(text: Text) -> bool:
+    """Whether a text is a label of axes that are not drawn."""
+    axes = text.axes
+    if axes is None or axes.axison:
+        return False
+    return text not in [axes.title, *axes.texts]
+
+
+def check_entries_apart(figure: Figure) -> None:
+    """Entries of the legends that a panel has differ in style, or in colour for all readers."""
+    for axes in figure.axes:
+        legends = [legend for legend in (*figure.legends, axes.get_legend()) if legend is not None]
+        listed = [(i, *entry) for i, legend in enumerate(legends) for entry in entries(legend)]
+        for (i, name, first), (j, other, second) in combinations(listed, 2):
+            # In dark grey, styles without a colour, a panel says more exactly what the figure says.
+            is_refined = i != j and first[0] == second[0] == style.DARK
+            if first[1:] != second[1:] or name == other or is_refined:
+                continue
+            for vision, cones in CONES.items():
+                apart = np.linalg.norm(lab(first[0], cones) - lab(second[0], cones))
+                message = f"{name!r} and {other!r} look the same with {vision}"
+                assert apart >= APART, message
+
+
+def entries(legend: Legend) -> Iterator[tuple[str, tuple]]:
+    """Name, and colour, line style, marker and width of each line of a legend."""
+    for text, handle in zip(legend.get_texts(), legend.legend_handles, strict=True):
+        if isinstance(handle, Line2D):
+            # The handle of a marker without line has the same style whatever its width.
+            styles = handle.get_linestyle(), handle.get_marker(), round(handle.get_linewidth())
+            yield text.get_text(), (to_hex(handle.get_color()), *styles)
+        elif isinstance(handle, Patch) and text.get_text() not in BANDS:
+            yield text.get_text(), (to_hex(handle.get_facecolor()), "patch")
+
+
+def check_lines_are_explained(figure: Figure, axes: Axes) -> None:
+    """Line styles and markers are in a legend, or a title, label or text has a word for them.
+
+    A solid line without markers needs no entry, and neither does a panel of one kind of line.
+    """
+    legends = [legend for legend in (*figure.legends, axes.get_legend()) if legend is not None]
+    handles = [x for legend in legends for x in legend.legend_handles if isinstance(x, Line2D)]
+    known = {str(kind) for x in handles for kind in (x.get_linestyle(), x.get_marker())}
+    kinds = {str(kind) for x in axes.lines for kind in (x.get_linestyle(), x.get_marker())}
+    words = [axes.get_title(), axes.get_xlabel(), axes.get_ylabel(), figure.get_supxlabel()]
+    words += [figure.axes[-1].get_xlabel(), *(text.get_text() for text in axes.texts)]
+    for kind in kinds - known - {"-", "None", "none", "", " "}:
+        # A text beside the line explains it too, where there is one for each such line.
+        count = sum(kind in (line.get_linestyle(), line.get_marker()) for line in axes.lines)
+        has_word = any(WORDS.get(str(kind), "?") in text for text in words)
+        is_alone = not legends and count == len(axes.lines)
+        is_named = 0 < count <= len(axes.texts)
+        assert has_word or is_alone or is_named, f"{named(axes)}: {kind!r} is in no legend"
+
+
+def check_vector(figure: Figure) -> None:
+    """An SVG of the figure has its texts as texts, and no image of more than 100 kB."""
+    file = io.StringIO()
+    figure.savefig(file, format="svg")
+    drawn = file.getvalue()
+    for axes in figure.axes:
+        for text in (axes.title, axes.xaxis.label, axes.yaxis.label):
+            line = text.get_text().partition("\n")[0]
+            if axes.axison and line and "$" not in line:
+                assert f">{escape(line)}<" in drawn, f"{line!r} is not a text"
+    largest = max((len(image) for image in re.findall(r'base64,[^"]*', drawn)), default=0)
+    assert largest <= 133_000, f"an image of {largest} letters in base64"
+
+
+def lab(color, cones: np.ndarray) -> np.ndarray:
+    """A colour in CIELAB as a reader with these cones perceives it."""
+    # Opaque colours of all entries: bands are lighter in the same way.
+    rgb = XYZ @ np.clip(cones @ linear_rgb(color), 0, 1)
+    f = np.where(rgb > 0.008856, np.cbrt(rgb), 7.787 * rgb + 16 / 116)
+    return np.array([116 * f[1] - 16, 500 * (f[0] - f[1]), 200 * (f[1] - f[2])])
+
+
+def linear_rgb(color) -> np.ndarray:
+    """The intensities of a colour of sRGB."""
+    rgb = np.array(matplotlib.colors.to_rgb(color))
+    return np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
 
 
 def check_saved_figures(monkeypatch) -> dict[str, Figure]:
@@ -124,9 +325,8 @@ def check_legends(figure: Figure, axes: Axes) -> None:
 
 def contrast_with_white(color) -> float:
     """The contrast ratio of WCAG 2."""
-    rgb = np.array(matplotlib.colors.to_rgb(color))
-    linear = np.where(rgb <= 0.04045, rgb / 12.92, ((rgb + 0.055) / 1.055) ** 2.4)
-    return 1.05 / (float(linear @ [0.2126, 0.7152, 0.0722]) + 0.05)
+    luminance = float(linear_rgb(color) @ [0.2126, 0.7152, 0.0722])
+    return 1.05 / (luminance + 0.05)
 
 
 def overlap(first, second) -> bool:

@@ -1,4 +1,4 @@
-"""The files of a store, for comparisons byte by byte, and folders that cannot be written."""
+"""The files of a store, byte by byte, and folders in which a process can change nothing more."""
 
 import contextlib
 import errno
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.link", "os.symlink")
-# Folders that are read-only now.
-_locked: list[Path] = []
+# Folders with the number of changes that they still allow.
+_locked: dict[Path, int] = {}
 _installed = False
 
 
@@ -29,14 +29,24 @@ def read_only(folder: Path) -> Iterator[None]:
     By a hook of Python's, since permissions do not stop root, and another user might not be able to
     read the packages.
     """
-    _install_hook()
-    _locked.append(folder)
-    try:
+    with killed_after(folder, 0):
         with pytest.raises(PermissionError):
             (folder / "probe").touch()
         yield
+
+
+@contextlib.contextmanager
+def killed_after(folder: Path, changes: int) -> Iterator[None]:
+    """A folder whose files are as if this process were killed after a number of changes.
+
+    Each later change raises PermissionError, also those by which code would clean up after itself.
+    """
+    _install_hook()
+    _locked[folder] = changes
+    try:
+        yield
     finally:
-        _locked.remove(folder)
+        del _locked[folder]
 
 
 def _refuse_changes(event: str, arguments: tuple) -> None:
@@ -47,8 +57,19 @@ def _refuse_changes(event: str, arguments: tuple) -> None:
     for path in paths:
         if reads or not isinstance(path, (str, os.PathLike)):
             continue
-        if any(Path(path).is_relative_to(folder) for folder in _locked):
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+        for folder, left in _locked.items():
+            if not Path(path).is_relative_to(folder):
+                continue
+            if left == 0:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), os.fspath(path))
+            _locked[folder] = left - 1
+
+
+def assert_same_files(path: Path, files: dict[str, bytes]) -> None:
+    """The files below a folder, byte by byte, with a message that names the files that differ."""
+    found = files_of(path)
+    differing = [name for name in {**files, **found} if found.get(name) != files.get(name)]
+    assert not differing, f"{path} differs in {differing}"
 
 
 def _install_hook() -> None:

@@ -63,6 +63,19 @@ def test_the_sweep_benchmark_times_runs_whose_results_agree(tmp_path):
 
 
 @pytest.mark.slow
+def test_the_benchmark_of_deep_starts_times_runs_whose_results_agree(tmp_path):
+    target = tmp_path / "deep_starts.json"
+    command = [sys.executable, str(BENCHMARKS / "deep_starts.py"), "--quick", "--json", str(target)]
+    subprocess.run(command, check=True, capture_output=True)
+    rows = json.loads(target.read_text())["rows"]
+    assert [row["way"][:5] for row in rows] == ["m = 2", "m = 2", "m = 3", "m = 4"]
+    assert rows[0]["ratio"] == 1
+    for row in rows:
+        assert row["error"] <= 1e-6, row["way"]
+        assert row["run"] > 0
+
+
+@pytest.mark.slow
 def test_the_startup_benchmark_loads_in_a_second_process_what_the_first_compiles(tmp_path):
     target = tmp_path / "startup.json"
     command = [sys.executable, str(BENCHMARKS / "startup.py"), "--quick", "--json", str(target)]

@@ -3,10 +3,10 @@
 import ast
 import doctest
 import importlib
-import inspect
 from pathlib import Path
 
 import pytest
+from public_names import public_objects
 
 import nc_jax
 
@@ -35,15 +35,8 @@ def public_functions_and_classes():
     found = {}
     for part in PUBLIC:
         module = importlib.import_module(f"nc_jax.{part}".removesuffix("."))
-        is_package = hasattr(module, "__path__")
-        for name, value in vars(module).items():
-            is_documented = inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
-            # Checks of arguments return nothing, and are no functions for users.
-            if name.startswith(("_", "check_")) or not is_documented:
-                continue
-            home = getattr(value, "__module__", "")
-            if home == module.__name__ or (is_package and home.startswith("nc_jax.")):
-                found[f"{home}.{name}"] = value
+        for name, value in public_objects(module):
+            found[f"{getattr(value, '__module__', '')}.{name}"] = value
     return found
 
 

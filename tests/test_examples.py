@@ -1,23 +1,35 @@
 """The example scripts, run as a user runs them."""
 
 import importlib
+import math
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import central_path
+import collapse_movie
+import depth
 import diffrax
+import few_dimensions
 import jax
+import layers
+import losses
+import minority_collapse
 import mixon_linear_phase
 import mixon_strong_collapse
 import numpy as np
+import optimisers
 import pytest
 import rangamani_collapse
 import rangamani_norm_dynamics
 import script
 import seed_sweep
+import seli_flow
+import superclasses
 import torch_loop
 import tqdm
+import transient_collapse
 import ulpm_flow
 import ulpm_kkt
 import ulpm_saddle
@@ -31,7 +43,7 @@ from nc_jax.errors import ArgumentError
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 # Modules that the examples share.
-HELPERS = {"image_runs", "mixon_starts", "rangamani_data", "script"}
+HELPERS = {"image_runs", "mixon_starts", "rangamani_data", "script", "transient_collapse"}
 SCRIPTS = sorted({path.stem for path in EXAMPLES.glob("*.py")} - HELPERS)
 
 
@@ -65,6 +77,59 @@ def test_the_flow_example_prints_its_table_and_saves_its_results(tmp_path, capsy
     np.testing.assert_array_equal(y, flow["ji_self_duality"].values[drawn])
     assert flow.attrs["K"] == "3"
     assert flow["objective"][-1] < flow["objective"][0]
+
+
+def test_the_movie_example_meets_a_line_a_triangle_and_a_square_on_its_way(
+    tmp_path, capsys, figures
+):
+    collapse_movie.main(f"--n 4 --rtol 1e-4 --frames 6 --out {tmp_path}".split())
+    printed = capsys.readouterr()
+    rows = [line.split() for line in printed.out.splitlines()]
+    stages = {row[0]: row for row in rows if row and row[0] in collapse_movie.SHAPES.values()}
+    assert list(stages) == ["line", "triangle", "square", "tetrahedron"]
+    # Each begins where the one before ends.
+    times = [row[1:3] for row in stages.values()]
+    assert times[0][0] == "start"
+    assert times[-1][1] == "end"
+    assert [end for _, end in times[:-1]] == [begin for begin, _ in times[1:]]
+    # With two of four classes at one place a sample's loss is half of log 2 where norms are large.
+    loss, limit, margin, limit_margin = (
+        [float(row[i]) for row in stages.values()] for i in (4, 5, 6, 7)
+    )
+    np.testing.assert_allclose(limit, [np.log(2), np.log(2) / 2, 0, 0], atol=1e-4)
+    assert abs(loss[1] - limit[1]) < 0.03
+    # Ji's example 3.1 has 3/4 of the largest margin.
+    assert limit_margin == [0, 0, 0.75, 1]
+    assert abs(margin[2] - 0.75) < 0.03
+    assert abs(margin[3] - 1) < 1e-3
+    assert printed.err == ""
+    data = storage.load(tmp_path / "collapse_movie.zarr")
+    last = data["state_features"].values[-1].reshape(4, 4, 3).mean(axis=1)
+    last -= last.mean(axis=0)
+    sides = np.linalg.norm(last[:, None] - last[None], axis=-1)[np.triu_indices(4, 1)]
+    np.testing.assert_allclose(sides, sides.mean(), rtol=1e-2)
+    shown = [axes.get_title() for axes in figures["collapse_movie.png"].axes]
+    assert len(shown) == 6
+    assert shown[0].endswith("a: line")
+    assert shown[-1].endswith("d: tetrahedron")
+    assert (tmp_path / "collapse_movie.gif").read_bytes().startswith(b"GIF")
+    assert 'id="collapse-movie-play"' in (tmp_path / "collapse_movie.html").read_text()
+
+
+def test_splits_of_the_movie_example_are_orthogonal_and_keep_the_mean():
+    for classes in (3, 4, 5, 7):
+        rows = collapse_movie.splits(classes)
+        assert rows.shape == (classes - 1, classes)
+        np.testing.assert_allclose(rows @ np.ones(classes), 0, atol=1e-12)
+        gram = rows @ rows.T
+        np.testing.assert_allclose(gram, np.diag(np.diag(gram)), atol=1e-12)
+
+
+@pytest.mark.parametrize("flags", ["--K 5 --d 2 --n 2", "--K 3 --d 4 --n 3"])
+def test_the_movie_example_follows_other_numbers_of_classes(flags, tmp_path, capsys):
+    collapse_movie.main(f"{flags} --decades 20 --rtol 1e-3 --no-plot --out {tmp_path}".split())
+    assert "2 places in 1 dimension " in capsys.readouterr().out
+    assert not (tmp_path / "collapse_movie.png").exists()
 
 
 def test_beyond_ten_to_the_ten_thousand_the_stabilised_solver_is_taken(tmp_path, capsys):
@@ -196,6 +261,243 @@ def test_kkt_residuals_are_tabulated_with_their_bounds(tmp_path, capsys, figures
     np.testing.assert_allclose(measured, flow["delta"].median("seed"))
 
 
+def test_unequal_classes_have_the_predicted_geometry_at_each_time(tmp_path, capsys, figures):
+    seli_flow.main(f"--ratios 1 6 --n 2 --decades 100 --rtol 1e-8 --out {tmp_path}".split())
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    [row] = [row for row in rows if row[:1] == ["6"]]
+    measured, predicted, limit = map(float, row[1:4])
+    assert abs(measured - predicted) < abs(measured - limit) / 100
+    # The error of the late law is 3/log t.
+    assert abs(float(row[7]) / float(row[8]) - 1) < 3 / 230
+    assert float(row[9]) > 100
+    flow = storage.load(tmp_path / "flow.zarr")
+    # The row of each class is the flow of all its samples.
+    sizes = (12, 12, 2, 2)
+    problem = nc.UnconstrainedFeatures(sizes, 3, reduction="sum")
+    times = flow["log_time"].values[[0, -1]]
+    start = nc.exact.seli(sizes).state(3)
+    full = nc.gradient_flow(problem, start, times, observe=("log_objective",), save_states=True)
+    assert full.states is not None
+    classifier = np.asarray(full.states.classifier)
+    expected = seli_flow.geometry(classifier @ classifier.swapaxes(1, 2))
+    found = flow["measured"].sel(ratio=6)[[0, -1]]
+    np.testing.assert_allclose(found, expected, rtol=integration(1e-8))
+    drawn = line_data(figures["seli_flow.png"].axes[0])[2][1]
+    np.testing.assert_allclose(drawn, flow["measured"].sel(ratio=6, quantity="norm_ratio"))
+
+
+def test_super_classes_are_learned_first_and_stay(tmp_path, capsys, figures):
+    superclasses.main(f"--seeds 2 --decades 130 --out {tmp_path}".split())
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    [slopes] = [row for row in rows if row[:1] == ["slope"]]
+    coarse, expected, fine, expected_fine = map(float, slopes[1:])
+    np.testing.assert_allclose([expected, expected_fine], [1.4**-0.5, 0.4**-0.5], atol=1e-4)
+    np.testing.assert_allclose([coarse, fine], [expected, expected_fine], rtol=5e-4)
+    late = storage.load(tmp_path / "flow.zarr")
+    end = late.isel(time=-1)
+    # The measured cosines of the guide at log t ~ 300, and ten times closer to the prediction.
+    np.testing.assert_allclose(end["measured"][0], [-0.576, -0.212], atol=5e-4)
+    np.testing.assert_allclose(end["measured"][1], [-0.030, -0.485], atol=5e-4)
+    near, far = (np.abs(end["measured"] - end[name]) for name in ("predicted", "limit"))
+    assert np.all(10 * near < far)
+    drawn = line_data(figures["superclasses.png"].axes[2])[0][1]
+    np.testing.assert_allclose(drawn, late["measured"][:, 0, 0])
+
+
+def test_optimisers_that_collapse_minorities_differ_from_those_that_do_not(
+    tmp_path, capsys, figures
+):
+    names = ["GD", "sign descent", "spectral flow"]
+    flags = f"--ratios 12 --starts 1 --norm 1e-5 --rate 0.01 --out {tmp_path}".split()
+    optimisers.main([*flags, "--optimizers", *names])
+    printed = capsys.readouterr().out
+    assert "R > KA + 2 KB - 2 = 7" in printed
+    data = storage.load(tmp_path / "optimisers.zarr").isel(ratio=0, seed=0)
+    ratio = data["learned_time"].sel(stage="minority") / data["learned_time"].sel(stage="majority")
+    cosine = data["middle_cosine"]
+    # √12 up to O(1/log(1/ε)); the rate of the contrasts, whatever R is, up to steps.
+    np.testing.assert_allclose(data["law"], [12**0.5, np.nan, 1])
+    assert abs(ratio.sel(optimizer="GD") / 12**0.5 - 1) < 0.1
+    assert abs(ratio.sel(optimizer="spectral flow") - 1) < 0.05
+    assert ratio.sel(optimizer="sign descent") > 2
+    for name in names:
+        collapses = name != "spectral flow"
+        assert cosine.sel(optimizer=name) > 0.9 if collapses else cosine.sel(optimizer=name) < 0.3
+        [row] = [line for line in printed.splitlines() if line.strip().startswith(f"{name}  12")]
+        assert float(row.split()[-1]) == pytest.approx(float(cosine.sel(optimizer=name)), abs=1e-5)
+    drawn = line_data(figures["optimisers.png"].axes[1])[0]
+    np.testing.assert_allclose(drawn, [[12], [float(ratio.sel(optimizer="GD"))]])
+
+
+def test_losses_have_the_gaps_that_theory_predicts(tmp_path, capsys, figures):
+    losses.main(f"--K 3 --d 4 --n 2 --gammas 2 --decades 100 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    rows = {name: next(line for line in printed.splitlines() if line.strip().startswith(name))
+            for name in ("cross-entropy  ", "focal, γ = 2  ", "label smoothing, α = 0.1  ",
+                         "squared error  ")}  # fmt: skip
+    for name, row in rows.items():
+        rests, end, gap, predicted, share = row[row.index(name.strip()) + len(name) :].split()[:5]
+        if rests == "yes":
+            assert (end, share) == ("1e3", "-")
+            np.testing.assert_allclose(float(gap), float(predicted), rtol=1e-4)
+        else:
+            # The gap of the late loss is off by terms of order 1/log t, which is 0.004 here, and
+            # its limit log t/(γ+1) by log log t.
+            assert end == "1e100"
+            assert abs(float(gap) - float(predicted)) < 0.1
+            assert 0.9 < float(share) < 1
+    data = storage.load(tmp_path / "focal_2.zarr")
+    panel = figures["losses.png"].axes[0]
+    assert panel.get_title() == "(a) Logit gap"
+    drawn = line_data(panel)[2][1]  # after the curve and the predictions of cross-entropy
+    np.testing.assert_array_equal(drawn, data["margin_min"].values[-len(drawn) :])
+
+
+def test_layers_of_a_linear_net_come_to_share_their_singular_values(tmp_path, capsys, figures):
+    flags = f"--K 3 --n 2 --widths 4 5 --decades 30 --rounding 1e-3 --out {tmp_path}"
+    layers.main(flags.split())
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    linear, relu = (storage.load(tmp_path / f"{name}.zarr") for name in ("linear", "relu"))
+    for data, name in ((linear, "linear"), (relu, "relu")):
+        assert data["layer_nc1"].dims == ("time", "layer")
+        end = data.isel(time=-1)
+        for i, row in enumerate(row for row in rows if row[:1] == [name] and row[1].isdigit()):
+            assert row[1:3] == [str(i + 1), str([4, 5][i])]
+            found = [end[f"layer_{x}"].values[i] for x in ("nc1", "cdnv", "effective_rank")]
+            np.testing.assert_allclose([float(x) for x in row[3:6]], found, rtol=5e-3)
+            singular = end["layer_singular_values"].values[i]
+            np.testing.assert_allclose([float(x) for x in row[7:10]], singular, rtol=5e-3)
+    # W_2ᵀW_2 − W_1W_1ᵀ is conserved, so that squared singular values differ by at most its norm.
+    problem = nc.DeepUnconstrainedFeatures((2, 2, 2), (4, 5))
+    first, second = problem.init(jax.random.fold_in(jax.random.key(0), 0), norm=2.0).weights
+    conserved = np.asarray(second.T @ second - first @ first.T)
+    squares = linear["layer_singular_values"].values ** 2
+    bound = np.linalg.norm(conserved, 2)
+    assert np.all(np.abs(squares[:, 1] - squares[:, 0]) < bound * (1 + integration(1e-7)))
+    assert layers.spread_of_largest(linear)[-1] < 0.2 * layers.spread_of_largest(linear)[0]
+    panels = figures["layers.png"].axes
+    assert [axes.get_title() for axes in panels[3:5]] == [
+        "Singular values, linear", "Singular values, relu"
+    ]  # fmt: skip
+    drawn, values = line_data(panels[1])[3][1], relu["layer_cdnv"].values[:, 1]
+    np.testing.assert_array_equal(drawn, values[-len(drawn) :])
+
+
+def test_the_central_path_is_its_closed_form_and_the_loss_is_the_sum_of_its_parts(
+    tmp_path, capsys, figures
+):
+    central_path.main(f"--K 3 --d 3 --n 4 --seeds 2 --rtol 1e-8 --time 2 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    # At t = 10^8: the closed form, NC1 next to its limit, and the law of NC2.
+    row = next(line.split() for line in printed.splitlines() if "1.00e+8" in line)
+    assert float(row[2]) < integration(1e-8)
+    assert float(row[3]) == pytest.approx(float(row[4]), rel=1e-3)
+    assert float(row[3]) == pytest.approx(2, rel=1e-2)
+    assert float(row[5]) == pytest.approx(float(row[6]), rel=1e-2)
+    parts = printed[printed.index("sum error") :].splitlines()[2:9]
+    assert max(float(line.split()[-1]) for line in parts) < 1e-9
+    mixon = storage.load(tmp_path / "mixon.zarr")
+    total = mixon["nc1"] + mixon["nc23"] + mixon["perp"]
+    np.testing.assert_allclose(total, mixon["loss"], rtol=1e-9)
+    figure = figures["central_path.png"]
+    assert [title[:3] for title in titles(figure)] == ["(a)", "(b)", "(c)", "(d)"]
+    flow = storage.load(tmp_path / "flow.zarr")
+    np.testing.assert_allclose(line_data(figure.axes[0])[1][1], flow["singular_values"][0, :, 1])
+
+
+def test_values_of_few_dimensions_stand_beside_the_least_that_are_known(tmp_path, capsys, figures):
+    few_dimensions.main(f"--K 5 --seeds 3 --decades 100 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    assert "runs below the least value that is known: 0" in printed
+    pentagon, code = (
+        next(line.split() for line in printed.splitlines() if line.split()[:2] == ["5", dim])
+        for dim in "23"
+    )
+    assert pentagon[2:4] == ["7.236068", "conjecture"]
+    assert pentagon[8:11] == ["3", "of", "3"]
+    assert code[2] == "4.894427"
+    assert code[12] == "0.1964"
+    flow = storage.load(tmp_path / "flow_K5.zarr")
+    assert flow["separation_value"].dims == ("feature_dim", "seed", "time")
+    last = flow["separation_value"].isel(time=-1)
+    np.testing.assert_allclose(last.sel(feature_dim=2), 7.2360679775, rtol=3 / 230)
+    assert np.all(last.sel(feature_dim=3) > 4.8944)
+    drawn = line_data(figures["few_dimensions.png"].axes[0])
+    np.testing.assert_allclose(np.sort(last.sel(feature_dim=2)) / 7.2360679775, drawn[1][1])
+
+
+def test_flows_of_four_factors_end_in_codes_of_the_table(tmp_path, capsys, figures):
+    depth.main(f"--K 4 --m 4 --seeds 2 --norm 0.2 --decades 1000 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    assert "runs below the least S that is known: 0" in printed
+    row = next(line.split() for line in printed.splitlines() if line.split()[:2] == ["4", "4"])
+    assert row[4:6] == ["square", "2.82843"]
+    runs = storage.load(tmp_path / "runs.zarr")
+    assert runs["singular_sum"].dims == ("cell", "norm", "seed")
+    np.testing.assert_array_less(2.8284271, runs["singular_sum"])
+    drawn = [line for line in figures["depth.png"].axes[1].lines if line.get_marker() == "o"]
+    ratios = np.sort(np.concatenate([np.asarray(line.get_ydata()) for line in drawn]))
+    np.testing.assert_allclose(ratios, np.sort(runs["singular_sum"].values.ravel()) / 8**0.5)
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.05])
+def test_a_run_ends_in_the_code_with_its_singular_values(shift):
+    codes = nc.exact.deep_codes(7, 4)
+    for number, code in enumerate(codes):
+        singular = np.zeros(8)
+        singular[: code.rank] = code.singular_values * (1 + shift)
+        value = np.sum(singular**0.5)
+        assert depth.code_of(codes, value, singular) == (number if shift == 0 else -1)
+    assert depth.code_of(codes, math.nan, np.full(8, math.nan)) == -1
+
+
+def test_a_run_below_the_table_is_printed_with_its_seed_and_certificate(capsys):
+    problem = nc.DeepUnconstrainedFeatures((1,) * 4, (4, 4, 4), reduction="sum")
+    state = nc.exact.deep_code(4, 4).state(problem.widths)
+    batch = jax.tree.map(lambda leaf: leaf[None], state)
+    depth.check_values(problem, batch, np.array([2.9]), (np.array([0.2]), np.array([7])))
+    assert capsys.readouterr().out == ""
+    depth.check_values(problem, batch, np.array([2.8]), (np.array([0.2]), np.array([7])))
+    printed = capsys.readouterr().out
+    assert "BELOW the least S that is known" in printed
+    assert "seed 7" in printed
+    assert "SeparationCertificate(" in printed
+
+
+def test_a_run_at_the_saddle_is_not_one_at_the_least_known_value():
+    # At t = 10^50 the share 3/log t, 2.6 %, reaches beyond the saddle V = 5, 2.2 % above.
+    assert 4.95 > few_dimensions.largest_at_known(5, 4.894427, 50 * math.log(10)) > 4.94
+    late = few_dimensions.largest_at_known(5, 4.894427, 1000 * math.log(10))
+    np.testing.assert_allclose(late, 4.894427 * (1 + 3 / 2302.585), rtol=1e-6)
+    assert few_dimensions.largest_at_known(6, 6.0, 300.0) == pytest.approx(6.06)
+
+
+def test_minorities_merge_above_the_threshold_that_is_drawn(tmp_path, capsys, figures):
+    minority_collapse.main(
+        f"--majority 3 --minority 2 --n 1 --grid 9 --flow-imbalance 9 --transient-imbalance 9 "
+        f"--starts 1 --out {tmp_path}".split()
+    )
+    printed = capsys.readouterr().out
+    rows = [line.split() for line in printed.splitlines() if "loss " in line or "class " in line]
+    rows = [row for row in rows if row[-1].count(".") == 1 and row[0] in ("mean", "weighted")]
+    assert len(rows) == 2 * len(minority_collapse.FACTORS)
+    for *_, factor, _decay, measured, predicted in rows:
+        assert abs(float(measured) - float(predicted)) < 1e-5
+        assert (float(predicted) > 1 - 1e-9) == (float(factor) > 1)
+    minima = storage.load(tmp_path / "minima.zarr")
+    merged = minima["cosine"] > 1 - 1e-9
+    above = minima["decay"] > minima["threshold"]
+    known = ~np.isnan(minima["cosine"])
+    assert bool(((merged == above) | ~known).all())
+    assert float(storage.load(tmp_path / "flows.zarr")["imbalance"]) == 9
+    drawn = line_data(figures["minority_collapse.png"].axes[0])[0]
+    np.testing.assert_allclose(drawn[1], minima["threshold"].sel(loss="mean loss"))
+    # The second part: the slopes of the times in log(1/ε), measured and predicted, alternate.
+    [slopes] = [row.split()[1:5] for row in printed.splitlines() if row.split()[:1] == ["slope"]]
+    np.testing.assert_allclose(np.array(slopes, float), [1 / 3, 1 / 3, 1, 1], rtol=1e-3)
+    assert "minority_transient.png" in figures
+
+
 @pytest.mark.slow
 def test_norms_with_decay_forget_their_start(tmp_path, capsys, monkeypatch, figures):
     monkeypatch.setattr(rangamani_norm_dynamics, "RATES", np.array([0.4, 0.2, 0.1, 0.05]))
@@ -304,6 +606,9 @@ def test_a_seed_sweep_counts_collapsed_runs_and_resumes(tmp_path, capsys, figure
     assert legend_texts(panel) == ["d = 2", "d = 3"]
     if share > 0:
         np.testing.assert_allclose(line_data(panel)[0][1][-1], share)
+    seed_sweep.main([*flags, "--explore", "--no-plot"])
+    assert f"page: {tmp_path / 'explore.html'}" in capsys.readouterr().out
+    assert "max_margin_ratio" in (tmp_path / "explore.html").read_text()
     seed_sweep.main(flags)
     assert capsys.readouterr().out.split("\n\n")[1:] == first.split("\n\n")[1:]
     with pytest.raises(SystemExit):
@@ -421,7 +726,58 @@ def test_first_passage_is_where_the_curve_crosses():
         (ulpm_saddle, "--seeds 0", "--seeds 0"),
         (ulpm_saddle, "--rtol 10", "--rtol 10: give a number from 1e-12"),
         (ulpm_kkt, "--rtol 1", "--rtol 1: give a number up to 0.01"),
+        (central_path, "--decades 20", "--decades 20: give a number from 1 to 16"),
+        (central_path, "--time 0", "--time 0: give a number from 0.1"),
+        (central_path, "--norm 0", "--norm 0: give a number from 0.01"),
+        (central_path, "--rtol 1", "--rtol 1: give a number from 1e-12"),
+        (central_path, "--d 30", "--d: feature_dim = 30: N − K = 20 deviations"),
+        (central_path, "--n 1 --d 1", "--d: feature_dim = 1: N − K = 0 deviations"),
+        (depth, "--K 9", "--K 9: give integers from 3 to 8"),
+        (depth, "--m 1", "--m 1: give integers >= 2"),
+        (depth, "--width 1", "--width 1: give 0 for K, or integers >= 2"),
+        (depth, "--norm 0", "--norm 0: give numbers > 0"),
+        (depth, "--decades 1", "--decades 1: give a number from 10 to 1e7"),
+        (depth, "--seeds 0", "--seeds 0: give an integer >= 1"),
+        (few_dimensions, "--K 9", "--K 9: give integers from 5 to 8"),
+        (few_dimensions, "--seeds 0", "--seeds 0: give an integer >= 1"),
+        (few_dimensions, "--decades 1", "--decades 1: give a number from 10 to 1e4"),
+        (few_dimensions, "--rtol 1e-20", "--rtol: rtol = 1e-20"),
         (ulpm_saddle, "--K 1", "--K: num_classes = 1"),
+        (minority_collapse, "--transient-imbalance 2", "give an integer from 4 to 400"),
+        (minority_collapse, "--starts 0", "--starts 0: give an integer from 1 to 1000"),
+        (optimisers, "--ratios 1", "--ratios 1: give integers from 2 to 1000"),
+        (optimisers, "--ratios 4 4", "--ratios: give each value once"),
+        (optimisers, "--minority 1", "--minority 1: give an integer from 2 to 50"),
+        (optimisers, "--norm 1", "--norm 1: give a number above 0, up to 0.01"),
+        (optimisers, "--rate 0.1", "--rate 0.1: give a number above 0, up to 0.02"),
+        (optimisers, "--optimizers SGD", "invalid choice: 'SGD'"),
+        (seli_flow, "--K 3", "--K 3: give an even number from 4 on"),
+        (seli_flow, "--n 0", "--n 0: give an integer >= 1"),
+        (seli_flow, "--ratios 2 2", "--ratios 2 2: give integers >= 1, each once"),
+        (seli_flow, "--decades 1", "--decades 1: give a number from 20"),
+        (seli_flow, "--rtol 1e-20", "rtol = 1e-20"),
+        (superclasses, "--groups 1", "--groups 1: give an integer >= 2"),
+        (superclasses, "--seeds 0", "--seeds 0: give an integer >= 1"),
+        (superclasses, "--gs 2", "give gd > gs > g0"),
+        (superclasses, "--g0 -1", "kernel has the eigenvalue"),
+        (superclasses, "--decades 1", "--decades 1: give a number from 20"),
+        (losses, "--alpha 0", "--alpha 0: give a number above 0"),
+        (losses, "--alpha 1", "--alpha: smoothing = 1.0: give a number >= 0 and below 1"),
+        (losses, "--gammas -1", "--gammas: exponent = -1.0: give a finite number >= 0"),
+        (losses, "--gammas 1 1", "--gammas 1 1: give each once"),
+        (losses, "--K 5 --d 3", "--d 3: the predictions need d >= K - 1 = 4"),
+        (losses, "--K 1", "--K: num_classes = 1"),
+        (losses, "--decades 1", "--decades 1: give a number from 2"),
+        (layers, "--K 1", "--K 1: give an integer >= 2"),
+        (layers, "--n 0", "--n: class_sizes"),
+        (layers, "--norm 0", "--norm 0: give a number > 0"),
+        (layers, "--widths 4 0", "widths[1] = 0: give an integer"),
+        (layers, "--decay -1", "--decay: weight_decay = -1.0: give a finite number >= 0"),
+        (layers, "--rounding 0", "--rounding 0: give a number > 0"),
+        (layers, "--decades 0.5", "--decades 0.5: give a number from 1 to 1e4"),
+        (layers, "--decades 13 --decay 1", "--decades 13: give at most 12 with weight decay"),
+        (layers, "--activation relu relu", "--activation relu relu: give each once"),
+        (layers, "--seed -1", "--seed -1: give an integer from 0"),
         (ulpm_kkt, "--decades 1e5", "--decades 100000: give a number from 1 to 1e4"),
         (ulpm_kkt, "--seeds 0", "--seeds 0"),
         (ulpm_kkt, "--K 1", "--K: num_classes = 1"),
@@ -444,6 +800,12 @@ def test_first_passage_is_where_the_curve_crosses():
         (rangamani_collapse, "--samples 900", "--samples: 900 samples of class 0"),
         (rangamani_collapse, "--widths 4 0", "--widths: widths[1] = 0: give an integer"),
         (rangamani_collapse, "--decay inf", "--decay inf: give a finite number > 0"),
+        (minority_collapse, "--minority 1", "--minority 1: give an integer from 2 to 50"),
+        (minority_collapse, "--n 0", "--n 0: give an integer from 1"),
+        (minority_collapse, "--imbalance 1", "--imbalance 1: give a number from 2"),
+        (minority_collapse, "--grid 1", "--grid 1: give an integer from 2"),
+        (minority_collapse, "--flow-imbalance 1", "--flow-imbalance 1: give an integer"),
+        (minority_collapse, "--seed -1", "--seed -1: give an integer from 0"),
         (zhu_landscape, "--decay 0", "--decay 0: give a number from 1e-5 to 1"),
         (zhu_landscape, "--bias-decay -1", "--bias-decay -1: give a number from 0"),
         (zhu_landscape, "--d 1", "feature_dim = 1"),
@@ -453,6 +815,10 @@ def test_first_passage_is_where_the_curve_crosses():
         (seed_sweep, "--K 2", "--K 2: give integers >= 3"),
         (seed_sweep, "--K 5 5", "--K 5 5: give each once"),
         (seed_sweep, "--seeds 0", "--seeds 0: give an integer from 1"),
+        (collapse_movie, "--K 2", "--K 2: give an integer >= 3"),
+        (collapse_movie, "--d 1", "--d 1: give an integer >= 2"),
+        (collapse_movie, "--smallest 0", "--smallest 0: give a number from 1e-14 to 0.1"),
+        (collapse_movie, "--frames 5", "--frames 5: give an integer >= 6"),
         (seed_sweep, "--share 1", "--share 1: give a number from 0.5"),
         (zhu_landscape, "--starts 0", "--starts 0: give an integer from 1"),
     ],
@@ -537,6 +903,23 @@ def test_quiet_silences_bars_too(capsys):
     assert printed.out == ""
     assert printed.err.endswith(": what is wrong\n")
     assert printed.err.count("\n") == 1
+
+
+def test_minorities_that_coincide_for_a_while_are_tabulated_against_the_prediction():
+    data = transient_collapse.transient_flows((9, 9, 1, 1), 7, norms=(1e-3, 1e-6), seeds=2)
+    assert data["majority_contrast"].dims == ("norm", "seed", "save")
+    learned = data["learned_time"].median("seed").values
+    slopes = (learned[1] - learned[0]) / np.log(1e3)
+    np.testing.assert_allclose(slopes, [1 / 3, 1], rtol=2e-3)
+    assert np.all(data["middle_cosine_gap"].values < [[0.02], [2e-4]])
+    rows = transient_collapse.show_transient(data).splitlines()
+    assert [float(x) for x in rows[4].split()[1:4:2]] == pytest.approx(slopes, abs=1e-5)
+    assert [float(x) for x in rows[4].split()[2:5:2]] == pytest.approx([1 / 3, 1], abs=1e-5)
+    # 1 − 1/3, which the measured power tends to as ε → 0.
+    assert "= 0.667" in " ".join(rows)
+    assert float(rows[4].split()[5]) == pytest.approx(2 / 3, abs=0.1)
+    with pytest.raises(ValueError, match="give two sizes, of two classes each or more"):
+        transient_collapse.transient_flows((9, 9, 1), 7)
 
 
 @pytest.mark.parametrize("name", sorted(HELPERS))

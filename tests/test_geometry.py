@@ -204,3 +204,14 @@ def test_squared_distances_of_close_points_do_not_cancel(shape):
     expected = np.sum((steps[:, None] - steps) ** 2, axis=2) * 2.0**-60
     np.testing.assert_allclose(found, expected, rtol=rounding())
     assert ("while" in squared_distances.lower(jnp.ones(shape)).as_text()) == (shape[0] == 80)
+
+
+def test_tangent_directions_do_not_change_the_norms_of_rows():
+    rng = np.random.default_rng(0)
+    rows = nc.geometry.unit_rows(jnp.asarray(rng.normal(size=(5, 3))))
+    np.testing.assert_allclose(jnp.linalg.norm(rows, axis=1), 1, rtol=rounding())
+    direction = jnp.asarray(rng.normal(size=(5, 3)))
+    tangent = nc.geometry.tangent_to_rows(rows, direction)
+    np.testing.assert_allclose(jnp.sum(tangent * rows, axis=1), 0, atol=rounding())
+    # The rest is along the rows.
+    np.testing.assert_allclose(jnp.cross(direction - tangent, rows), 0, atol=rounding())

@@ -83,8 +83,8 @@ def test_spectrum_of_a_network_by_layer_and_by_class(tmp_path, capsys, figures):
     assert f"{float(whole[0]):.4g}" in printed
     figure = figures["network_spectrum.png"]
     assert titles(figure) == [
-        "Density of the eigenvalues (ticks: the largest)", "Largest eigenvalues of Gauss-Newton",
-        "Largest eigenvalue of each layer's block",
+        "Density (ticks: the largest)", "Largest of Gauss-Newton",
+        "Largest of each layer's block",
     ]  # fmt: skip
     assert legend_texts(figure.axes[0]) == ["Hessian", "Gauss-Newton"]
     classes, cross = line_data(figure.axes[1])

@@ -86,6 +86,8 @@ TRACED = {
     "descent": lambda: nc.gradient_descent(MIXON, start(MIXON), optax.sgd(0.1), 4),
     "descent in batches": lambda: descend_in_batches(net(SCHEMES["lagrange"])),
     "descent's equation": lambda: flow(nc.GradientDescentODE(net(SCHEMES["lagrange"]), 0.1)),
+    "sign flow": lambda: flow(nc.problems.SignFlow(MIXON), min_step=0.1),
+    "spectral flow": lambda: flow(nc.problems.SpectralFlow(MIXON), min_step=0.1),
     **{f"net, {name}": lambda name=name: flow(net(SCHEMES[name])) for name in SCHEMES},
     "exponential loss": lambda: flow(net(SCHEMES["lagrange"], SIGNS, nc.Exponential())),
     "exponent": lambda: flow(ULPM, nc.LogTime()).decay_exponent("margin_min", 0.1),

@@ -251,3 +251,34 @@ def test_a_loss_of_value_alone_makes_a_problem_whose_batches_are_its_flows():
     for found in (problem.scaled_descent(one, 0.5), jax.tree.map(lambda x: x[..., 1], lanes)):
         for leaf, like in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
             np.testing.assert_allclose(leaf, like, rtol=0, atol=rounding())
+
+
+class OwnCrossEntropy(Loss):
+    """Cross-entropy as users write it."""
+
+    shift_invariant = True
+
+    def value(self, logits, labels):
+        log_p = jax.nn.log_softmax(logits, axis=1)
+        return -jnp.take_along_axis(log_p, jnp.asarray(labels)[:, None], axis=1)[:, 0]
+
+
+@pytest.mark.parametrize("margin", [1.0, 30.0, 36.0, 40.0, 100.0, 600.0])
+def test_the_gradient_by_differentiation_keeps_its_digits_at_large_margins(margin):
+    logits = jnp.array([[margin, 0.0, -0.5], [0.3, margin, -margin]])
+    labels = jnp.array([0, 1])
+    exact = nc.CrossEntropy().scaled_gradient(logits, labels, jnp.zeros(()))
+    found = OwnCrossEntropy().gradient(logits, labels)
+    np.testing.assert_allclose(found, exact, rtol=rounding(jnp.float64, 100), atol=0)
+
+
+def test_a_flow_of_a_loss_from_its_value_is_that_of_cross_entropy_at_large_margins():
+    own = nc.UnconstrainedFeatures((2, 2, 2), 4, loss=OwnCrossEntropy(), reduction="sum")
+    start, names = own.init(jax.random.key(0)), ("margin_min", "classifier_sum_drift")
+    found, exact = (
+        nc.gradient_flow(problem, start, nc.log_times(60, 3), observe=names).observables
+        for problem in (own, nc.ulpm(3, 4, 2))
+    )
+    assert exact["margin_min"][-1] > 100
+    np.testing.assert_allclose(found["margin_min"], exact["margin_min"], rtol=1e-6)
+    assert found["classifier_sum_drift"][-1] < 1e-10

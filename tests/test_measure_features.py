@@ -85,6 +85,18 @@ def test_a_file_of_any_format_is_measured(arrays, tmp_path, monkeypatch, write):
     assert not list((tmp_path / "out").glob("*.png"))
 
 
+def test_arrays_that_are_not_used_are_named_in_one_line(arrays, tmp_path, capsys):
+    others = {"weight": arrays["classifier"], "epoch": np.array(3)}
+    named = {name: arrays[name] for name in ("features", "labels")}
+    for more, line in ((others, "not used: weight (name it classifier), epoch"), ({}, None)):
+        np.savez(tmp_path / "f.npz", **named, **more)
+        flags = ["--names", "cdnv", "--no-plot", "--out", str(tmp_path)]
+        measure_features.main([str(tmp_path / "f.npz"), *flags])
+        lines = capsys.readouterr().out.splitlines()
+        found = [shown for shown in lines if shown.startswith("not used")]
+        assert found == ([line] if line else [])
+
+
 def test_features_and_labels_in_two_files(arrays, tmp_path, capsys):
     for name in ("features", "labels"):
         np.save(tmp_path / f"{name}.npy", arrays[name])

@@ -12,6 +12,7 @@ from .class_structure import (
 from .convolution import convolve as convolve
 from .curvature import curvature_for as curvature_for, layer_names as layer_names
 from .evaluation import EQUATIONS as EQUATIONS
+from .feature_kernel import FeatureKernel as FeatureKernel, feature_kernel as feature_kernel
 from .features import last_layer as last_layer
 from .networks import VGG as VGG, ConvNet as ConvNet, Network as Network, ResNet as ResNet
 from .pytorch import from_torch as from_torch, to_torch as to_torch

@@ -18,6 +18,8 @@ from ..labels import check_labels
 from ..landscape import GaussNewtonOf, HessianOf
 from ..losses import CrossEntropy, Loss
 from ..precision import check_dtype
+from ..state import LastLayer
+from .features import check_network, check_weights
 from .networks import Network
 
 # Parameters of a network by their names, such as "convolutions.0.kernel".
@@ -52,9 +54,17 @@ class Logits(eqx.Module):
         weights: Float[Array, " B"],
     ) -> Float[Array, "B K"]:
         """Logits of the images; labels and weights are not used."""
+        return self.last_layer(parameters, images).logits()
+
+    def last_layer(self, parameters: Parameters, images: Float[Array, "B H W C"]) -> LastLayer:
+        """Features, classifier and bias at these parameters."""
         every = {**self.fixed, **parameters}
         nested = jax.tree.unflatten(self.structure, [every[name] for name in self.names])
-        return nnx.merge(self.graph, nested, self.rest)(images, train=self.train).logits()
+        return nnx.merge(self.graph, nested, self.rest)(images, train=self.train)
+
+    def with_fixed(self, fixed: Parameters) -> "Logits":
+        """The same function, with these parameters as constants."""
+        return Logits(self.graph, self.structure, self.names, fixed, self.rest, self.train)
 
 
 class WeightedLoss(eqx.Module):
@@ -97,9 +107,9 @@ def layer_names(network: Network) -> tuple[str, ...]:
         >>> cnn.layer_names(cnn.ConvNet(1, 10, widths=(4, 8), rngs=nnx.Rngs(0)))
         ('convolutions.0', 'convolutions.1', 'head')
     """
-    check_kind("network", network, Network, "cnn.train(...).network()")
+    check_network(network)
     names, _, _ = _named(nnx.to_pure_dict(nnx.state(network, nnx.Param)))
-    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
+    return _layers(names)
 
 
 def curvature_for(
@@ -155,7 +165,7 @@ def curvature_for(
         >>> bool(found.converged), found.vectors["head.bias"].shape
         (True, (2, 2))
     """
-    check_kind("network", network, Network, "cnn.train(...).network()")
+    check_weights(network)
     check_kind("data", data, ImageSet, "images.load('digits')")
     check_kind("loss", loss, Loss, "nc_jax.CrossEntropy()")
     if kind not in KINDS:
@@ -168,28 +178,31 @@ def curvature_for(
                 "statistics are those of all images.",
                 "batch_size",
             )
+    outputs, every = outputs_of(network, dtype=dtype, train=train)
+    chosen = _chosen(outputs.names, layer)
+    outputs = outputs.with_fixed({n: array for n, array in every.items() if n not in chosen})
+    dtype = next(iter(every.values())).dtype
+    batches = batches_of(network, data, batch_size, dtype)
+    weighted = WeightedLoss(loss)
+    parameters = {name: every[name] for name in chosen}
+    if kind == "gauss_newton":
+        return GaussNewtonOf(outputs, weighted, batches), parameters
+    return HessianOf(_LossOfParameters(outputs, weighted), batches), parameters
+
+
+def outputs_of(
+    network: Network, *, dtype: DTypeLike | None, train: bool
+) -> tuple[Logits, Parameters]:
+    """A function of all parameters of a network, and these parameters, in one dtype."""
     params, rest = (
         nnx.to_pure_dict(part) for part in nnx.split(network, nnx.Param, ...)[1:]
     )  # fmt: skip
     names, arrays, structure = _named(params)
     dtype = _dtype_of(arrays, dtype)
     arrays, rest = jax.tree.map(lambda leaf: _in_dtype(leaf, dtype), (arrays, rest))
-    chosen = _chosen(names, layer)
-    every = dict(zip(names, arrays, strict=True))
-    outputs = Logits(
-        graph=_graph_in_dtype(network, dtype),
-        structure=structure,
-        names=names,
-        fixed={name: array for name, array in every.items() if name not in chosen},
-        rest=rest,
-        train=train,
-    )
-    batches = _batches(network, data, batch_size, dtype)
-    weighted = WeightedLoss(loss)
-    parameters = {name: every[name] for name in chosen}
-    if kind == "gauss_newton":
-        return GaussNewtonOf(outputs, weighted, batches), parameters
-    return HessianOf(_LossOfParameters(outputs, weighted), batches), parameters
+    graph = _graph_in_dtype(network, dtype)
+    outputs = Logits(graph, structure, names, fixed={}, rest=rest, train=train)
+    return outputs, dict(zip(names, arrays, strict=True))
 
 
 def _named(params: Mapping) -> tuple[tuple[str, ...], list[Array], Any]:
@@ -199,13 +212,18 @@ def _named(params: Mapping) -> tuple[tuple[str, ...], list[Array], Any]:
     return names, [leaf for _, leaf in flat], structure
 
 
+def _layers(names: tuple[str, ...]) -> tuple[str, ...]:
+    """The layers of parameters of these names."""
+    return tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
+
+
 def _chosen(names: tuple[str, ...], layer: str | None) -> tuple[str, ...]:
     """The names of the parameters of a layer, or of several whose names begin with `layer`."""
     if layer is None:
         return names
     chosen = tuple(name for name in names if name.startswith(f"{layer}."))
     if not chosen:
-        layers = tuple(dict.fromkeys(name.rpartition(".")[0] for name in names))
+        layers = _layers(names)
         raise ArgumentError(
             f"layer = {layer!r} is no layer with parameters.{close_to(layer, layers)} Give one of "
             f"{', '.join(layers)}, or the beginning of their names before a dot.",
@@ -236,7 +254,7 @@ def _graph_in_dtype(network: Network, dtype: np.dtype) -> nnx.GraphDef:
     return nnx.graphdef(copy)
 
 
-def _batches(
+def batches_of(
     network: Network, data: ImageSet, batch_size: int | None, dtype: np.dtype
 ) -> tuple[Array, Array, Array]:
     """Images, labels and weights in batches of one size: weights 1/N, and 0 for padding."""

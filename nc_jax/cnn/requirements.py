@@ -117,6 +117,12 @@ def check_settings(settings: TrainingSettings, training: ImageSet, test: ImageSe
             "classifier=..., features=..., bias=...).",
             "weight_decay",
         )
+    if isinstance(decay, WeightDecay) and decay.per_class:
+        raise ArgumentError(
+            "weight_decay has a number for each class: give one number for the classifier and one "
+            "for the features.",
+            "weight_decay",
+        )
     if not isinstance(decay, WeightDecay):
         check_number("weight_decay", decay, scalar=True)
 

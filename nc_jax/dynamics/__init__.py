@@ -11,3 +11,4 @@ from .descent import gradient_descent as gradient_descent, log_steps as log_step
 from .flow import Flow as Flow, gradient_flow as gradient_flow
 from .pieces import Interrupted as Interrupted
 from .rkc import RKC as RKC
+from .stiff import stiff_solver as stiff_solver

@@ -1,5 +1,7 @@
 """Checks of the arguments of a run before compilation, and advice for a run that fails."""
 
+import math
+
 import diffrax
 import jax
 import jax.numpy as jnp
@@ -8,10 +10,15 @@ from jax.tree_util import keystr, tree_leaves_with_path
 from jaxtyping import ArrayLike, PyTree
 
 from ..checks import check_arrays, check_number, check_process, is_traced
-from ..problems import AbstractProblem
+from ..problems import AbstractProblem, check_shapes
 from .clock import AbstractClock, LogLogTime, LogTime, RealTime
 from .control import has_common_steps
 from .outcome import time_text
+from .stiff import stiff_solver
+
+# Accepted distance of a start from its constraints, relative to its largest entry: errors of a flow
+# with a loose tolerance are smaller.
+_LARGEST_VIOLATION = 1e-3
 
 
 def check_start(state: PyTree) -> np.dtype:
@@ -36,10 +43,34 @@ def check_start(state: PyTree) -> np.dtype:
         # By NumPy on the host: a JAX operation would compile a program for each shape.
         if not is_traced(leaf) and not np.all(np.isfinite(leaf)):
             raise ValueError(
-                f"start: {keystr(path).lstrip('.')} has {np.sum(~np.isfinite(leaf))} of "
+                f"start: {keystr(path).lstrip('.') or 'it'} has {np.sum(~np.isfinite(leaf))} of "
                 f"{np.size(leaf)} entries NaN or infinite; {like_init}."
             )
     return dtypes.pop()
+
+
+def check_constraints(problem: AbstractProblem, start: PyTree, *, lanes: bool) -> None:
+    """Raise ValueError for a start that does not fulfil the constraints of the problem.
+
+    A flow moves along its constraints, and a violation at the start would remain: its invariants
+    would be conserved, and its objective could end below the minimum. Traced starts are not
+    checked. Rounding errors, and errors of an earlier flow, are accepted.
+    """
+    free = type(problem).retract is AbstractProblem.retract
+    if free or any(map(is_traced, jax.tree.leaves((problem, start)))):
+        return
+    first = jax.tree.map(lambda leaf: leaf[0], start) if lanes else start
+    check_shapes(problem, first)
+    nearest = (jax.vmap(problem.retract) if lanes else problem.retract)(start)
+    leaves = tree_leaves_with_path(start)
+    for (path, leaf), other in zip(leaves, jax.tree.leaves(nearest), strict=True):
+        distance = np.max(np.abs(np.asarray(leaf) - np.asarray(other)), initial=0.0)
+        # Also True for a NaN, such as that of a row 0, which has no direction.
+        if not distance <= _LARGEST_VIOLATION * np.max(np.abs(other), initial=0.0):
+            raise ValueError(
+                f"start: {keystr(path).lstrip('.') or 'its array'} differs by {distance:.2g} from "
+                f"the constraints of {type(problem).__name__}: give problem.retract(start)."
+            )
 
 
 def check_times(save_at: ArrayLike, *, dtype: np.dtype = np.dtype("float64")) -> None:
@@ -122,13 +153,25 @@ def _check_scale(
             + (", or use float64. " if dtype == np.float32 else ". ")
             + _end_of(clock, stop).rstrip()
         )
-    if log_scale > problem.largest_log_scale(dtype):
+    limit = problem.largest_log_scale(dtype)
+    if log_scale > limit and problem.is_stiff_in_log_time:
+        # Rounded down, so that the time of the message is accepted.
+        decade = 10.0 ** math.floor(limit / math.log(10))
+        latest = math.floor(math.exp(limit) / decade) * decade
+        raise ValueError(
+            f"save_at ends at log(dt/du) = {log_scale:g}, which exceeds {limit:.1f}: beyond, the "
+            f"relaxing modes of this problem are below the rounding of {dtype.name}; end earlier, "
+            f"in LogTime() at t = {latest:.0e} at the latest"
+            + (", or use float64. " if dtype == np.float32 else ". ")
+            + _end_of(clock, stop).rstrip()
+        )
+    if log_scale > limit:
         raise ValueError(
             f"save_at ends at log(dt/du) = {log_scale:g}, which exceeds "
-            f"{problem.largest_log_scale(dtype):.0f}, the limit of {dtype.name} for this loss or "
-            "its weight decay; end earlier, or use CrossEntropy without decay (and close over the "
-            "problem where it is an argument of a jit, which hides that its decay is 0). "
-            + _end_of(clock, stop).rstrip()
+            f"{limit:.0f}, the limit of {dtype.name} for a flow that "
+            "comes to rest; end earlier. Free features with CrossEntropy or Focal and without "
+            "decay have no such limit (close over the problem where it is an argument of a jit, "
+            "which hides that its decay is 0). " + _end_of(clock, stop).rstrip()
         )
 
 
@@ -150,14 +193,38 @@ def check_common_steps(
         raise ValueError(f"{where}: an event ends runs one by one; give {instead}.")
     if not (isinstance(solver, diffrax.AbstractERK) or is_stabilised(solver)):
         raise ValueError(
-            f"{where}: {solver!r} is neither an explicit Runge-Kutta solver nor RKC(); give one, "
-            f"or {instead}."
+            f"{where}: {type(solver).__name__}() is neither an explicit Runge-Kutta solver nor "
+            f"RKC(); give one, or {instead}."
         )
     if not has_common_steps(controller):
         raise ValueError(
             f"{where}: a stepsize_controller {type(controller).__name__} may choose steps by more "
             f"than the norm of the error; give a diffrax.PIDController, or {instead}."
         )
+
+
+def default_solver(problem: AbstractProblem, clock: AbstractClock) -> diffrax.AbstractSolver:
+    """The solver of a flow whose caller names none."""
+    stiff = problem.is_stiff_in_log_time and not isinstance(clock, RealTime)
+    return stiff_solver() if stiff else diffrax.Tsit5()
+
+
+def check_stiffness(
+    problem: AbstractProblem, clock: AbstractClock, solver: diffrax.AbstractSolver
+) -> None:
+    """Raise ValueError for an explicit solver of a problem that is stiff in this clock."""
+    if isinstance(clock, RealTime) or not problem.is_stiff_in_log_time or suits_stiffness(solver):
+        return
+    raise ValueError(
+        f"solver = {type(solver).__name__}() in {clock}: some modes of this problem relax at a "
+        "rate that grows as t in log t, and an explicit solver needs about t steps; leave the "
+        "solver out, which takes an implicit one, or give nc_jax.RKC() or RealTime()."
+    )
+
+
+def suits_stiffness(solver: diffrax.AbstractSolver) -> bool:
+    """Whether a solver is implicit or stabilised."""
+    return is_stabilised(solver) or isinstance(solver, diffrax.AbstractImplicitSolver)
 
 
 def is_stabilised(solver: diffrax.AbstractSolver) -> bool:
@@ -176,8 +243,9 @@ def advice(
     if problem.comes_to_rest and not isinstance(clock, RealTime):
         # At rest the Jacobian no longer changes, and dt/du multiplies it by a factor that grows.
         return f"In {clock} this flow is ever stiffer: end earlier or use RealTime(). {end}"
-    stiff = is_stabilised(solver) or isinstance(solver, diffrax.AbstractImplicitSolver)
-    if isinstance(clock, LogLogTime) and not stiff:
+    if problem.is_stiff_in_log_time and isinstance(clock, RealTime):
+        return "In RealTime() this flow needs about t steps: give LogTime(), with log(1 + t)."
+    if isinstance(clock, LogLogTime) and not suits_stiffness(solver):
         return f"LogLogTime() is ever stiffer: give it solver=nc_jax.RKC(). {end}"
     return end
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..checks import check_kind, check_number, is_traced, shown
 from ..errors import ArgumentError
+from ..problems import AbstractProblem
 from .fused import worst_lane
 
 # Defaults of (rtol, atol). Float32 has 7 digits: with a tolerance below 1e-5 the step size would
@@ -97,6 +98,16 @@ def check_solver(solver: object, controller: object) -> None:
         raise ValueError(
             f"solver = {shown(solver)} estimates no error: give one that does, such as "
             "diffrax.Tsit5(), or a stepsize_controller of fixed steps, diffrax.StepTo(times)."
+        )
+
+
+def check_jumps(problem: AbstractProblem, controller: object, min_step: float) -> None:
+    """Raise ValueError for adaptive steps without a smallest step where the field jumps."""
+    if problem.has_jumps and controller is None and min_step == 0:
+        raise ValueError(
+            f"problem: the field of {type(problem).__name__} jumps, and adaptive steps would "
+            "shrink without end; give solver=diffrax.Euler() and stepsize_controller="
+            "diffrax.StepTo(jax.numpy.linspace(0, save_at[-1], num_steps + 1)), or a min_step."
         )
 
 

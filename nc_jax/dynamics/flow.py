@@ -16,13 +16,22 @@ from ..trajectory import Trajectory
 from .arguments import (
     advice,
     check_common_steps,
+    check_constraints,
     check_save_at,
     check_start,
     check_starts,
+    check_stiffness,
     check_times,
+    default_solver,
 )
 from .clock import AbstractClock, LogTime
-from .control import check_controller, check_solver, default_controller, given_controller
+from .control import (
+    check_controller,
+    check_jumps,
+    check_solver,
+    default_controller,
+    given_controller,
+)
 from .observers import Observer, check_observe, check_observer
 from .outcome import finish
 from .pieces import integrate_in_pieces, is_staged
@@ -58,7 +67,9 @@ class Flow(eqx.Module):
             `RealTime()` (save_at in t). A flow that comes to rest (square loss, weight decay)
             becomes stiffer with time in log time: integrate it in `RealTime()`.
         solver: any adaptive Diffrax ODE solver, explicit or implicit, or `RKC()` for stiff flows:
-            those in `LogLogTime()`, and long runs to rest. docs/solvers.md compares them.
+            those in `LogLogTime()`, and long runs to rest. docs/solvers.md compares them. None is
+            `diffrax.Tsit5()`, but `stiff_solver()` for a problem that `is_stiff_in_log_time`, in a
+            clock other than `RealTime()`, where an explicit solver is refused.
         rtol, atol: tolerances of the default step-size control, which is integral control, or
             proportional-integral control for `RKC()`. None means 1e-8, 1e-10 in float64 and 1e-5,
             1e-7 in float32. For a start of norm ε choose atol well below ε·rtol.
@@ -80,7 +91,7 @@ class Flow(eqx.Module):
         min_step: smallest step in the clock's coordinate, accepted whatever its error. Where the
             field jumps, as at the kinks of a ReLU, step control would halve the step without end.
             The smallest step bounds the work; its error is about min_step times the jump for each
-            crossing.
+            crossing. `SignFlow` and `SpectralFlow` demand it, or fixed steps.
         stepsize_controller: any step-size controller of Diffrax, in place of the default control.
             It contains the tolerances and the smallest step (`dtmin`), so that rtol, atol and
             min_step are left out.
@@ -95,8 +106,9 @@ class Flow(eqx.Module):
 
     Raises: ValueError for an argument of another kind, save times that do not increase, a tolerance
     or a step limit that is not above 0, a negative smallest step, names that the problem does not
-    observe, a controller together with rtol, atol or min_step, or shared steps with a solver, an
-    event or a controller that cannot have them.
+    observe, a controller together with rtol, atol or min_step, adaptive steps without a smallest
+    step for a problem that `has_jumps`, or shared steps with a solver, an event or a controller
+    that cannot have them.
 
     Example:
 
@@ -136,7 +148,7 @@ class Flow(eqx.Module):
         save_at: Float[ArrayLike, " T"],
         *,
         clock: AbstractClock = LogTime(),
-        solver: diffrax.AbstractSolver = diffrax.Tsit5(),
+        solver: diffrax.AbstractSolver | None = None,
         rtol: float | Float[Array, ""] | None = None,
         atol: float | Float[Array, ""] | None = None,
         observe: Observer | Sequence[str] | None = None,
@@ -149,8 +161,11 @@ class Flow(eqx.Module):
     ):
         check_problem(problem)
         check_times(save_at)
-        check_solver(solver, stepsize_controller)
         check_kind("clock", clock, AbstractClock, "nc_jax.LogTime()")
+        if solver is None:
+            solver = default_solver(problem, clock)
+        check_solver(solver, stepsize_controller)
+        check_stiffness(problem, clock, solver)
         if event is not None:
             steady = "diffrax.Event(diffrax.steady_state_event(rtol=0, atol=1e-6))"
             check_kind("event", event, diffrax.Event, steady)
@@ -170,6 +185,7 @@ class Flow(eqx.Module):
             settings = {"rtol": rtol, "atol": atol, "min_step": min_step or None}
             replaced = {name: value for name, value in settings.items() if value is not None}
             check_controller(stepsize_controller, solver, save_at, replaced)
+        check_jumps(problem, stepsize_controller, min_step)
         check_kind("save_states", save_states, (bool, np.bool_), "True")
         check_observe(observe, problem)
         # `save_at`, tolerances and a controller stay as given: they become arrays in a call, where
@@ -318,6 +334,7 @@ class Flow(eqx.Module):
     def _checked_integration(self, start: PyTree, data: PyTree, lanes: bool) -> Integration:
         """Check the run, its start and its data; the run in the dtype of the start."""
         integration = self._integration_in(check_start(start), lanes)
+        check_constraints(self.problem, start, lanes=lanes)
         check_observer(self.observe, start, data)
         return integration
 
@@ -330,6 +347,10 @@ class Flow(eqx.Module):
             controller = default_controller(
                 self.solver, rtol=self.rtol, atol=self.atol, min_step=self.min_step, dtype=dtype
             )
+            if self.problem.is_stiff_in_log_time:
+                # The dense output of a long step leaves the slow manifold of the relaxing modes by
+                # up to 100 rtol. Steps that end at the save times do not.
+                controller = diffrax.ClipStepSizeController(controller, step_ts=save_at)
         else:
             controller = given_controller(given, save_at[-1])
         return Integration(
@@ -355,7 +376,7 @@ def gradient_flow(
     save_at: Float[ArrayLike, " T"],
     *,
     clock: AbstractClock = LogTime(),
-    solver: diffrax.AbstractSolver = diffrax.Tsit5(),
+    solver: diffrax.AbstractSolver | None = None,
     rtol: float | Float[Array, ""] | None = None,
     atol: float | Float[Array, ""] | None = None,
     observe: Observer | Sequence[str] | None = None,

@@ -127,7 +127,7 @@ def check_observed(observed: object) -> dict[str, Float[Array, "..."]]:
 
 def drifts(
     start: dict[str, Invariant], now: dict[str, Invariant], log_time: Float[Array, ""]
-) -> dict[str, Float[Array, ""]]:
+) -> dict[str, Float[Array, "..."]]:
     """`{name}_drift` of every invariant, relative to its scale at the start."""
     return {f"{name}_drift": drift(start[name], now[name], log_time) for name in now}
 

@@ -257,7 +257,8 @@ def _interrupted(
 ) -> Interrupted:
     """The error of Ctrl-C, after a checkpoint of the computed part is written."""
     trajectory = pieces.trajectory(computed)
-    where = f"interrupted at log(1+t) = {trajectory.final_log_time:.6g}"
+    # A batch has common steps, and an array of equal times.
+    where = f"interrupted at log(1+t) = {np.min(trajectory.final_log_time):.6g}"
     if checkpoints is None:
         return Interrupted(
             f"{where}; the exception's `trajectory` has the computed part", trajectory

@@ -14,6 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ..checks import check_arrays, check_kind, check_number, is_traced
 from ..precision import matmul, widened
 from ..problems import Layers
+from .roots import last_below
 
 # Nodes and weights of the tanh-sinh rule on (0, 1). Its error is below rounding for the integrand
 # of `linear_time`. They are NumPy arrays: JAX arrays would be float32 if x64 is switched on later.
@@ -114,17 +115,11 @@ def linear_limit(start: Layers, sample: Float[ArrayLike, " d"]) -> Float[Array, 
         norm, output = _norm_and_output(modes, s)
         return norm * output - 1
 
-    def halve(_: ArrayLike, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        lower, upper = ends
-        middle = (lower + upper) / 2
-        # Where ρ² < 0 the residual is NaN and the comparison False: such s are below the root.
-        beyond = residual(middle, known) > 0
-        return jnp.where(beyond, lower, middle), jnp.where(beyond, middle, upper)
-
     # Forward from the bottom f >= tanh, so that ρ² >= 2 log cosh, and ρf > 1 from a distance of 2
     # on. Backward ρ² <= ρ₀² − 2|s| + 2 log 2, and ρf = 1 requires ρ >= 1. This bounds the root.
     ends = jnp.maximum(bottom, -(known.norm**2) / 2 - 1), jnp.maximum(bottom, 0) + 2
-    root = jax.lax.fori_loop(0, 80, halve, ends)[1]
+    # Where ρ² < 0 the residual is NaN and the comparison False: such s are below the root.
+    root = last_below(lambda s: ~(residual(s, known) > 0), *ends)
     # The residual is 0 to rounding, so that this Newton step does not change the value. Its
     # derivative with respect to `modes` is that of the root, by the implicit function theorem.
     root -= residual(root, modes) / jax.grad(residual)(root, known)

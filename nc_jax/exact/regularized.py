@@ -8,7 +8,6 @@ for τ >= 1 the origin is the minimum (a hypothesis that theorem 3.1 leaves out)
 import math
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
@@ -41,7 +40,12 @@ class DecayRatios(NamedTuple):
 
 def decay_ratios(problem: UnconstrainedFeatures) -> DecayRatios:
     """The ratios of a problem, once the preconditions of Zhu's theorem 3.1 are checked."""
-    size, decay = check_decayed_cross_entropy(problem), problem.weight_decay
+    return ratios_of(problem, check_decayed_cross_entropy(problem))
+
+
+def ratios_of(problem: UnconstrainedFeatures, size: int) -> DecayRatios:
+    """The ratios of a problem whose classes are checked to have this size."""
+    decay = problem.weight_decay
     # `jnp.sqrt` and not `math.sqrt`, since a weight decay may be traced.
     product = jnp.sqrt(jnp.asarray(decay.classifier * decay.features))
     return DecayRatios(
@@ -78,11 +82,9 @@ def regularized_minimizer(
         >>> np.allclose(nc.metrics.sample_margins(state, problem.labels), gap)
         True
     """
-    ratios, classes = decay_ratios(problem), problem.num_classes
-    gap = jnp.asarray(_minimum_gap(problem, ratios), dtype)
-    frame = simplex_etf(classes, problem.feature_dim, key=key, dtype=dtype)
-    squared_row = gap * (classes - 1) / classes / ratios.features
-    return aligned_state(problem, jnp.sqrt(squared_row) * frame, ratios.features)
+    ratios = decay_ratios(problem)
+    gap = _minimum_gap(problem, ratios)
+    return state_of_gap(problem, gap, ratios.features, key=key, dtype=dtype)
 
 
 def regularized_minimum(problem: UnconstrainedFeatures) -> Float[Array, ""]:
@@ -100,13 +102,8 @@ def regularized_minimum(problem: UnconstrainedFeatures) -> Float[Array, ""]:
         >>> print(round(float(value), 6), round(float(problem.objective(state)), 6))
         0.08407 0.08407
     """
-    ratios, classes, decay = decay_ratios(problem), problem.num_classes, problem.weight_decay
-    gap = _minimum_gap(problem, ratios)
-    # The penalty of a collapsed state is linear in its gap.
-    slope = jnp.sqrt(jnp.asarray(ratios.size * (decay.classifier * decay.features)))
-    # log(1 + (K−1)e^(−a)) as a softplus, which is accurate where e^(−a) is below rounding.
-    data = jax.nn.softplus(jnp.log(jnp.asarray(classes - 1, gap.dtype)) - gap)
-    return problem.loss_scale * problem.num_samples * data + (classes - 1) * slope * gap
+    ratios = decay_ratios(problem)
+    return value_of_gap(problem, ratios.size, _minimum_gap(problem, ratios))
 
 
 def minimum_nullity(problem: UnconstrainedFeatures) -> int:
@@ -165,6 +162,33 @@ def origin_eigenvalues(
         counts += [classes - 1, 1]
     # One dtype for all, since a decay may be a Python float or an array.
     return jnp.stack([jnp.asarray(value, half.dtype) for value in values]), np.array(counts)
+
+
+def state_of_gap(
+    problem: UnconstrainedFeatures,
+    gap: Float[Array, ""],
+    ratio: Float[ArrayLike, ""],
+    *,
+    key: Key[Array, ""] | None,
+    dtype: DTypeLike,
+) -> LastLayer:
+    """The collapsed state with this logit gap, on a simplex ETF, and h_ki = ratio · w_k."""
+    gap, ratio, classes = jnp.asarray(gap, dtype), jnp.asarray(ratio, dtype), problem.num_classes
+    frame = simplex_etf(classes, problem.feature_dim, key=key, dtype=dtype)
+    squared_row = gap * (classes - 1) / classes / ratio
+    return aligned_state(problem, jnp.sqrt(squared_row) * frame, ratio)
+
+
+def value_of_gap(
+    problem: UnconstrainedFeatures, size: int, gap: Float[Array, ""]
+) -> Float[Array, ""]:
+    """L at a collapsed state whose scales of W and H are optimal: sNℓ + (K−1)√(nλ_W λ_H) a."""
+    decay, classes = problem.weight_decay, problem.num_classes
+    # The penalty of a collapsed state is linear in its gap.
+    slope = jnp.sqrt(jnp.asarray(size * (decay.classifier * decay.features)))
+    logits = jnp.zeros((1, classes), gap.dtype).at[0, 0].set(gap)
+    data = problem.loss.value(logits, np.array([0]))[0]
+    return problem.loss_scale * problem.num_samples * data + (classes - 1) * slope * gap
 
 
 def aligned_state(

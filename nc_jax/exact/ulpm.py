@@ -11,7 +11,6 @@ so that 2K√n t = Ei(q) − Ei(q₀) + (K−1) log(q/q₀). For the mean loss r
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
@@ -21,11 +20,7 @@ from ..precision import widened
 from ..preconditions import check_balanced, check_undecayed_cross_entropy
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
-
-# The series Ei(q) = e^q/q Σ k!/q^k diverges, but from q = 40 on its terms fall below 1e-16 of the
-# first one before they grow, so that 30 terms give all digits.
-_ASYMPTOTIC_FROM = 40.0
-_ASYMPTOTIC_TERMS = 30
+from .late import gap_after
 
 
 def collapsed_state(
@@ -105,53 +100,10 @@ def collapsed_gap(
         [237.86, 2312.47]
     """
     size = check_undecayed_cross_entropy(problem)
-    check_number("start_gap", start_gap, above_zero=True)
+    check_number("start_gap", start_gap, above_zero=True, scalar=True)
     check_number("log_time", log_time)
     log_time = widened(log_time)
     start = jnp.asarray(start_gap, log_time.dtype)
     classes = problem.num_classes
     rate = math.log(2 * classes * math.sqrt(size) * problem.loss_scale)
-
-    def solve(log_time: Float[Array, ""]) -> Float[Array, ""]:
-        # log t = u + log(1 − e^−u) for u = log(1 + t).
-        log_target = rate + log_time + jnp.log(-jnp.expm1(-log_time))
-
-        # e^q/q outgrows the target at the upper end, since (e^q − e^q₀)/q bounds Ei from below.
-        reach = jnp.logaddexp(log_target, 0.0)
-        upper = start + reach + 2 * jnp.log(2 + start + reach)
-
-        def halve(_: ArrayLike, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-            lower, upper = ends
-            # The interval is halved in log q, since q₀ may be 20 orders of magnitude below the
-            # root; square roots are taken one by one, since the product may overflow.
-            middle = jnp.sqrt(lower) * jnp.sqrt(upper)
-            # A rounding error below 0 makes the logarithm NaN; the comparison then says False,
-            # which is right, since q is then next to q₀.
-            beyond = _log_elapsed(middle, start, classes) > log_target
-            return jnp.where(beyond, lower, middle), jnp.where(beyond, middle, upper)
-
-        # Newton's method overshoots, as the logarithm tends to −∞ at q₀, and optimistix.Bisection
-        # refuses a bracket whose lower end has the value −∞ or NaN. 80 halvings reach rounding.
-        return jax.lax.fori_loop(0, 80, halve, (start, upper))[1]
-
-    return jnp.vectorize(solve)(log_time)
-
-
-def _log_elapsed(gap: Float[Array, ""], start: Float[Array, ""], classes: int) -> Float[Array, ""]:
-    """log(Ei(q) − Ei(q₀) + (K−1) log(q/q₀)), with the factor e^q split off against overflow."""
-    ei = _scaled_ei(gap) - jnp.exp(start - gap) * _scaled_ei(start)
-    return gap + jnp.log(ei + (classes - 1) * jnp.exp(-gap) * jnp.log(gap / start))
-
-
-def _scaled_ei(q: Float[Array, ""]) -> Float[Array, ""]:
-    """e^−q Ei(q) for q > 0, without overflow."""
-    # `where` computes both branches, so that each argument is limited to the range of its branch.
-    small = jnp.minimum(q, _ASYMPTOTIC_FROM)
-    inverse = 1 / jnp.maximum(q, _ASYMPTOTIC_FROM)
-    # Σ k!/q^k by Horner's scheme, from the last term to the first.
-    series = jnp.ones_like(q)
-    for k in range(_ASYMPTOTIC_TERMS, 0, -1):
-        series = 1 + k * inverse * series
-    return jnp.where(
-        q < _ASYMPTOTIC_FROM, jnp.exp(-small) * jax.scipy.special.expi(small), inverse * series
-    )
+    return gap_after(log_time, rate, start, classes - 1)

@@ -1,11 +1,13 @@
 """The landscape around a state: kinds of points, certificates of optimality, directions of descent.
 
 Every function takes a problem or, where the sphere ‖W‖² + ‖H‖² = ρ² is meant, `OnSphere(problem)`.
-Functions on Hessians also take a curvature: `HessianOf` or `GaussNewtonOf` a function, or that of a
-network (`cnn.curvature_for`).
+Gradients and Hessians of a `NormalizedFeatures` are those on the product of the spheres of its
+rows. Functions on Hessians also take a curvature: `HessianOf` or `GaussNewtonOf` a function, or
+that of a network (`cnn.curvature_for`).
 
 - Kinds of points: `classify`, `find_critical_points`.
-- Certificates: `global_certificate`, `kkt_certificate`.
+- Certificates: `global_certificate`, `kkt_certificate`, `separation_certificate`,
+  `code_certificate`.
 - Directions of descent: `escape_direction`, `tangent_descent_direction`, `descent_range`.
 - Hessians: `hessian_vector_product`, `dense_hessian`, `extreme_eigenpairs`, `sharpness`,
   `spectral_density`.
@@ -51,6 +53,11 @@ from .search import (
     CriticalPoints as CriticalPoints,
     find_critical_points as find_critical_points,
 )
+from .separation import (
+    SeparationCertificate as SeparationCertificate,
+    separation_certificate as separation_certificate,
+)
+from .softmax_codes import CodeCertificate as CodeCertificate, code_certificate as code_certificate
 from .symmetries import (
     project_onto_symmetries as project_onto_symmetries,
     symmetry_dimension as symmetry_dimension,

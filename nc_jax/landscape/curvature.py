@@ -8,7 +8,7 @@ tree of arrays, such as the parameters of a network.
 
 import abc
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -28,10 +28,6 @@ class AbstractCurvature(eqx.Module):
     A subclass defines `hessian`. Its arrays are arguments of compiled programs, and everything else
     in it is static.
 
-    Attributes:
-        codimension: dimension of the space of states minus that of the subspace on which the map
-            acts.
-
     Example: a diagonal matrix.
 
         >>> class Diagonal(nc.landscape.AbstractCurvature):
@@ -44,7 +40,10 @@ class AbstractCurvature(eqx.Module):
         [[1.0, 0.0], [0.0, 2.0]]
     """
 
-    codimension: ClassVar[int] = 0
+    @property
+    def codimension(self) -> int:
+        """Dimension of the space of states minus that of the subspace on which the map acts."""
+        return 0
 
     @abc.abstractmethod
     def hessian(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> LinearMap:
@@ -116,7 +115,7 @@ class GaussNewtonOf(AbstractCurvature):
     Args:
         outputs: called as `outputs(state, *batch)`; returns an array or a tree of arrays.
         loss: called as `loss(outputs, *batch)`; returns a real number.
-        batches: as of `HessianOf`.
+        batches: as in `HessianOf`.
 
     Raises: ValueError as `HessianOf`.
 

@@ -16,8 +16,8 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ..checks import check_integer
 from ..display import named, summary
 from ..precision import widened
-from ..preconditions import check_homogeneous, check_unconstrained
-from ..problems import UnconstrainedFeatures, check_shapes
+from ..preconditions import check_homogeneous, check_unconstrained, check_uniform
+from ..problems import NormalizedFeatures, UnconstrainedFeatures, check_shapes, is_normalized
 from ..state import LastLayer
 from .curvature import LinearMap
 from .domains import OnSphere, WholeSpace, check_direction, domain_of
@@ -143,8 +143,8 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
     global minima, and for d >= K under squared error. In fewer dimensions there may be other
     minima.
 
-    Raises: ValueError for a problem that is no `UnconstrainedFeatures`, or a state of another
-    shape.
+    Raises: ValueError for a problem that is no `UnconstrainedFeatures`, weights of classes, or a
+    state of another shape.
 
     Example:
 
@@ -153,7 +153,7 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
         >>> found.case, bool(found.curvature < 0)
         ('null vector', True)
     """
-    check_unconstrained(problem)
+    check_uniform(problem)
     check_shapes(problem, state, name="state")
     state = widened(state)
     gradient, decay = problem.gradient(state), problem.weight_decay
@@ -177,7 +177,7 @@ def escape_direction(problem: UnconstrainedFeatures, state: LastLayer) -> Descen
 
 @eqx.filter_jit
 def descent_range(
-    problem: UnconstrainedFeatures | OnSphere,
+    problem: UnconstrainedFeatures | NormalizedFeatures | OnSphere,
     state: LastLayer,
     direction: LastLayer,
     *,
@@ -189,7 +189,8 @@ def descent_range(
     step at which the loss is lower, with no higher loss at any smaller step; 0 if there is none.
     Steps are lengths from 1e-8 to 100 times max(‖x‖, 1) along the straight line, and for
     `OnSphere(problem)` angles in radians from 1e-8 to π along the great circle of (W, H), while a
-    bias moves straight, by ρ times the angle.
+    bias moves straight, by ρ times the angle. In a `NormalizedFeatures` each row moves along its
+    great circle, and steps are lengths of the path of all rows up to π√(N+K).
 
     Raises: ValueError for a state or a direction of another shape, or no steps.
 
@@ -204,9 +205,10 @@ def descent_range(
     """
     domain = domain_of(problem)
     model = domain.problem
-    check_unconstrained(model)
-    # For type checkers: the line above has refused other problems.
-    assert isinstance(model, UnconstrainedFeatures)
+    if not is_normalized(model):
+        check_unconstrained(model)
+        # For type checkers: the line above has refused other problems.
+        assert isinstance(model, UnconstrainedFeatures)
     check_shapes(model, state, name="state")
     check_direction(state, direction)
     num_steps = check_integer("num_steps", num_steps)

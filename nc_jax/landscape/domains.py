@@ -1,8 +1,9 @@
 """Domains: where a state may move, which decides what its gradient and its Hessian are.
 
-A problem without a wrapper means the whole space of its states; `OnSphere(problem)` means the
-sphere ‖W‖_F² + ‖H‖_F² = ρ² through the state, on which Ji's theorems 3.3 and 3.4 hold. Functions of
-this package take either, and call `domain_of` once.
+A problem without a wrapper means the whole space of its states, or the product of unit spheres for
+a problem of unit rows (`NormalizedFeatures`). `OnSphere(problem)` means the sphere
+‖W‖_F² + ‖H‖_F² = ρ² through the state, on which Ji's theorems 3.3 and 3.4 hold. Functions of this
+package take either, and call `domain_of` once.
 
 `log_scale` s everywhere means e^s L instead of L, formed in log space where the loss allows it: at
 the end of a long flow losses are below 1e-100, and their Hessians underflow. Choose s close to
@@ -19,6 +20,7 @@ import optax
 from jaxtyping import Array, ArrayLike, Float, PyTree
 
 from ..checks import check_number
+from ..geometry import tangent_to_rows
 from ..precision import widened
 from ..preconditions import check_gradient_flow
 from ..problems import AbstractProblem, check_like, check_problem, check_shapes
@@ -116,11 +118,15 @@ class OnSphere(AbstractDomain):
         'strict saddle'
     """
 
-    codimension: ClassVar[int] = 1
     fixes_norm: ClassVar[bool] = True
 
     def __check_init__(self):
         check_problem(self.problem)
+
+    @property
+    def codimension(self) -> int:
+        """1: the direction of the state."""
+        return 1
 
     def gradient(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> LastLayer:
         """e^log_scale P∇L."""
@@ -170,6 +176,57 @@ class OnSphere(AbstractDomain):
         return LastLayer(turned.features, turned.classifier, bias)
 
 
+class OnUnitRows(AbstractDomain):
+    """The product of the unit spheres of all rows, for a problem with `has_unit_rows`.
+
+    `domain_of` chooses it, because such a problem is defined on this set alone. The Hessian of L on
+    a submanifold is P D(grad L) P, with P the projection onto the tangent space and D the
+    derivative of any smooth field that is the Riemannian gradient on the submanifold. The flow of
+    the problem is minus such a field, so that no second formula of the Hessian is needed.
+    """
+
+    fixes_norm: ClassVar[bool] = True
+
+    @property
+    def codimension(self) -> int:
+        """The number of rows, each of which has one direction off its sphere."""
+        return sum(rows.shape[0] for rows in jax.tree.leaves(self.problem.state_shapes()))
+
+    def gradient(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> PyTree:
+        """e^log_scale times the Riemannian gradient."""
+        return jax.tree.map(jnp.negative, _scaled_descent(self.problem, state, log_scale))
+
+    def hessian(self, state: PyTree, log_scale: Float[ArrayLike, ""]) -> LinearMap:
+        """e^log_scale times the Riemannian Hessian."""
+        _, push = jax.linearize(lambda x: _scaled_descent(self.problem, x, log_scale), state)
+
+        def apply(direction: PyTree) -> PyTree:
+            turned = push(self.project(state, direction))
+            return self.project(state, jax.tree.map(jnp.negative, turned))
+
+        return apply
+
+    def project(self, state: PyTree, direction: PyTree) -> PyTree:
+        """The direction with the part along each row removed."""
+        return jax.tree.map(tangent_to_rows, state, direction)
+
+    def steps(self, state: PyTree, num_steps: int) -> Float[Array, " S"]:
+        """Lengths of the path of all rows together, in radians, up to π for each row."""
+        dtype = jnp.result_type(jax.tree.leaves(state)[0])
+        largest = np.pi * np.sqrt(self.codimension)
+        return jnp.asarray(np.geomspace(1e-8, largest, num_steps), dtype)
+
+    def move(self, state: PyTree, direction: PyTree, step: Float[Array, ""]) -> PyTree:
+        """Each row along its great circle, by the step times the length of its direction."""
+
+        def turn(rows: Float[Array, "M d"], along: Float[Array, "M d"]) -> Float[Array, "M d"]:
+            angle = step * jnp.linalg.norm(along, axis=1, keepdims=True)
+            # sin(sa)/a, which is s where a row does not move.
+            return jnp.cos(angle) * rows + step * jnp.sinc(angle / np.pi) * along
+
+        return jax.tree.map(turn, state, direction)
+
+
 def check_direction(state: PyTree, direction: PyTree) -> None:
     """Raise ValueError unless a direction has the structure and the shapes of a state."""
     check_like(
@@ -181,15 +238,15 @@ def check_direction(state: PyTree, direction: PyTree) -> None:
     )
 
 
-def domain_of(problem: AbstractProblem | OnSphere) -> WholeSpace | OnSphere:
-    """The domain of an argument: an `OnSphere` itself, or the whole space for a problem.
+def domain_of(problem: AbstractProblem | OnSphere) -> WholeSpace | OnSphere | OnUnitRows:
+    """The domain of an argument: an `OnSphere` itself, or that on which a problem is defined.
 
     Raises: ValueError for an argument that is neither.
     """
     if isinstance(problem, OnSphere):
         return problem
     check_problem(problem)
-    return WholeSpace(problem)
+    return OnUnitRows(problem) if problem.has_unit_rows else WholeSpace(problem)
 
 
 def curvature_of(problem: AbstractProblem | AbstractCurvature) -> AbstractCurvature:
@@ -207,6 +264,12 @@ def descent_at(problem: AbstractProblem, state: PyTree, log_scale: Float[ArrayLi
     linearisation is no Hessian, and the signs of its eigenvalues have no meaning.
     """
     check_gradient_flow(problem)
+    return _scaled_descent(problem, state, log_scale)
+
+
+def _scaled_descent(
+    problem: AbstractProblem, state: PyTree, log_scale: Float[ArrayLike, ""]
+) -> PyTree:
     check_number("log_scale", log_scale, scalar=True, signed=True)
     state = widened(state)
     # In the state's dtype, since a float64 scale would promote the gradient of a float32 state.

@@ -6,6 +6,8 @@ zero eigenvalues in these directions are no sign of degeneracy. Without weight d
 sphere, every invertible map of feature space is a symmetry: (W A⁻ᵀ, HA) in rows.
 """
 
+from typing import TypeGuard
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
@@ -14,12 +16,14 @@ from ..precision import matmul, widened
 from ..preconditions import bias_shifts_freely
 from ..problems import (
     AbstractProblem,
-    UnconstrainedFeatures,
+    DeepUnconstrainedFeatures,
     check_shapes,
-    is_unconstrained,
+    has_free_features,
+    is_normalized,
 )
 from ..state import LastLayer
 from .domains import AbstractDomain, OnSphere, check_direction, domain_of
+from .layer_symmetries import LayerOrbit
 
 # Singular values of the state below this share of the largest count as zero.
 _RANK = 1e-6
@@ -33,9 +37,11 @@ def project_onto_symmetries(
     The symmetries are the rotations of feature space or, without weight decay and off a sphere, all
     its invertible maps. Under cross-entropy with λ_b = 0 there is one more: the same number added
     to every entry of the bias. The least-squares problem for A is a Sylvester equation, diagonal in
-    the eigenvectors of WᵀW and HHᵀ, so that no basis of the d(d−1)/2 directions is formed.
+    the eigenvectors of WᵀW and HᵀH, so that no basis of the d(d−1)/2 directions is formed.
 
-    For problems that are no `UnconstrainedFeatures` no symmetry is known, and the result is zero.
+    For `NormalizedFeatures` the symmetries are the rotations. For `DeepUnconstrainedFeatures` they
+    are such maps of the features and of every hidden layer, without an activation; with one, of the
+    features alone. For other problems the result is zero.
 
     Args: `problem`, or `OnSphere(problem)`; `direction` a tree like the state.
 
@@ -59,10 +65,12 @@ def project_onto_symmetries(
 def onto_orbit(domain: AbstractDomain, state: PyTree, direction: PyTree) -> PyTree:
     """`project_onto_symmetries` of a state and a direction that are checked."""
     problem = domain.problem
-    if not is_unconstrained(problem):
+    if _is_deep(problem):
+        return LayerOrbit(problem, state).project(direction)
+    if not _has_known_symmetries(problem):
         return jax.tree.map(jnp.zeros_like, direction)
     state, direction = widened((state, direction))
-    spectrum = _OrbitSpectrum(domain, problem, state)
+    spectrum = _OrbitSpectrum(domain, state)
     against_features = matmul(state.features.T, direction.features)
     against_classifier = matmul(state.classifier.T, direction.classifier)
     if spectrum.rigid:
@@ -77,7 +85,7 @@ def onto_orbit(domain: AbstractDomain, state: PyTree, direction: PyTree) -> PyTr
     # The bias has the symmetry of a common shift, or none: its mean in every entry, or 0.
     bias = direction.bias
     if bias is not None:
-        bias = jnp.full_like(bias, jnp.mean(bias) if bias_shifts_freely(problem) else 0)
+        bias = jnp.full_like(bias, jnp.mean(bias) if _bias_shifts(problem) else 0)
     return LastLayer(
         features=matmul(state.features, generator),
         classifier=matmul(state.classifier, on_classifier),
@@ -109,12 +117,26 @@ def symmetry_dimension(problem: AbstractProblem | OnSphere, state: PyTree) -> In
 def orbit_dimension(domain: AbstractDomain, state: PyTree) -> Int[Array, ""]:
     """`symmetry_dimension` of a state that is checked."""
     problem = domain.problem
-    if not is_unconstrained(problem):
+    if _is_deep(problem):
+        return LayerOrbit(problem, state).dimension
+    if not _has_known_symmetries(problem):
         return jnp.array(0)
-    spectrum = _OrbitSpectrum(domain, problem, state)
+    spectrum = _OrbitSpectrum(domain, state)
     # A skew generator has free entries above the diagonal only.
     moved = jnp.triu(spectrum.moved, 1) if spectrum.rigid else spectrum.moved
-    return jnp.sum(moved) + int(bias_shifts_freely(problem))
+    return jnp.sum(moved) + int(_bias_shifts(problem))
+
+
+def _is_deep(problem: AbstractProblem) -> TypeGuard[DeepUnconstrainedFeatures]:
+    return isinstance(problem, DeepUnconstrainedFeatures) and problem.is_deep
+
+
+def _has_known_symmetries(problem: AbstractProblem) -> bool:
+    return has_free_features(problem) or is_normalized(problem)
+
+
+def _bias_shifts(problem: AbstractProblem) -> bool:
+    return has_free_features(problem) and bias_shifts_freely(problem)
 
 
 class _OrbitSpectrum:
@@ -126,9 +148,11 @@ class _OrbitSpectrum:
         moved: (d, d) where `stretch` is above rounding.
     """
 
-    def __init__(self, domain: AbstractDomain, problem: UnconstrainedFeatures, state: LastLayer):
+    def __init__(self, domain: AbstractDomain, state: LastLayer):
         state = widened(state)
-        self.rigid = domain.fixes_norm or not problem.weight_decay.absent
+        problem = domain.problem
+        decayed = has_free_features(problem) and not problem.weight_decay.absent
+        self.rigid = domain.fixes_norm or decayed
         of_features = matmul(state.features.T, state.features)
         of_classifier = matmul(state.classifier.T, state.classifier)
         if self.rigid:

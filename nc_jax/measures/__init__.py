@@ -7,6 +7,7 @@ from . import (
     duality as duality,
     fit as fit,
     hulls as hulls,
+    imbalance as imbalance,
     ranks as ranks,
     spans as spans,
 )
@@ -14,11 +15,12 @@ from .collapse import (
     collapse_from_statistics as collapse_from_statistics,
     collapse_metrics as collapse_metrics,
 )
-from .equations import EQUATIONS as EQUATIONS
+from .equations import DIMS as DIMS, EQUATIONS as EQUATIONS
 from .invariants import (
     Invariant as Invariant,
     balance as balance,
     classifier_sum as classifier_sum,
+    column_balance as column_balance,
     drift as drift,
 )
 from .kernels import (
@@ -38,6 +40,17 @@ from .registry import (
     SUMS as SUMS,
     Measure as Measure,
     measure_of as measure_of,
+)
+from .separation import (
+    OF_UNEQUAL_CLASSES as OF_UNEQUAL_CLASSES,
+    imbalance_metrics as imbalance_metrics,
+    logit_offset_spread as logit_offset_spread,
+    seli_classifier_gap as seli_classifier_gap,
+    seli_logit_gap as seli_logit_gap,
+    seli_mean_gap as seli_mean_gap,
+    separation_of as separation_of,
+    separation_value as separation_value,
+    separation_value_from_loss as separation_value_from_loss,
 )
 from .single import (
     cdnv as cdnv,
@@ -61,6 +74,11 @@ from .single import (
     zhu_nc2 as zhu_nc2,
     zhu_nc3 as zhu_nc3,
     zhu_nc4 as zhu_nc4,
+)
+from .square_loss import (
+    SquareLossParts as SquareLossParts,
+    least_squares_layer as least_squares_layer,
+    square_loss_parts as square_loss_parts,
 )
 from .statistics import Statistics as Statistics
 from .streaming import (

@@ -140,6 +140,70 @@ def wu_product_variance(s: Statistics) -> Array:
     return s.xp.sum(deviations**2) / (s.num_classes - 1)
 
 
+def _balanced_parts(s: Statistics) -> tuple[Array, Array, Array]:
+    """Distances of W and of √n_c μ_c from their balanced form, and between its two factors.
+
+    The balanced form of the centred logits X = U S Vᵀ has the factors V S^{1/2} Q and U S^{1/2} Q,
+    where Q has orthonormal rows and minimises the distances to W and to √n_c μ_c. The logits are
+    centred because cross-entropy depends on centred logits alone. Near collapse uncentred logits
+    have a further singular value that is the square of a small number; its square root would have
+    lost half of its digits.
+    """
+    norm = s.xp.linalg.vector_norm(s.classifier)
+    classifier = s.classifier / norm
+    means = s.xp.sqrt(s.counts)[:, None] * s.uncentered
+    means = means / s.xp.linalg.vector_norm(means)
+    products = means @ (s.centered_classifier / norm).T
+    left, singular, right = s.xp.linalg.svd(products, full_matrices=False)
+    rank = min(s.num_classes, s.dim)
+    # The root of a rounding error of 1e-16 would be 1e-8.
+    valid = s.above_rounding(singular, products)
+    roots = s.xp.sqrt(s.xp.where(valid, singular, 0.0))[None, :rank]
+    of_means, of_classifier = left[:, :rank] * roots, right.T[:, :rank] * roots
+    first, _, second = s.xp.linalg.svd(
+        of_classifier.T @ classifier + of_means.T @ means, full_matrices=False
+    )
+    rotation = first @ second
+    return (
+        s.xp.linalg.vector_norm(classifier - of_classifier @ rotation),
+        s.xp.linalg.vector_norm(means - of_means @ rotation),
+        s.xp.linalg.vector_norm(of_classifier - of_means) / s.xp.linalg.vector_norm(roots),
+    )
+
+
+@measure_of(
+    "‖W̄ − V S^{½} Q‖_F, W̄ = W/‖W‖_F, m̄ with rows ∝ √n_c μ_c and ‖m̄‖_F = 1, m̄W̄ᵀ(I − 11ᵀ/K) = "
+    "U S Vᵀ, Q of orthonormal rows nearest to W̄ and m̄",
+    needs=("classifier",), default=False,
+)  # fmt: skip
+def self_duality_classifier_part(s: Statistics) -> Array:
+    """0 where the classifier is the balanced factor of the centred logits.
+
+    This holds at every critical point of the separation problem. The part also contains the mean
+    classifier, on which cross-entropy does not depend.
+    """
+    return s.once(_balanced_parts)[0]
+
+
+@measure_of("‖m̄ − U S^{½} Q‖_F, the same for class means", needs=("classifier",), default=False)
+def self_duality_feature_part(s: Statistics) -> Array:
+    """0 where the class means are the balanced factor of the centred logits."""
+    return s.once(_balanced_parts)[1]
+
+
+@measure_of(
+    "‖(V − U) S^{½}‖_F/‖S^{½}‖_F, which depends on the centred logits alone",
+    needs=("classifier",), default=False,
+)  # fmt: skip
+def self_duality_logit_part(s: Statistics) -> Array:
+    """0 where the logits of class means are symmetric with no negative eigenvalue.
+
+    The distance ‖W̄ − m̄‖_F is at most the sum of the three parts, and equal to this one where the
+    two others are 0.
+    """
+    return s.once(_balanced_parts)[2]
+
+
 @measure_of(
     "‖W μ_S + b‖₂, μ_S the mean of all samples (Zhu, code)", needs=("classifier",), default=False
 )

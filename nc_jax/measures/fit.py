@@ -4,7 +4,7 @@ z_i = W h_i + b are the logits of sample i; a missing bias counts as 0.
 """
 
 from .registry import measure_of
-from .statistics import Array, Statistics
+from .statistics import CLASSIFIER, Array, Statistics
 
 _BY_CLASS = ("class",)
 
@@ -72,6 +72,19 @@ def margin_mean_by_class(s: Statistics) -> Array:
 def margin_min(s: Statistics) -> Array:
     """Above 0 where every sample is classified correctly."""
     return s.xp.min(s.sums["margin_min"])
+
+
+@measure_of(
+    "V = (‖W‖_F² + ‖H‖_F²)/(2 q_min), ∞ for q_min <= 0 (Ji, section 3.1, inverse of 2q_min/ρ²)",
+    needs=("classifier", "margin_min"), default=False,
+)  # fmt: skip
+def separation_value(s: Statistics) -> Array:
+    """At least min ½‖W‖² + ½‖H‖² with all margins >= 1, (K−1)√n for classes of one size."""
+    smallest = margin_min(s)
+    squared = s.xp.sum(s.counts * s.xp.sum(s.uncentered**2, axis=1)) + s.xp.sum(s.scatter)
+    squared = squared + s.xp.sum(s.norms[CLASSIFIER] ** 2)
+    value = squared / (2 * s.xp.where(smallest > 0, smallest, 1.0))
+    return s.xp.where(smallest > 0, value, s.xp.inf)
 
 
 @measure_of(

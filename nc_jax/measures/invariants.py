@@ -14,8 +14,10 @@ class Invariant(eqx.Module):
     Attributes:
         value: array of any shape.
         scale: size of the terms whose sum or difference is `value`. Drift is relative to `scale`,
-            since `value` may be zero.
-        rate: of decay, per unit of the flow's time t; 0 for a conserved quantity.
+            since `value` may be zero. A scale with axes, the first ones of `value`, has one size
+            for each part of the value, and each part has its own drift.
+        rate: of decay, per unit of the flow's time t; 0 for a conserved quantity. One number, or
+            one for each part.
 
     Example: the balance of two equal factors is 0, of terms of size ‖W‖² + ‖H‖² = 2.
 
@@ -26,15 +28,15 @@ class Invariant(eqx.Module):
     """
 
     value: Float[Array, "..."]
-    scale: Float[Array, ""]
-    rate: Float[ArrayLike, ""] = 0.0
+    scale: Float[Array, "*parts"]
+    rate: Float[ArrayLike, "*rates"] = 0.0
 
 
 def balance(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Invariant:
-    """WᵀW − HHᵀ in the papers' notation, (d, d), conserved by the flow of every loss of WH.
+    """WᵀW − HᵀH, (d, d), with features as the rows of H: conserved for every loss of the logits.
 
-    With decay λ on both factors it decays as e^(−2λt). It is implicit in Ji (C.9), and not printed
-    in Mixon.
+    With decay λ on both factors it decays as e^(−2λt). It is implicit in Ji (C.9), where features
+    are columns and it is WᵀW − HHᵀ, and not printed in Mixon.
 
     Args: `rate` is 2λ; 0 if there is no decay.
 
@@ -53,6 +55,31 @@ def balance(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Invariant:
     classifier, features = state.classifier, state.features
     return Invariant(
         value=matmul(classifier.T, classifier) - matmul(features.T, features),
+        scale=state.squared_norm(),
+        rate=rate,
+    )
+
+
+def column_balance(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Invariant:
+    """‖W_j‖² − ‖H_j‖² of every coordinate j, (d,), the diagonal of `balance` (derived).
+
+    The projected flow with H >= 0 conserves it, since an entry that it holds at 0 does not
+    contribute. With decay λ on both factors it decays as e^(−2λt).
+
+    Args: `rate` is 2λ; 0 if there is no decay.
+
+    Raises: ValueError if the state is not a `LastLayer`.
+
+    Example:
+
+        >>> state = nc.LastLayer(jnp.array([[1.0], [1.0]]), jnp.array([[2.0], [1.0]]))
+        >>> nc.metrics.column_balance(state).value.tolist()
+        [3.0]
+    """
+    check_last_layer(state)
+    state = widened(state)
+    return Invariant(
+        value=jnp.sum(state.classifier**2, axis=0) - jnp.sum(state.features**2, axis=0),
         scale=state.squared_norm(),
         rate=rate,
     )
@@ -85,8 +112,12 @@ def classifier_sum(state: LastLayer, *, rate: Float[ArrayLike, ""] = 0.0) -> Inv
     )
 
 
-def drift(start: Invariant, now: Invariant, log_time: Float[ArrayLike, ""]) -> Float[Array, ""]:
+def drift(
+    start: Invariant, now: Invariant, log_time: Float[ArrayLike, ""]
+) -> Float[Array, "*parts"]:
     """‖I(t) − e^(−rate·t) I(0)‖ / scale(0), an error of the integration; absolute if scale(0) = 0.
+
+    One number, or one for each part of the invariant where its scale has axes.
 
     Args:
         start: the invariant at time 0.
@@ -105,4 +136,8 @@ def drift(start: Invariant, now: Invariant, log_time: Float[ArrayLike, ""]) -> F
     # t = expm1(log_time) overflows at far horizons, where 0 · ∞ would be NaN for rate 0.
     decay = jnp.where(rate == 0, 1, jnp.exp(-rate * jnp.expm1(log_time)))
     scale = jnp.where(start.scale == 0, 1, start.scale)
-    return jnp.linalg.norm(now.value - decay * start.value) / scale
+    parts = start.scale.shape
+    decay = jnp.broadcast_to(decay, parts)[..., None]
+    # All axes of a part as one. A value that is one number has a part of one entry.
+    then, later = (x.value.reshape(*parts, -1) for x in (start, now))
+    return jnp.linalg.norm(later - decay * then, axis=-1) / scale

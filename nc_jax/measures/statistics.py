@@ -277,16 +277,24 @@ class Statistics:
         return self.xp.sum(off, axis=(-2, -1)) / (self.num_classes * (self.num_classes - 1))
 
 
-def contrasts_of(rows: Array) -> Array:
-    """N of shape (K−1, d) with NᵀN = RᵀR for rows R (K, d) of mean 0: a reflection without row 1.
+def contrasts_of(rows: Array, weights: Array | None = None) -> Array:
+    """N of shape (K−1, d) with NᵀN = RᵀR for rows R (K, d) whose weighted mean pᵀR is 0.
 
-    The reflection I − 2uuᵀ/‖u‖² with u = 1 + √K e₁ maps 1 to −√K e₁, so that its first row is a
-    multiple of 1ᵀR. That is 0 except for rounding errors of the mean. For features far from 0 they
-    exceed a threshold relative to R, and would count as a further direction.
+    The reflection that maps a = p/‖p‖ to −e₁ is I − uuᵀ/(1 + a₁) with u = a + e₁. Its first row is
+    a multiple of pᵀR, which is 0 except for rounding errors of the mean, and is left out. For rows
+    that are far from 0, or close to each other, these errors exceed a threshold relative to R, and
+    would count as a further direction.
+
+    Args: `weights` are p, (K,), all > 0; None for equal ones.
     """
-    root = math.sqrt(len(rows))
-    along = rows.sum(axis=0) + root * rows[0]
-    return rows[1:] - along[None] / (root**2 + root)
+    if weights is None:
+        first = others = 1 / math.sqrt(len(rows))
+        total = first * rows.sum(axis=0)
+    else:
+        axis = weights / rows.__array_namespace__().linalg.vector_norm(weights)
+        first, others, total = axis[0], axis[1:, None], axis @ rows
+    along = (total + rows[0]) / (1 + first)
+    return rows[1:] - others * along[None]
 
 
 def _squared_distances(points: Array) -> Array:

@@ -283,19 +283,14 @@ def whitening_of(
 ) -> Float[np.ndarray, "d r"]:
     """Σ^{+½} up to a rotation for Σ = VᵀV/K, by NumPy: the whitening of a finished first pass.
 
-    Rows V minus their mean of these weights p satisfy pᵀV = 0. A reflection that maps p to its
-    first axis therefore leaves the first row 0 except for rounding errors, and it is left out: they
-    exceed a threshold relative to V where class means are close to each other, and would count as
-    signal. Other singular values that are rounding errors have the pseudo-inverse 0.
+    Singular values that are rounding errors have the pseudo-inverse 0.
 
-    Args: `scale` is the size of the numbers whose means the rows are.
+    Args:
+        vectors: V, vectors minus their mean of these weights.
+        weights: of the mean; one direction of the rows has its rounding errors: see `contrasts_of`.
+        scale: size of the numbers whose means the vectors are.
     """
-    axis = weights / np.linalg.norm(weights)
-    reflector = axis.copy()
-    reflector[0] += 1
-    along = reflector @ vectors / (1 + axis[0])
-    contrasts = vectors[1:] - axis[1:, None] * along[None]
-    _, singular, right = np.linalg.svd(contrasts, full_matrices=False)
+    _, singular, right = np.linalg.svd(contrasts_of(vectors, weights), full_matrices=False)
     largest = max(singular.max(initial=0), scale)
     threshold = np.finfo(vectors.dtype).eps * max(vectors.shape) * largest
     inverse = np.divide(1, singular, out=np.zeros_like(singular), where=singular > threshold)

@@ -8,7 +8,7 @@ import numpy as np
 from ..measures import Measure, Statistics
 from ..measures.classical import cdnv, papyan_nc1
 from ..measures.fit import accuracy, accuracy_by_class, ncc_accuracy, ncc_accuracy_by_class
-from .measuring import classifier_of, evaluate, first_pass, second_pass
+from .measuring import as_result, classifier_of, evaluate, first_pass, second_pass
 from .passes import Moments, centers_of, to_statistics
 from .reading import Samples, read
 from .results import Measures
@@ -45,7 +45,7 @@ def held_out(
     and `test_mean_shift`: mean_c ‖μ_c^test − μ_c‖² / mean_c ‖M_c‖².
 
     Args:
-        features, labels: of the training data, as of `measure`.
+        features, labels: of the training data, as in `measure`.
         test_features, test_labels: of the held-out data; each class must have a sample.
         classifier: (K, d) or None.
         bias: (K,) or None.
@@ -88,13 +88,8 @@ def held_out(
     given = classifier is not None
     of_train = _measures_of("train", with_classifier=given)
     of_test = [*_measures_of("test", with_classifier=given), _mean_shift(train_statistics)]
-    return Measures(
-        evaluate(of_train, train_statistics) | evaluate(of_test, test_statistics),
-        {measure.name: measure for measure in (*of_train, *of_test)},
-        class_names=names,
-        counts=train_statistics.counts.astype(int),
-        dim=train_statistics.dim,
-    )
+    values = evaluate(of_train, train_statistics) | evaluate(of_test, test_statistics)
+    return as_result(values, [*of_train, *of_test], train_statistics, names)
 
 
 def _moments_of(samples: Samples) -> Moments:

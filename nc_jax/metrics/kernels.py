@@ -33,7 +33,7 @@ def kernel_nc1(kernel: Any, labels: Any) -> float:
 
     Args:
         kernel: (N, N), symmetric, in memory; it is copied in float64.
-        labels: classes of the samples, as of `measure`.
+        labels: classes of the samples, as in `measure`.
 
     Returns: 0 where the features of every class coincide; infinite where all class means do.
 
@@ -114,7 +114,7 @@ def ntk_kernel(
 
         Θ⁰ = K⁰,   Θˡ = Kˡ + σ_w² Θˡ⁻¹ (π−t)/(2π).
 
-    Args: as of `nngp_kernel`.
+    Args: those of `nngp_kernel`.
 
     Returns: (N, N) in float64.
 

@@ -11,7 +11,7 @@ from ..checks import check_integer, is_traced, shown
 from ..errors import ArgumentError
 from ..measures import Measure
 from .labelling import Classes, numbered
-from .measuring import choose, evaluate, sums_needed
+from .measuring import as_result, check_counts, choose, evaluate, sums_needed
 from .passes import (
     Batch,
     Moments,
@@ -190,13 +190,9 @@ def measures_of(
     """
     statistics = to_statistics(moments, sums, **head._asdict())
     values: dict[str, float | np.ndarray] = {m.name: np.nan for m in chosen if not m.dims}
-    return Measures(
-        evaluate(chosen, statistics) if is_finite(moments, head) else values,
-        {measure.name: measure for measure in chosen},
-        class_names=tuple(class_names),
-        counts=np.asarray(moments.counts).astype(int),
-        dim=statistics.dim,
-    )
+    if is_finite(moments, head):
+        values = evaluate(chosen, statistics)
+    return as_result(values, chosen, statistics, class_names)
 
 
 def is_finite(moments: Moments, head: Head) -> bool:
@@ -231,7 +227,7 @@ def measure_layers(
         classifier: (K, d) of the last layer, and `bias` (K,); None leaves out the measures that
             need them. Other layers have no measures of a classifier.
         num_classes: K.
-        names, class_names, ignore_index: as of `measure`.
+        names, class_names, ignore_index: as in `measure`.
 
     Returns: a dict of `Measures` by layer; of one layer without a name its `Measures`. `record` of
     a `Monitor` adds them to its data set.
@@ -315,19 +311,11 @@ def _second_pass(
             for layer, names in second.items():
                 before = sums[layer] or None
                 sums[layer] = add_sums(before, by_layer[layer], centers[layer], names)
-        _check_counts(samples.classes.counts, first)
+        check_counts("batches", first, samples.classes.counts)
     for layer, moments in samples.moments.items():
         if moments.covariance is not None:
             sums[layer] = {**sums[layer], _FIRST_PASS: moments.covariance}
     return sums
-
-
-def _check_counts(second: np.ndarray, first: np.ndarray) -> None:
-    if not np.array_equal(first, second):
-        raise ValueError(
-            f"batches: the second pass has {second.tolist()} samples of the classes, and the first "
-            f"{first.tolist()}: give batches that are the same each time."
-        )
 
 
 def _name(layer: str) -> str:

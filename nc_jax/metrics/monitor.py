@@ -18,14 +18,12 @@ from .layers import (
     is_finite,
     measures_of,
 )
-from .measuring import choose
+from .measuring import beyond_one_pass, choose
 from .passes import FROM_COVARIANCE, sums_from_covariance
 from .recording import Measured, Recording
 
 if TYPE_CHECKING:
     import xarray as xr
-
-_ONE_PASS = {"classifier", "balanced", *FROM_COVARIANCE}
 
 
 class Monitor:
@@ -197,7 +195,7 @@ class Monitor:
         Args:
             measured: values by name, or by layer and name: a result of `metrics.measure` or
                 `metrics.measure_layers`.
-            epoch, scalars: as of `result`.
+            epoch, scalars: as in `result`.
 
         Returns: `measured`.
 
@@ -220,10 +218,10 @@ def _chosen(names: Sequence[str | Measure] | str | None) -> list[Measure]:
     measures = choose(names, with_classifier=True)
     if names is None or names == "all":
         # A row of a long training has no arrays unless they are named.
-        single = [m for m in measures if not _second_pass(m)]
+        single = [m for m in measures if not beyond_one_pass(m)]
         return single if names == "all" else [m for m in single if m.default and not m.dims]
     for measure in measures:
-        further = _second_pass(measure)
+        further = beyond_one_pass(measure)
         if further:
             raise ArgumentError(
                 f"names: {measure.name} needs {further[0]}, which one pass does not give: leave it "
@@ -231,13 +229,6 @@ def _chosen(names: Sequence[str | Measure] | str | None) -> list[Measure]:
                 "names",
             )
     return measures
-
-
-def _second_pass(measure: Measure) -> list[str]:
-    """What a measure needs and one pass over the samples does not give."""
-    # Whitened sums come from the covariance of all classes, and not for each class.
-    given = _ONE_PASS - {"whitened", "whitened_by_samples"} if measure.dims else _ONE_PASS
-    return [need for need in measure.needs if need not in given]
 
 
 def scalars(measured: Measured) -> dict[str, float]:

@@ -10,8 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import check_integer, check_number
+from ..geometry import split_at_label
 from ..measures import Measure, Statistics
-from .measuring import classifier_of, evaluate, statistics_of
+from .measuring import as_result, classifier_of, evaluate, statistics_of
 from .passes import Batch, moments_of, origin_and_means
 from .reading import check_real, read, rows_of
 from .results import Measures
@@ -22,7 +23,7 @@ _SCORES = {
     "neco": f"‖P h‖/‖h‖, P on the first principal components of the training features {_NECO}",
     "neco_standardized": (
         "‖P x‖/‖x‖, x = features minus their mean over their standard deviation, of each "
-        f"coordinate, P as of `neco` for them {_NECO}, code"
+        f"coordinate, P as in `neco` for them {_NECO}, code"
     ),
     "msp": "max_c softmax(z)_c (Hendrycks, Gimpel 2017)",
     "max_logit": "max_c z_c (Hendrycks et al. 2022)",
@@ -79,7 +80,7 @@ def out_of_distribution(
     ranked by the sum of the other probabilities, which does not round to 1.
 
     Args:
-        features, labels: of the training data, as of `measure`.
+        features, labels: of the training data, as in `measure`.
         other_features: (M, d), an array of any format of `measure`, in memory or on disk.
         classifier: (K, d) or None.
         bias: (K,) or None.
@@ -123,13 +124,8 @@ def out_of_distribution(
     other_scores = _scores(others, detector)
     mean = _mean_of(row_batches(other, batch_size=batch_size), statistics.dim)
     measures = [*_nc5(mean), *_detections(scores, other_scores)]
-    return Measures(
-        evaluate(measures, statistics),
-        {measure.name: measure for measure in measures},
-        class_names=tuple(samples.classes.names),
-        counts=np.asarray(statistics.counts).astype(int),
-        dim=statistics.dim,
-    )
+    values = evaluate(measures, statistics)
+    return as_result(values, measures, statistics, samples.classes.names)
 
 
 def auroc(scores: Any, other_scores: Any) -> float:
@@ -274,8 +270,7 @@ def _scores_of(features: Array, detector: _Detector) -> dict[str, Array]:
     if detector.bias is not None:
         logits = logits + detector.bias[None]
     largest = jnp.max(logits, axis=1)
-    is_largest = jnp.argmax(logits, axis=1)[:, None] == jnp.arange(logits.shape[1])[None]
-    others = jnp.where(is_largest, -jnp.inf, logits)
+    _, others = split_at_label(logits, jnp.argmax(logits, axis=1))
     # max softmax = 1/(1 + S) falls with S = Σ of exp(z_j − max z) over all others. Close to 1 it
     # would be rounded, and many samples would have one value.
     scores["msp"] = largest - jax.nn.logsumexp(others, axis=1)

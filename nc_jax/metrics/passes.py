@@ -21,7 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Integer, Num
 
-from ..measures import Statistics
+from ..losses import CrossEntropy, SquaredError
+from ..measures import Statistics, logit_margins
 from ..measures.streaming import whitening_of
 
 FROM_COVARIANCE = ("covariance", "whitened", "whitened_by_samples")
@@ -322,30 +323,27 @@ class _Samples:
 
     @functools.cached_property
     def cross_entropy(self) -> Array:
-        # log(1 + Σ_{j≠y} e^(z_j − z_y)), which is accurate also where it is far below eps.
-        at_label, others = _split(self.logits, self.classes)
-        return jax.nn.softplus(jax.nn.logsumexp(others, axis=1) - at_label)
+        return CrossEntropy().value(self.logits, self.classes)
 
     @functools.cached_property
     def squared_error(self) -> Array:
-        targets = jax.nn.one_hot(self.classes, self.logits.shape[1])
-        return jnp.sum((self.logits - targets) ** 2, axis=1) / 2
+        return SquaredError().value(self.logits, self.classes)
 
     @functools.cached_property
     def margin(self) -> Array:
-        return _margin(self.logits, self.classes)
+        return logit_margins(self.logits, self.classes)
 
     @functools.cached_property
     def cosine_margin(self) -> Array:
         cosines = _cosines(self.products, self.features, self.centers.classifier)
-        return _margin(cosines, self.classes)
+        return logit_margins(cosines, self.classes)
 
     @functools.cached_property
     def centered_cosine_margin(self) -> Array:
         classifier = self.centers.classifier
         centered = classifier - jnp.mean(classifier, axis=0, keepdims=True)
         cosines = _cosines(self.from_global @ centered.T, self.from_global, centered)
-        return _margin(cosines, self.classes)
+        return logit_margins(cosines, self.classes)
 
 
 def _counted(features: Array, labels: Array, num_classes: int) -> tuple[Array, Array]:
@@ -379,17 +377,6 @@ def _largest(scores: Array) -> Array:
 def _differ(left: Array, right: Array) -> Array:
     """1 where two classes differ, 0 where they agree, NaN where one is NaN."""
     return jnp.where(jnp.isnan(left + right), jnp.nan, (left != right).astype(float))
-
-
-def _split(scores: Array, classes: Array) -> tuple[Array, Array]:
-    """Score of the class of each sample, and all scores with −∞ in its place."""
-    at_label = classes[:, None] == jnp.arange(scores.shape[1])[None]
-    return jnp.sum(jnp.where(at_label, scores, 0), axis=1), jnp.where(at_label, -jnp.inf, scores)
-
-
-def _margin(scores: Array, classes: Array) -> Array:
-    at_label, others = _split(scores, classes)
-    return at_label - jnp.max(others, axis=1)
 
 
 def _cosines(products: Array, features: Array, classifier: Array) -> Array:

@@ -60,7 +60,7 @@ def read(
 ) -> Samples:
     """Samples of arrays (N, d) and labels, or of an iterable of batches (features, labels).
 
-    Args: as of `measure`. `classifier`, (K, d), fixes the numbers of classes and of features.
+    Args: those of `measure`. `classifier`, (K, d), fixes the numbers of classes and of features.
         For messages: `prefix` comes before the names of the arguments features and labels, and
         `source` says where `class_names` come from.
 

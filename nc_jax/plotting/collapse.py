@@ -19,19 +19,22 @@ from .style import (
     LOG,
     LOG_LOG,
     ORANGE,
+    PaperFigure,
     draw_curve,
+    family_colors,
     figure_legend,
     label_log_panel,
+    number_text,
     panel_legend,
+    paper,
     scale_for,
-    shades,
     y_label,
 )
 
 # Label, colour, line width. The curve of the classifier is thinner and drawn last, on top, since
 # the two curves may coincide.
-_MEANS = ("class means", BLUE, 2.6)
-_CLASSIFIER = ("classifier", ORANGE, 1.2)
+_MEANS = ("class means", BLUE, 2.4)
+_CLASSIFIER = ("classifier", ORANGE, 1.0)
 
 # Ji's figure 2: title of each panel with its variables.
 _PANELS: dict[str, dict[str, tuple[str, str, float]]] = {
@@ -39,17 +42,18 @@ _PANELS: dict[str, dict[str, tuple[str, str, float]]] = {
         "ji_feature_norm_variation": _MEANS,
         "ji_classifier_norm_variation": _CLASSIFIER,
     },
-    "(b) Within-class variation": {"ji_within_class_variation": ("features", BLUE, 1.8)},
+    "(b) Within-class variation": {"ji_within_class_variation": ("features", BLUE, 1.3)},
     "(c) Cosines between pairs": {
         "ji_feature_cosine_gap": _MEANS,
         "ji_classifier_cosine_gap": _CLASSIFIER,
     },
-    "(d) Self-duality": {"ji_self_duality": ("means against classifier", DARK, 1.8)},
+    "(d) Self-duality": {"ji_self_duality": ("means against classifier", DARK, 1.3)},
 }
 
 
+@paper()
 def collapse_figure(runs: Runs, *, slopes: Mapping[str, float] | None = None) -> Figure:
-    """Ji's four measures of collapse along runs, laid out as figure 2 of the paper.
+    """Ji's four measures of collapse along runs, the panels of figure 2 of the paper.
 
     Flows are drawn over log log time, from t = 1 on; descents and trainings over the logarithm of
     their steps or epochs.
@@ -76,10 +80,10 @@ def collapse_figure(runs: Runs, *, slopes: Mapping[str, float] | None = None) ->
         'time t (log log scale)'
     """
     named = as_datasets(runs)
-    figure = Figure(figsize=(16, 4.2 + 0.2 * len(named)), layout="constrained")
+    figure = PaperFigure(4.8 + 0.3 * len(named))
     first = next(iter(named.values()))
     scale = LOG_LOG if recorded_axis(first).dim == "time" else LOG
-    for axes, (title, variables) in zip(figure.subplots(1, 4), _PANELS.items(), strict=True):
+    for axes, (title, variables) in zip(figure.subplots(2, 2).flat, _PANELS.items(), strict=True):
         for (run, data), style in zip(named.items(), cycle(LINE_STYLES), strict=False):
             for variable, (label, color, width) in variables.items():
                 x, values = scale.select(recorded_axis(data), curves(data, variable))
@@ -114,9 +118,10 @@ def _draw_guide(axes: Axes, data: xr.Dataset, variable: str, slope: float) -> No
     guide = 2 * np.median(ends) * (decades[used] / decades[-1]) ** slope
     x = decades[used] if axis.dim == "time" else axis.values[used]
     label = logs.get(slope, f"(log {word})^{slope:g}")
-    axes.plot(x, guide, ":", color="black", label=label, linewidth=1.2)
+    axes.plot(x, guide, ":", color="black", label=label, linewidth=1.1)
 
 
+@paper()
 def sweep_figure(runs: Runs, panels: Mapping[str, Sequence[str]], *, by: str) -> Figure:
     """Measures along the runs of a sweep, with a colour for each value of a swept coordinate.
 
@@ -145,7 +150,7 @@ def sweep_figure(runs: Runs, panels: Mapping[str, Sequence[str]], *, by: str) ->
     named, (figure, grid) = as_datasets(runs), panel_grid(panels)
     # Values that occur in several runs have one colour; the dict removes their repetitions.
     values = list(dict.fromkeys(v for data in named.values() for v in _coordinate(data, by)))
-    colors = dict(zip(values, shades(len(values)), strict=True))
+    colors = dict(zip(values, family_colors(values), strict=True))
     recorded = [recorded_axis(data) for data in named.values()]
     scale = scale_for(recorded)
     # If each panel has one variable, a line style means the same run in all panels, and one legend
@@ -158,7 +163,7 @@ def sweep_figure(runs: Runs, panels: Mapping[str, Sequence[str]], *, by: str) ->
             for i, value in enumerate(_coordinate(data, by)):
                 each = curves(data.isel({by: i}), variable)
                 x, drawn = scale.select(recorded_axis(data), each)
-                draw_curve(axes, x, drawn, color=colors[value], ls=style, lw=1.4)
+                draw_curve(axes, x, drawn, color=colors[value], ls=style)
         scale.apply(axes)
         label_measures(axes, title, scale.label(recorded[0]), variables)
         if not one_each:
@@ -199,4 +204,4 @@ def _coordinate(data: xr.Dataset, by: str) -> list[Hashable]:
 
 
 def _shown(value: Hashable) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return number_text(value) if isinstance(value, float) else str(value)

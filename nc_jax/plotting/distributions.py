@@ -10,10 +10,22 @@ from matplotlib.ticker import NullLocator
 
 from ..trajectory import Trajectory
 from .recordings import RecordedAxis, Runs, as_dataset, as_datasets, recorded_axis, samples
-from .style import LINE_STYLES, draw_range, figure_legend, label_panel, shades, y_label
+from .style import (
+    COLUMN,
+    LINE_STYLES,
+    PaperFigure,
+    draw_range,
+    figure_legend,
+    label_panel,
+    number_text,
+    paper,
+    shades,
+    y_label,
+)
 from .training import colors_and_styles, parts
 
 
+@paper()
 def sorted_margins_figure(runs: Runs) -> Figure:
     """Sorted margins of all samples at the end of runs, as Rangamani's figure 3.
 
@@ -33,7 +45,7 @@ def sorted_margins_figure(runs: Runs) -> Figure:
         array([-1.,  1.,  2.])
     """
     named = as_datasets(runs)
-    figure = Figure(figsize=(7, 4.6), layout="constrained")
+    figure = PaperFigure(2.8, width=COLUMN)
     axes = figure.subplots()
     colors, styles = colors_and_styles(named)
     for name, data in named.items():
@@ -41,7 +53,7 @@ def sorted_margins_figure(runs: Runs) -> Figure:
         rank = np.linspace(0, 1, margins.shape[1])
         first, second = parts(name)
         style = LINE_STYLES[styles[second] % len(LINE_STYLES)]
-        draw_range(axes, rank, margins, color=colors[first], ls=style, lw=1.4)
+        draw_range(axes, rank, margins, color=colors[first], ls=style)
     dim = recorded_axis(next(iter(named.values()))).dim
     label_panel(axes, f"At the last {dim}", "share of samples, by margin", "margin")
     figure_legend(
@@ -52,6 +64,7 @@ def sorted_margins_figure(runs: Runs) -> Figure:
     return figure
 
 
+@paper()
 def histograms_figure(
     run: xr.Dataset | Trajectory, *, variable: str = "margins", num_rows: int = 8
 ) -> Figure:
@@ -84,7 +97,7 @@ def histograms_figure(
     figure = _histograms(values[known], labels, num_rows)
     plural = {"time": "time", "step": "steps", "epoch": "epochs"}[recorded_axis(data).dim]
     title = f"{variable.replace('_', ' ').capitalize()} of the samples over {plural}"
-    figure.suptitle(title, fontsize=10)
+    figure.suptitle(title)
     figure.axes[-1].set_xlabel(y_label(variable))
     return figure
 
@@ -93,7 +106,7 @@ def _labels(axis: RecordedAxis) -> list[str]:
     """A text for each save: its time, step or epoch."""
     prefix = {"time": "t =", "step": "step", "epoch": "epoch"}[axis.dim]
     form = ".3g" if axis.dim == "time" else ".0f"
-    return [f"{prefix} {value:{form}}" for value in axis.values]
+    return [f"{prefix} {number_text(float(f'{value:{form}}'))}" for value in axis.values]
 
 
 def _histograms(values: Float[np.ndarray, "T N"], labels: Sequence[str], count: int) -> Figure:
@@ -103,7 +116,7 @@ def _histograms(values: Float[np.ndarray, "T N"], labels: Sequence[str], count: 
     chosen = np.unique([0, *np.abs(means[:, None] - wanted).argmin(axis=0), len(values) - 1])
     edges = np.linspace(values[chosen].min(), values[chosen].max(), 41)
     # Each histogram has a panel, since eight histograms in one panel would hide each other.
-    figure = Figure(figsize=(8, 1 + 0.7 * len(chosen)), layout="constrained")
+    figure = PaperFigure(0.8 + 0.42 * len(chosen), width=COLUMN)
     panels = figure.subplots(len(chosen), 1, squeeze=False, sharex=True, sharey=True)[:, 0]
     for axes, row, color in zip(panels, chosen, shades(len(chosen)), strict=True):
         axes.hist(values[row], edges, color=color)
@@ -111,7 +124,7 @@ def _histograms(values: Float[np.ndarray, "T N"], labels: Sequence[str], count: 
         # On a log axis that began at 1 a bar of one sample would have no height.
         axes.set_ylim(bottom=0.5)
         axes.yaxis.set_minor_locator(NullLocator())
-        axes.grid(True, which="major", alpha=0.25)
-        axes.text(1.01, 0.5, labels[row], transform=axes.transAxes, va="center", fontsize=9)
-    figure.supylabel("samples", fontsize=10)
+        axes.grid(True, which="major")
+        axes.text(1.01, 0.5, labels[row], transform=axes.transAxes, va="center")
+    figure.supylabel("number of samples", size="medium")
     return figure

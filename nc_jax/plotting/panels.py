@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import StrMethodFormatter
 
-from .style import label_log_panel, label_panel, y_label
+from .style import COLUMN, PAGE, PaperFigure, label_log_panel, label_panel, y_label
 
 # Variables by the title of their panel: Ji's measures (figures 2 to 8), Zhu's (figures 3 to 5),
 # Mixon's (figures 1 and 2).
@@ -26,7 +26,9 @@ MIXON_PANELS = {
 
 
 def panel_grid(panels: Mapping[str, Sequence[str]]) -> tuple[Figure, list[Axes]]:
-    """A figure with one panel for each title, up to four in a row.
+    """A figure with one panel for each title, up to three in a row.
+
+    One panel has the width of a column, more have that of a page.
 
     Raises: ValueError for panels that are no mapping of titles to variables.
 
@@ -35,6 +37,20 @@ def panel_grid(panels: Mapping[str, Sequence[str]]) -> tuple[Figure, list[Axes]]
         >>> len(axes)
         4
     """
+    check_panels(panels)
+    # More than three panels in a row would leave no room for labels at the width of a page.
+    columns = 2 if len(panels) == 4 else min(3, len(panels))
+    rows = -(-len(panels) // columns)  # rounded up
+    height = 2.3 if columns == 3 else 2.6
+    figure = PaperFigure(height * rows, width=PAGE if columns > 1 else COLUMN)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
+    for axes in grid[len(panels) :]:
+        axes.set_axis_off()
+    return figure, grid[: len(panels)]
+
+
+def check_panels(panels: Mapping[str, Sequence[str]]) -> None:
+    """Raise ValueError for panels that are no mapping of titles to variables."""
     if not isinstance(panels, Mapping) or not panels:
         raise ValueError(f"panels = {panels!r}: give variables by title, {{'NC1': ('zhu_nc1',)}}.")
     for title, variables in panels.items():
@@ -43,14 +59,6 @@ def panel_grid(panels: Mapping[str, Sequence[str]]) -> tuple[Figure, list[Axes]]
             raise ValueError(
                 f"panels[{title!r}] = {variables!r}: give a tuple of variables, ('zhu_nc1',)."
             )
-    # Up to four panels are in one row, up to eight in two. `-(-a // b)` rounds a / b up.
-    columns = len(panels) if len(panels) <= 4 else min(4, -(-len(panels) // 2))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.1 * columns, 3.9 * rows), layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
-    for axes in grid[len(panels) :]:
-        axes.set_axis_off()
-    return figure, grid[: len(panels)]
 
 
 def label_measures(axes: Axes, title: str, x_label: str, variables: Sequence[str]) -> None:

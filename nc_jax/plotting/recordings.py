@@ -45,6 +45,8 @@ class RecordedAxis(NamedTuple):
 def as_dataset(run: object, *, argument: str = "run") -> xr.Dataset:
     """The data set of one run; a `Trajectory` is converted by `nc_jax.storage.to_dataset`.
 
+    Saves that are not in the order of time, step or epoch are sorted.
+
     Args: `argument` is the name of the parameter, for the message.
 
     Raises: ValueError for what is neither, or a data set without dimension time, step or epoch.
@@ -59,10 +61,16 @@ def as_dataset(run: object, *, argument: str = "run") -> xr.Dataset:
         return to_dataset(run)
     if not isinstance(run, xr.Dataset):
         raise ValueError(
-            f"{argument} = {shown(run)}: give an xarray.Dataset, such as storage.load(path), or a "
-            "Trajectory."
+            f"{argument} = {shown(run)}: give an xarray.Dataset (of a training its `data`, of a "
+            "store storage.load(path)) or a Trajectory."
         )
-    recorded_axis(run)
+    axis = recorded_axis(run)
+    if axis.values.size == 0:
+        raise ValueError(
+            f"{argument}: has no saves along {axis.dim}; give a data set with one or more."
+        )
+    if np.any(np.diff(axis.log_values) < 0):
+        return run.isel({axis.dim: np.argsort(axis.log_values, kind="stable")})
     return run
 
 

@@ -18,14 +18,16 @@ from .style import (
     EPOCHS,
     LINE_STYLES,
     draw_curve,
+    family_colors,
     figure_legend,
     panel_legend,
-    shades,
+    paper,
 )
 
 _MODEL_STYLES: tuple[str, ...] = (":", "-.")
 
 
+@paper()
 def training_figure(
     runs: Runs,
     panels: Mapping[str, Sequence[str]],
@@ -73,14 +75,14 @@ def training_figure(
                 # The first variable of every panel has the styles of the legend of names.
                 style = _style(styles[second] + i * len(styles))
                 x, values = EPOCHS.select(recorded_axis(data), curves(data, variable))
-                draw_curve(axes, x, values, color=colors[first], ls=style, lw=1.5)
+                draw_curve(axes, x, values, color=colors[first], ls=style)
             for name, flow in flows.items():
                 if variable in flow:
                     _draw_model(axes, flow, variable, last, i, colors.get(name, "black"))
         label_measures(axes, title, EPOCHS.label(first_run), variables)
         EPOCHS.apply(axes)
         if len(variables) > 1:
-            panel_legend(axes, lines=_lines(variables, flows, len(styles)))
+            panel_legend(axes, lines=_lines(variables, flows, styles))
     named_styles = {name: _style(i) for name, i in styles.items() if name}
     model_style = {"model's flow": _MODEL_STYLES[0]} if flows else {}
     figure_legend(figure, colors=colors, styles=named_styles | model_style)
@@ -107,7 +109,7 @@ def colors_and_styles(
         {'decay 0': 0, 'decay 1': 1}
     """
     first, second = (list(dict.fromkeys(each)) for each in zip(*map(parts, names), strict=True))
-    return dict(zip(first, shades(len(first)), strict=True)), {n: i for i, n in enumerate(second)}
+    return dict(zip(first, family_colors(first), strict=True)), {n: i for i, n in enumerate(second)}
 
 
 def _draw_model(
@@ -117,7 +119,7 @@ def _draw_model(
     epochs, values = recorded_axis(flow).values, curves(flow, variable)
     drawn = (epochs >= 1) & (epochs <= last)
     style = _MODEL_STYLES[number % len(_MODEL_STYLES)]
-    draw_curve(axes, epochs[drawn], values[:, drawn], color=color, ls=style, lw=1.4)
+    draw_curve(axes, epochs[drawn], values[:, drawn], color=color, ls=style)
 
 
 def _style(number: int) -> str:
@@ -126,15 +128,17 @@ def _style(number: int) -> str:
 
 
 def _lines(
-    variables: Sequence[str], flows: Mapping[str, xr.Dataset], num_styles: int
+    variables: Sequence[str], flows: Mapping[str, xr.Dataset], parts_of_names: Mapping[str, int]
 ) -> dict[str, Line2D]:
     """Lines for the legend of a panel with several variables, of networks and of models.
 
-    Those of networks have the style of the first of the second parts of names.
+    Those of networks are listed for each of the second parts of names.
     """
     styles = {}
     for i, variable in enumerate(variables):
-        styles[words(variable)] = _style(i * num_styles)
+        for name, number in parts_of_names.items():
+            label = f"{words(variable)}, {name}" if name else words(variable)
+            styles[label] = _style(number + i * len(parts_of_names))
     for i, variable in enumerate(variables):
         if any(variable in flow for flow in flows.values()):
             styles[f"{words(variable)}, model"] = _MODEL_STYLES[i % len(_MODEL_STYLES)]

@@ -50,6 +50,15 @@ class AbstractProblem(eqx.Module):
         [-1.0, -2.0, -3.0]
     """
 
+    # Whether all arrays of a state are matrices whose rows have norm 1, and the flow is minus the
+    # Riemannian gradient of `objective` on this product of spheres. Functions of `landscape` then
+    # compute the Riemannian Hessian.
+    has_unit_rows: ClassVar[bool] = False
+
+    # Whether the field jumps as a function of the state. Adaptive step control would then shorten
+    # its steps without end, so that a flow demands fixed steps or a smallest step.
+    has_jumps: ClassVar[bool] = False
+
     # `_claims` names class attributes that state what has been proved of a class. `_formulas` names
     # the members that such a proof is about. A subclass may replace both tuples.
     _claims: ClassVar[tuple[str, ...]] = ()
@@ -105,6 +114,16 @@ class AbstractProblem(eqx.Module):
         False for a flow without a limit, such as that of cross-entropy without decay.
         """
         return True
+
+    @property
+    def is_stiff_in_log_time(self) -> bool:
+        """Whether some modes of a flow without a limit relax at a rate that does not fall with t.
+
+        In a clock of log t the rate of these modes grows as t, so that an explicit solver needs
+        about t steps. Flows then take an implicit solver by default, and refuse explicit ones.
+        False for a flow that comes to rest, which `RealTime()` suits, and for cross-entropy.
+        """
+        return False
 
     @property
     def is_gradient_flow(self) -> bool:

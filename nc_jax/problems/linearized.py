@@ -20,7 +20,7 @@ class LinearizedMixon(AbstractProblem):
     H' = −WᵀÃ, W' = −ÃHᵀ, b' = −Ã1 (Mixon, theorem 2). The system is linear in (H, W), its
     coefficients depend on b alone, and it is close to the flow of the full model while WH is small.
     The flow descends no function: `objective` is the risk R of the full model, and `gradient` is
-    minus the field. Like the full flow, it conserves WᵀW − HHᵀ. (H, W) grows as e^(√n t), and
+    minus the field. Like the full flow, it conserves WᵀW − HᵀH. (H, W) grows as e^(√n t), and
     overflows in float64 at √n t = 709. `exact.linearized_solution` is its closed form.
 
     Args: as for `mixon`; `full` is that model.

@@ -110,11 +110,14 @@ class BatchStore:
             consolidate(fresh)
         return BatchStore(self._path)
 
-    def remove_partial(self) -> None:
-        """Remove files that a killed process has not completed. Requires the lock of the store."""
+    def repair(self) -> None:
+        """Complete what a killed process has left undone. Requires the lock of the store."""
         for partial in self._path.rglob("*.partial"):
             if partial.is_file():  # a variable whose name ends in .partial is a folder
                 partial.unlink()
+        # A process that is killed between the two writes of metadata in `write` leaves a message
+        # that the consolidated copy lacks, and `write` would never copy it later.
+        consolidate(self._path)
 
     @property
     def attributes(self) -> dict[str, object]:

@@ -55,7 +55,7 @@ def check_replaceable(path: Path) -> None:
                 f"{path} lies within the Zarr store {parent}, which is replaced as a whole: give a "
                 "path outside of it."
             )
-    if path.exists() and not is_store(path):
+    if _is_something_else(path):
         raise FileExistsError(f"{path} exists and is not a Zarr store: give another path.")
 
 
@@ -112,6 +112,27 @@ def writing(path: Path) -> Iterator[None]:
                 ) from None
             _remove_abandoned(target)
         yield
+
+
+def _is_something_else(path: Path) -> bool:
+    """Whether `path` holds something that is not a store; other processes may replace a store."""
+    while True:
+        before = _identity(path)
+        if before is None or is_store(path):
+            return False
+        # Another process that replaces a store moves the old one away and then the new one there.
+        # The answer of `is_store` counts only if the folder has been the same before and after it.
+        if _identity(path) == before:
+            return True
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """The device and inode of what is at `path`; None if there is nothing."""
+    try:
+        status = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return status.st_dev, status.st_ino
 
 
 def _locked_scratch(target: Path, stack: contextlib.ExitStack) -> Path:

@@ -154,10 +154,10 @@ class OnDisk:
         """Values of a coordinate; None where there is no store yet."""
         return None if self._store is None else np.array(self._store.labels(name))
 
-    def remove_partial(self) -> None:
-        """Remove files that a killed process has not completed."""
+    def repair(self) -> None:
+        """Complete what a killed process has left undone in the store, if there is one."""
         if self._store is not None:
-            self._store.remove_partial()
+            self._store.repair()
 
     def make_room(self, *, coordinates: Coordinates | None = None) -> None:
         """Create the store, or extend its axes; nothing if it has all labels already."""
@@ -242,7 +242,7 @@ def results_at(
             stack.enter_context(writing(path))
             # Opened again: another process may have written before this process held the lock.
             results = opened()
-            results.remove_partial()
+            results.repair()
         yield results
 
 

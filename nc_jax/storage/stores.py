@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 import zarr
 
-from ..datasets import check_attributes, to_dataset
+from ..datasets import check_attributes, shown_with_equations, to_dataset
 from ..paths import local_path
 from ..trajectory import Trajectory
 from .replacement import is_store, replacing
@@ -92,7 +92,10 @@ def open_lazily(path: str | os.PathLike[str]) -> xr.Dataset:
     """
     where = local_path(path)
     if not is_store(where):
-        raise FileNotFoundError(f"{where}: no Zarr store there; give the path passed to save().")
+        raise FileNotFoundError(
+            f"{where}: no Zarr store there; give the path of save(), or the `path` of a "
+            "sweep, whose store begins with its first batch."
+        )
     # `chunks=None` reads by indexing, without Dask. The consolidated copy of the metadata may be
     # older than the metadata.
     dataset = xr.open_zarr(where, chunks=None, consolidated=False)
@@ -102,7 +105,7 @@ def open_lazily(path: str | os.PathLike[str]) -> xr.Dataset:
         for name, coord in dataset.coords.items()
         if "labels" in coord.attrs
     }
-    return dataset.assign_coords(texts)
+    return shown_with_equations(dataset.assign_coords(texts))
 
 
 def arrays(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -135,6 +135,16 @@ def test_ctrl_c_gives_what_was_computed(monkeypatch, count):
     )
 
 
+@pytest.mark.parametrize("count", [0, 3])
+def test_ctrl_c_in_a_batch_names_the_time_of_its_runs(monkeypatch, count):
+    starts = jax.vmap(PROBLEM.init)(jax.random.split(jax.random.key(1), 3))
+    interrupt_after(monkeypatch, count)
+    with pytest.raises(nc.Interrupted, match=r"interrupted at log\(1\+t\) = [\d.]+;") as caught:
+        FLOW.batch(starts)
+    assert caught.value.trajectory is not None
+    assert "\n" not in str(caught.value)
+
+
 def test_an_interrupted_run_resumes_to_the_same_bytes(monkeypatch, tmp_path):
     whole = FLOW(START, path=tmp_path / "whole")
     with monkeypatch.context() as context:

@@ -79,7 +79,7 @@ def test_example_3_1_is_the_paired_saddle_and_all_groups_the_minimum():
             "weight decay is traced",
         ),
         (lambda: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, 0.01), 3), "groups = 3: give a divisor"),
-        (lambda: nc.exact.grouped_saddle(nc.ulpm(4, 4, 1), 2), "without decay give the radius"),
+        (lambda: nc.exact.grouped_saddle(nc.ulpm(4, 4, 1), 2), "a saddle has one with radius="),
         (lambda: nc.exact.grouped_saddle(nc.zhu(4, 4, 1, 0.01), 2, radius=1.0), "leave it out"),
         (lambda: nc.exact.paired_saddle(nc.zhu(5, 4, 1, 0.01)), "even number of classes"),
         (lambda: nc.exact.subset_saddle(nc.zhu(4, 4, 1, 0.01), 4), "active = 4: .* 2 to 3"),

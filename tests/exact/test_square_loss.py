@@ -273,7 +273,7 @@ def test_without_a_bias_assumption_1_has_no_critical_point():
         (lambda: nc.exact.simplex_geometry(0.1, 0.1, 1, 2), "num_classes = 1"),
         (lambda: nc.exact.normalized_geometry(0.1, 0.0, 3, 2), "norm = 0.0"),
         (lambda: nc.exact.orthogonal_geometry(1.0, 0.1, 3, 2), "gap = 1.0: .* below 1"),
-        (lambda: nc.exact.square_loss_gap(nc.zhu(3, 4, 2, 0.1)), "minimum of SquaredError"),
+        (lambda: nc.exact.square_loss_gap(nc.zhu(3, 4, 2, 0.1)), "that of SquaredError"),
         (lambda: nc.exact.square_loss_gap(nc.mixon(3, 4, 2)), "weight decay classifier = 0.0"),
         (
             lambda: nc.exact.square_loss_gap(square_loss(3, 4, 2, decays=(0.1, 0.1, 0.1))),

@@ -73,6 +73,7 @@ NO_HESSIAN = {
     "a linearised flow": nc.LinearizedMixon(3, 4, 2),
     "layers on spheres": nc.NormalizedReLUNet(np.eye(2), np.array([1.0, -1.0]), (2,)),
     "an equation of second order": nc.GradientDescentODE(nc.ulpm(3, 4, 2), 0.1),
+    "descent in the maximum norm": nc.problems.SignFlow(nc.ulpm(3, 4, 2)),
 }
 
 

@@ -1,4 +1,4 @@
-"""Definitions of the measures of `variability`, `arrangement`, `angles`, `kernels` and `duality`.
+"""Definitions of the measures of six modules, `variability` to `imbalance`.
 
 They are written plainly in mpmath with 50 digits, one line of the papers after the other, from the
 floats that features and classifier are. Cancellation and underflow cannot occur at these digits.
@@ -239,11 +239,26 @@ def kernels(t: Definitions):
     }
 
 
+def balanced_parts(t: Definitions):
+    """Distances of W and √n_c μ_c, of norm 1, from their balanced factors, and between these."""
+    root = np.array([mp.sqrt(n) for n in t.counts])[:, None]
+    w, m = t.w / norm(t.w), root * t.mu / norm(root * t.mu)
+    centred = t.w_tilde / norm(t.w)
+    u, s, v = (np.array(x.tolist()) for x in mp.svd_r(mp.matrix((m @ centred.T).tolist())))
+    rank = min(t.num_classes, t.dim)
+    s = np.array([mp.sqrt(x) if x > mp.mpf(10) ** -40 else mp.mpf(0) for x in s.ravel()[:rank]])
+    of_m, of_w = u[:, :rank] * s, v.T[:, :rank] * s
+    first, _, second = mp.svd_r(mp.matrix((of_w.T @ w + of_m.T @ m).tolist()))
+    q = np.array((first * second).tolist())
+    return norm(w - of_w @ q), norm(m - of_m @ q), norm(of_w - of_m) / norm(s)
+
+
 def duality(t: Definitions):
     """Equations of `measures.duality`."""
     etf, frame = simplex(t.num_classes), orthogonal(t.num_classes)
     cosines = [cosine(t.w[c], t.m[c]) for c in t.classes]
     products = [np.dot(t.w[c], t.m[c]) for c in t.classes]
+    classifier_part, feature_part, logit_part = balanced_parts(t)
     return {
         "zhu_nc3_sample_mean": gram_gap(t.w @ t.m_s.T, etf),
         "zhou_nc3": gram_gap(t.w_tilde @ t.m.T, etf),
@@ -259,9 +274,35 @@ def duality(t: Definitions):
         "wu_uniform_duality": mp.sqrt(variance(cosines)) / mean(cosines),
         "duality_product_by_class": products,
         "wu_product_variance": variance(products, ddof=1),
+        "self_duality_classifier_part": classifier_part,
+        "self_duality_feature_part": feature_part,
+        "self_duality_logit_part": logit_part,
         "zhu_nc4_sample_mean": norm(t.w @ t.mu_s + t.b),
         "zhu_nc4_no_bias": norm(t.w @ t.mu_g),
         "global_logit_by_class": t.w @ t.mu_g + t.b,
         "zhao_nc0": norm(t.w.sum(0)) ** 2 / t.num_classes,
         "nc0_share": norm(t.w.sum(0)) ** 2 / (t.num_classes * norm(t.w) ** 2),
+    }
+
+
+def imbalance(t: Definitions):
+    """Equations of `measures.imbalance`."""
+    projector = simplex(t.num_classes) * mp.sqrt(t.num_classes - 1)
+    counts = np.array([mp.mpf(n) for n in t.counts])
+    values, vectors = eigen(projector @ (counts[:, None] * projector))
+    # The eigenvalue 0 of PDP is the first, and the vector 1 its direction.
+    vectors, values = vectors[:, 1:], values[1:]
+    roots = np.array([mp.sqrt(x) for x in values])
+
+    def gap(gram, powers):
+        reference = (vectors * powers) @ vectors.T
+        return norm(gram / np.trace(gram) - reference / np.trace(reference))
+
+    logits = (t.h @ t.w.T + t.b) @ projector
+    target = projector[t.labels]
+    size = np.sum(logits * target) / np.sum(target * target)
+    return {
+        "seli_classifier_gap": gap(t.w @ t.w.T, roots),
+        "seli_mean_gap": gap(t.m @ t.m.T, 1 / roots),
+        "seli_logit_gap": norm(logits - size * target) / norm(logits),
     }

@@ -13,9 +13,18 @@ from measures.definitions import measured
 from tolerances import rounding
 
 from nc_jax.geometry import simplex_etf
-from nc_jax.measures import MEASURES, Statistics, angles, arrangement, duality, kernels, variability
+from nc_jax.measures import (
+    MEASURES,
+    Statistics,
+    angles,
+    arrangement,
+    duality,
+    imbalance,
+    kernels,
+    variability,
+)
 
-MODULES = (variability, arrangement, angles, kernels, duality)
+MODULES = (variability, arrangement, angles, kernels, duality, imbalance)
 NAMES = {
     module.__name__.rpartition(".")[2]: [
         name for name, m in MEASURES.items() if m.compute.__module__ == module.__name__
@@ -42,12 +51,14 @@ SCALED = {
     "within_class_variance_by_class", "wu_cdnv", "feature_norm_by_class",
     "classifier_norm_by_class", "wu_equinorm", "feature_distance_by_pair",
     "duality_product_by_class", "wu_product_variance", "zhu_nc4_sample_mean", "zhu_nc4_no_bias",
-    "global_logit_by_class", "zhao_nc0",
+    "global_logit_by_class", "zhao_nc0", "seli_logit_gap",
 }  # fmt: skip
 # Measures with class means that are not centred.
 FROM_ZERO = {
     "tirer_nc2_orthogonal", "feature_orthogonality_gap", "yaras_nc3", "tirer_nc3_orthogonal",
+        "seli_logit_gap",
     "zhu_nc4_sample_mean", "zhu_nc4_no_bias", "global_logit_by_class",
+    "self_duality_classifier_part", "self_duality_feature_part", "self_duality_logit_part",
 }  # fmt: skip
 # Values at collapse onto a simplex ETF of unit rows, with classifiers twice as long and no bias.
 COLLAPSED = {

@@ -1,10 +1,12 @@
 """Duality at collapse of classes of different sizes, and of classifiers at one angle."""
 
+import jax
 import numpy as np
 import pytest
 from measures.definitions import measured
 from tolerances import rounding
 
+import nc_jax as nc
 from nc_jax.geometry import simplex_etf
 
 SIZES = {
@@ -63,3 +65,40 @@ def test_a_missing_bias_counts_as_zero():
     found = measured(features, np.arange(4), classifier, names=names)
     expected = np.linalg.norm(classifier @ features.mean(0))
     np.testing.assert_allclose(list(found.values()), 3 * [expected], rtol=rounding())
+
+
+PARTS = ["self_duality_classifier_part", "self_duality_feature_part", "self_duality_logit_part"]
+
+
+@pytest.mark.parametrize(("classes", "dim", "size"), [(5, 3, 1), (7, 3, 3), (6, 3, 2), (8, 5, 1)])
+def test_at_a_code_the_logits_alone_part_classifier_and_means(classes, dim, size):
+    problem = nc.ulpm(classes, dim, size)
+    value, state = nc.exact.best_known_code(problem, key=jax.random.key(0))
+    found = measured(state.features, problem.labels, state.classifier, names=PARTS)
+    assert found[PARTS[0]] < rounding()
+    assert found[PARTS[1]] < rounding()
+    trace = np.trace(np.asarray(state.logits())[::size]) * np.sqrt(size)
+    expected = np.sqrt(max(2 - 2 * trace / value, 0))
+    np.testing.assert_allclose(found[PARTS[2]], expected, rtol=1e-9, atol=1e-7)
+
+
+def test_a_map_that_leaves_the_logits_changes_the_parts_of_both_factors_alone():
+    _, state = nc.exact.best_known_code(nc.ulpm(5, 3, 1))
+    stretch = np.diag([1.3, 1.0, 0.8])
+    features, classifier = state.features @ stretch, state.classifier @ np.linalg.inv(stretch)
+    labels = np.arange(5)
+    found = measured(features, labels, classifier, names=PARTS)
+    before = measured(state.features, labels, state.classifier, names=PARTS)
+    np.testing.assert_allclose(found[PARTS[2]], before[PARTS[2]], rtol=rounding())
+    assert min(found[PARTS[0]], found[PARTS[1]]) > 0.05
+    # The triangle inequality of the three steps from W̄ to the balanced factors to m̄.
+    units = [x / np.linalg.norm(x) for x in (classifier, features)]
+    assert np.linalg.norm(units[0] - units[1]) <= sum(found.values())
+
+
+def test_a_mean_classifier_belongs_to_the_part_of_the_classifier():
+    _, state = nc.exact.best_known_code(nc.ulpm(6, 3, 1))
+    shifted = state.classifier + np.array([0.1, 0.0, 0.0])
+    found = measured(state.features, np.arange(6), shifted, names=PARTS)
+    assert found[PARTS[2]] < rounding()
+    assert found[PARTS[0]] > 0.05

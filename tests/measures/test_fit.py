@@ -192,3 +192,30 @@ def test_the_loss_of_least_squares_is_invariant_under_affine_maps(seed):
     bound = rounding() * np.linalg.cond(linear) ** 2
     for name in names:
         np.testing.assert_allclose(mapped[name], found[name], rtol=bound, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_separation_value_is_the_squared_norm_over_twice_the_least_margin(kind):
+    features, labels, classifier, bias = feature_set(kind)
+    smallest = margins(features @ classifier.T + bias, labels).min()
+    squared = np.sum(features**2) + np.sum(classifier**2)
+    expected = squared / (2 * smallest) if smallest > 0 else np.inf
+    found = nc.metrics.measure(features, labels, classifier, bias, names=["separation_value"])
+    # A margin is a difference of logits, of which a small one loses digits.
+    size = np.abs(features @ classifier.T).max() + np.abs(bias).max()
+    lost = size / abs(smallest)
+    np.testing.assert_allclose(found["separation_value"], expected, rtol=lost * rounding())
+
+
+@given(seed=SEEDS)
+def test_separation_value_is_at_least_that_of_the_simplex_and_is_attained_there(seed):
+    rng, n = np.random.default_rng(seed), 3
+    frame = np.asarray(simplex_etf(4, 5))
+    labels = np.repeat(np.arange(4), n)
+    for noise in (0.0, 0.1):
+        classifier = frame + noise * rng.normal(size=frame.shape)
+        features = classifier[labels] / np.sqrt(n) + noise * rng.normal(size=(4 * n, 5))
+        found = nc.metrics.measure(features, labels, classifier, names=["separation_value"])
+        value, least = found["separation_value"], 3 * np.sqrt(n)
+        assert value >= least * (1 - rounding())
+        assert noise or value <= least * (1 + rounding())

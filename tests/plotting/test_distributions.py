@@ -59,7 +59,7 @@ def test_histograms_show_how_the_margins_of_the_first_seed_move():
     rows = figure.axes
     assert [axes.texts[0].get_text() for axes in rows] == ["epoch 0", "epoch 4", "epoch 7"]
     assert figure.get_suptitle() == "Margins of the samples over epochs"
-    assert (rows[-1].get_xlabel(), figure.get_supylabel()) == ("margin", "samples")
+    assert (rows[-1].get_xlabel(), figure.get_supylabel()) == ("margin", "number of samples")
     edges = [*(bar.get_x() for bar in bars(rows[0])), np.inf]
     for axes, epoch in zip(rows, (0, 3, 4), strict=True):
         found = [bar.get_height() for bar in bars(axes)]

@@ -1,6 +1,17 @@
+from itertools import combinations
+
 import numpy as np
 import pytest
-from figure_layout import CONTRAST, check_layout, contrast_with_white, legend_texts, line_data
+from figure_layout import (
+    APART,
+    CONES,
+    CONTRAST,
+    check_layout,
+    contrast_with_white,
+    lab,
+    legend_texts,
+    line_data,
+)
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -15,12 +26,35 @@ def axes():
     return Figure(layout="constrained").subplots()
 
 
-@pytest.mark.parametrize("count", [1, 2, 7, 40])
+@pytest.mark.parametrize("count", [1, 2, 5, 7, 8, 40])
 def test_shades_contrast_with_white_and_with_each_other(count):
     colors = style.shades(count)
     assert min(contrast_with_white(color) for color in colors) >= CONTRAST
-    apart = np.linalg.norm(np.diff(colors[:, :3], axis=0), axis=1)
-    assert count > 7 or np.all(apart > 0.1)
+    for cones in CONES.values():
+        perceived = np.array([lab(color, cones) for color in colors])
+        apart = np.linalg.norm(np.diff(perceived, axis=0), axis=1)
+        assert count > 8 or np.all(apart >= APART)
+
+
+def test_categories_differ_for_all_readers():
+    assert min(contrast_with_white(color) for color in style.CATEGORIES) >= CONTRAST
+    for cones in CONES.values():
+        for first, second in combinations(style.CATEGORIES, 2):
+            assert np.linalg.norm(lab(first, cones) - lab(second, cones)) >= APART
+
+
+def test_names_with_numbers_are_an_ordered_family():
+    np.testing.assert_array_equal(style.family_colors([1, 2.5, 4]), style.shades(3))
+    names = ["SGD", "Adam", "L-BFGS"]
+    assert [to_hex(x) for x in style.family_colors(names)] == list(style.CATEGORIES[:3])
+    np.testing.assert_array_equal(style.family_colors(list("abcdef")), style.shades(6))
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1e-9, "10⁻⁹"), (2.5e20, "2.5·10²⁰"), (-0.001, "-0.001"), (64, "64")]
+)
+def test_powers_of_ten_are_written_as_such(value, text):
+    assert style.number_text(value) == text
 
 
 def test_a_batch_is_its_median_in_a_band_that_the_legend_explains(axes):

@@ -14,14 +14,29 @@ ULPM = nc.ulpm(3, 4, 2)
 KEY = jax.random.key(0)
 PROBLEMS = [
     ULPM,
+    nc.ulpm(3, 4, (4, 2, 1)),
     nc.zhu(3, 4, 2, 0.1),
+    nc.problems.NonnegativeFeatures((2, 2), 4),
     nc.mixon(3, 4, 2),
     nc.LinearizedMixon(3, 4, 2),
     nc.GradientDescentODE(ULPM, 0.1),
+    nc.NormalizedFeatures((2, 2, 2), 4, inverse_temperature=2.0),
     nc.NormalizedReLUNet(INPUTS, SIGNS, (3,), test_inputs=INPUTS, test_targets=SIGNS),
     nc.NormalizedReLUNet(
         INPUTS, np.eye(2)[[0, 1, 1, 0]], (3,), parametrization=nc.problems.relu.Cartesian()
     ),
+    nc.problems.FreeFeatures(np.eye(3)[[0, 1, 2, 2]], 4, loss=nc.losses.PickAllLabels()),
+    nc.problems.FreeFeatures(INPUTS[:, :2], 4, loss=nc.losses.HalfSquaredDistance()),
+    nc.problems.FreeFeatures(
+        np.eye(3)[[0, 1, 2, 2]] / 2 + 1 / 6, 4, loss=nc.losses.SoftCrossEntropy()
+    ),
+    nc.problems.CentralPath((2, 3), 2),
+    nc.problems.ContrastiveFeatures((2, 3), 2, temperature=0.5),
+    nc.problems.EndToEnd((2, 3), 3),
+    nc.DeepUnconstrainedFeatures((2, 3), (3, 3)),
+    nc.KernelFeatures((2, 3), 2, kernel=nc.problems.BlockKernel(3.0, 1.2, 0.4)),
+    nc.problems.SignFlow(ULPM),
+    nc.problems.SpectralFlow(ULPM),
 ]
 
 

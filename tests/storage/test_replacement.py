@@ -15,6 +15,7 @@ import xarray as xr
 
 import nc_jax as nc
 from nc_jax import images, storage
+from nc_jax.storage import replacement
 from nc_jax.storage.replacement import replacing
 
 # Beginnings of one another, patterns of one another, names of hidden and of temporary files.
@@ -110,6 +111,26 @@ def test_concurrent_saves_to_one_path_leave_one_whole_store(tmp_path):
         list(pool.map(save_often, range(3)))
     assert os.listdir(tmp_path) == ["a"]
     assert storage.load(tmp_path / "a")["a"].values.tolist() in [3 * [value] for value in range(3)]
+
+
+def test_a_store_that_another_process_replaces_during_the_check_is_no_error(tmp_path, monkeypatch):
+    path, fresh = tmp_path / "a", tmp_path / "fresh"
+    storage.save(numbers(0.0), path)
+    storage.save(numbers(1.0), fresh)
+    is_store = replacement.is_store
+
+    def is_store_between_two_renames(asked):
+        if asked != path or not fresh.exists():
+            return is_store(asked)
+        path.rename(tmp_path / "stale")
+        found = is_store(asked)
+        fresh.rename(path)
+        return found
+
+    monkeypatch.setattr(replacement, "is_store", is_store_between_two_renames)
+    storage.save(numbers(2.0), path)
+    assert not fresh.exists()
+    assert storage.load(path)["a"][0] == 2.0
 
 
 @pytest.mark.parametrize("moment", ["before", "during", "after"])

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from store_files import files_of, read_only
+from store_files import assert_same_files, files_of, killed_after, read_only
 
 from nc_jax.storage.batches import NOT_RUN
 from nc_jax.storage.results import InMemory, Layout, ResultVariable, results_at
@@ -149,3 +149,30 @@ def test_a_store_that_the_check_refuses_stays_as_it_is(tmp_path):
     ):
         pass
     assert files_of(tmp_path / "a") == before
+
+
+def fill(path, wanted):
+    """Write what is missing, one rate at a time."""
+    with at(path, wanted) as results:
+        for rate, written in zip(wanted.labels["rate"], results.written(), strict=True):
+            if not written.all():
+                write(results, wanted, [rate], wanted.labels["seed"])
+
+
+def test_a_process_may_be_killed_before_any_change_of_a_file(tmp_path):
+    wanted = layout()
+    fill(tmp_path / "whole", wanted)
+    files, changes = files_of(tmp_path / "whole"), 0
+    while True:
+        path = tmp_path / str(changes) / "a"
+        path.parent.mkdir()
+        try:
+            with killed_after(path.parent, changes):
+                fill(path, wanted)
+            break
+        except (OSError, RuntimeError):
+            fill(path, wanted)
+            assert_same_files(path, files)
+        changes += 1
+    # Else the hook saw nothing of what Zarr does.
+    assert changes > len(files)

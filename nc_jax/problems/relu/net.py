@@ -22,6 +22,7 @@ from .decays import AbstractDecayTarget, WholeNorm
 from .layers import Layers, inner
 from .observables import classification_error, norms_and_margins
 from .parametrizations import AbstractParametrization, Lagrange, Rates
+from .propagation import propagate
 from .samples import check_samples, classes_of
 
 _PARAMETRIZATIONS = "Lagrange(), WeightNormalization(), UsualPractice(), Cartesian() or Polar()"
@@ -143,6 +144,7 @@ class NormalizedReLUNet(AbstractProblem):
                 f"loss = {self.loss!r} with {self.num_outputs} outputs: give targets of shape "
                 "(N,), or SquaredDistance()."
             )
+        self.loss.check_targets(self.targets)
         if self.test_inputs is None or self.test_targets is None:
             return
         training = self.inputs.shape[1], self.num_outputs
@@ -211,9 +213,7 @@ class NormalizedReLUNet(AbstractProblem):
     def features(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N p"]:
         """Inputs of the last layer, σ(W_{L−1} … σ(W_1 x)), at any x."""
         state, inputs = widened((self._checked(state), inputs))
-        for weight in state.weights()[:-1]:
-            inputs = self.activation(matmul(inputs, weight.T))
-        return inputs
+        return propagate(inputs, state.weights()[:-1], self.activation)[0]
 
     def outputs(self, state: Layers, inputs: Float[Array, "N d"]) -> Float[Array, "N C"]:
         """ρ f_V(x) = f_W(x) at any x."""
@@ -470,13 +470,13 @@ class NormalizedReLUNet(AbstractProblem):
     ) -> tuple[Float[Array, "_ _"], ...]:
         """e^log_scale times the derivative of s Σ ℓ, without the decay, in every W_k."""
         inputs = self.in_dtype_of(state, self.inputs)
-        # `Layers(weights)` has no norms, so that the derivative is in W_k = ρ_k V_k.
-        outputs, pull_back = jax.vjp(
-            lambda weights: self.outputs(Layers(weights), inputs), state.weights()
-        )
+        *hidden, last = state.weights()
+        features, pull_back = propagate(inputs, hidden, self.activation)
+        layer = LastLayer(features, last)
         scale = log_scale + math.log(self.loss_scale)
         targets = self.in_dtype_of(state, self.targets)
-        return pull_back(self.loss.scaled_gradient(outputs, targets, scale))[0]
+        slope = layer.pull_back(self.loss.scaled_gradient(layer.logits(), targets, scale))
+        return *pull_back(slope.features)[1], slope.classifier
 
     def _scaled_gradient(self, state: Layers, log_scale: Float[ArrayLike, ""]) -> Layers:
         """e^log_scale times minus the velocity of the variables of the state."""

@@ -7,4 +7,5 @@ from .model import (
     check_unconstrained as check_unconstrained,
     is_unconstrained as is_unconstrained,
 )
+from .sizes import check_sizes as check_sizes
 from .sorting import problem_for as problem_for

@@ -15,18 +15,19 @@ _LOGITS_AT_ONCE = 1 << 20
 
 def pull_back(
     state: LastLayer,
-    labels: Int[np.ndarray, " N"],
-    residual: Callable[[Float[Array, "B K"], Int[Array, " B"]], Float[Array, "B K"]],
+    labels: Int[np.ndarray, " N"] | Float[Array, "N K"],
+    residual: Callable[[Float[Array, "B K"], Array], Float[Array, "B K"]],
 ) -> LastLayer:
     """Gradient in the state of a loss with residual ∂L/∂Z, computed from parts of the samples.
 
     Logits of many samples do not fit into the cache. Every operation of the residual would write
     and read them in memory, which takes as long as the matrix products.
 
-    Args: `residual` of logits (B, K) and labels (B,).
+    Args: `labels` (N,), or targets (N, K); `residual` of logits (B, K) and the labels or targets
+    of their samples.
     """
 
-    def gradient_of(features: Float[Array, "B d"], labels: Int[Array, " B"]) -> LastLayer:
+    def gradient_of(features: Float[Array, "B d"], labels: Array) -> LastLayer:
         part = LastLayer(features, state.classifier, state.bias)
         return part.pull_back(residual(part.logits(), labels))
 
@@ -48,7 +49,7 @@ def pull_back(
     rest = gradient_of(state.features[cut:], jnp.asarray(labels[cut:]))
     parts = (
         state.features[:cut].reshape(num_parts, rows, -1),
-        labels[:cut].reshape(num_parts, rows),
+        labels[:cut].reshape(num_parts, rows, *labels.shape[1:]),
     )
     (classifier, bias), features = jax.lax.scan(
         add_part, (rest.classifier, rest.bias), jax.tree.map(jnp.asarray, parts)

@@ -20,35 +20,46 @@ from ...measures import (
     classifier_sum,
     collapse_metrics,
     gamma_tilde,
+    imbalance_metrics,
     margin_metrics,
     max_margin,
+    separation_of,
 )
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import AbstractProblem, check_shapes
-from .decay import WeightDecay
+from .decay import WeightDecay, of_rows
 from .gradients import pull_back
-from .sizes import check_sizes
+from .sizes import (
+    OfClasses,
+    check_one_for_each_class,
+    check_sizes,
+    is_of_classes,
+    numbers_of_classes,
+)
 
 
 class UnconstrainedFeatures(AbstractProblem):
     """Loss of WH + b 1ᵀ over free features H, classifier W and bias b (Ji 2.3; Mixon 2; Zhu 3).
 
-    L(W, H, b) = s Σ_i ℓ(z_i, y_i) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖² with s = 1/N for
-    reduction "mean" and 1 for "sum". Samples are in class-major order. `problem_for` sorts a state,
-    such as the features of a network, into this order.
+    L(W, H, b) = s Σ_i ω_{y_i} ℓ(z_i, y_i) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖² with s = 1/N for
+    reduction "mean" and 1 for "sum", and ω = 1 without class weights. Samples are in class-major
+    order. `problem_for` sorts a state, such as the features of a network, into this order.
 
     Args:
         class_sizes: samples of each class; unequal sizes are allowed.
         feature_dim: d.
-        loss: `CrossEntropy()`, `SquaredError()`, or an instance of another subclass of
-            `nc_jax.losses.Loss`.
+        loss: `CrossEntropy()`, `SquaredError()`, `LabelSmoothing(...)`, `Focal(...)`, or an
+            instance of another subclass of `nc_jax.losses.Loss`.
         reduction: "mean" or "sum". k descent steps at rate η on the mean are time ηk/N of the sum.
         bias: whether the state has a bias.
-        weight_decay: the λ of each part of the state.
+        weight_decay: the λ of each part of the state, one number or one for each class.
+        class_weights: K numbers ω_k > 0, or None. They are not divided by their sum. Functions
+            whose theorem assumes a loss without weights refuse them, also if all ω are equal.
 
     Raises: ValueError for fewer than 2 classes, an empty class, feature_dim < 1, sizes that are no
-    integers, an unknown reduction, or a loss or weight decay of another kind.
+    integers, an unknown reduction, a loss or weight decay of another kind, or another number of
+    weights than classes.
 
     Example: at a state of zeros all classes have probability 1/K, and the loss is log 3.
 
@@ -56,6 +67,12 @@ class UnconstrainedFeatures(AbstractProblem):
         >>> state = problem.init(jax.random.key(0), norm=0.0)
         >>> state.features.shape, round(float(problem.objective(state)), 6)
         ((7, 4), 1.098612)
+
+    Weights N/(K n_k) give every class the same total weight:
+
+        >>> problem = nc.UnconstrainedFeatures((8, 2), 4, class_weights=(10 / 16, 10 / 4))
+        >>> problem.class_weights
+        (0.625, 2.5)
     """
 
     # Static fields decide the shapes and the structure of a program. Numbers that are not static,
@@ -66,6 +83,8 @@ class UnconstrainedFeatures(AbstractProblem):
     reduction: Literal["mean", "sum"] = eqx.field(static=True)
     bias: bool = eqx.field(static=True)
     weight_decay: WeightDecay
+    # With a default for subclasses that assign the fields in an `__init__` of their own.
+    class_weights: tuple[Any, ...] | Float[Array, "..."] | None = None
 
     # A claim: the objective and its flow are those of the equation in the docstring of this class.
     has_free_features: ClassVar[bool] = True
@@ -88,6 +107,7 @@ class UnconstrainedFeatures(AbstractProblem):
         reduction: Literal["mean", "sum"] = "mean",
         bias: bool = False,
         weight_decay: WeightDecay = WeightDecay(),
+        class_weights: OfClasses | None = None,
     ):
         self.class_sizes = check_sizes("class_sizes", class_sizes)
         # Checked before the dimension: a caller with K = 1 may pass the dimension K - 1 = 0, and
@@ -100,6 +120,11 @@ class UnconstrainedFeatures(AbstractProblem):
         self.reduction = reduction
         self.bias = bias
         self.weight_decay = weight_decay
+        self.class_weights = (
+            None
+            if class_weights is None
+            else numbers_of_classes("class_weights", class_weights, above_zero=True)
+        )
 
     def __check_init__(self):
         # Equinox also calls this for a subclass with another `__init__`.
@@ -109,6 +134,13 @@ class UnconstrainedFeatures(AbstractProblem):
         check_kind("weight_decay", self.weight_decay, WeightDecay, decay)
         if self.reduction not in ("mean", "sum"):
             raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
+        numbers = {
+            "class_weights": self.class_weights,
+            "weight decay classifier": self.weight_decay.classifier,
+            "weight decay features": self.weight_decay.features,
+        }
+        for name, values in numbers.items():
+            check_one_for_each_class(name, values, self.num_classes)
 
     @property
     def num_classes(self) -> int:
@@ -135,6 +167,11 @@ class UnconstrainedFeatures(AbstractProblem):
     def loss_scale(self) -> float:
         """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
         return 1 / self.num_samples if self.reduction == "mean" else 1.0
+
+    @property
+    def treats_classes_alike(self) -> bool:
+        """Whether there are no class weights, and no decay with a number for each class."""
+        return self.class_weights is None and not self.weight_decay.per_class
 
     def init(
         self,
@@ -163,13 +200,17 @@ class UnconstrainedFeatures(AbstractProblem):
     def objective(self, state: LastLayer) -> Float[Array, ""]:
         """L(W, H, b), scalar."""
         check_shapes(self, state, name="state")
-        data = self.loss_scale * jnp.sum(self.loss.value(state.logits(), self.labels))
-        return data if self.weight_decay.absent else data + self.weight_decay.penalty(state)
+        values = self._weighted(self.loss.value(state.logits(), self.labels), self.labels)
+        data = self.loss_scale * jnp.sum(values)
+        return data if self.weight_decay.absent else data + self._penalty(state)
 
     def log_summed_loss(self, state: LastLayer) -> Float[Array, ""]:
-        """log Σ_i ℓ_i, finite where the loss underflows to 0; without 1/N and penalty."""
+        """log Σ_i ω_{y_i} ℓ_i, finite where the loss underflows to 0; without 1/N and penalty."""
         check_shapes(self, state, name="state")
-        return jax.nn.logsumexp(self.loss.log_value(state.logits(), self.labels))
+        log_values = self.loss.log_value(state.logits(), self.labels)
+        if self.class_weights is not None:
+            log_values += jnp.log(self._weights_of(self.labels, log_values.dtype))
+        return jax.nn.logsumexp(log_values)
 
     def log_objective(self, state: LastLayer) -> Float[Array, ""]:
         """log L(W, H, b), finite where L underflows to 0; −inf where L is 0."""
@@ -180,10 +221,10 @@ class UnconstrainedFeatures(AbstractProblem):
         check_shapes(self, state, name="state")
 
         def residual(logits, labels):
-            return self.loss_scale * self.loss.gradient(logits, labels)
+            return self._weighted(self.loss_scale * self.loss.gradient(logits, labels), labels)
 
         gradient = pull_back(state, self.labels, residual)
-        return self.weight_decay.add_to_gradient(gradient, state, 1.0)
+        return self.weight_decay.add_to_gradient(gradient, state, 1.0, self.labels)
 
     def scaled_descent(self, state: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
         """e^log_scale · (−∇L), exponents added before `exp`: of order 1 however small ∇L is."""
@@ -192,7 +233,8 @@ class UnconstrainedFeatures(AbstractProblem):
         total_scale = log_scale + np.log(self.loss_scale).item()
 
         def residual(logits, labels):
-            return self.loss.scaled_gradient(logits, labels, total_scale)
+            # Multiplied and not added to the exponent, which is one number for all samples.
+            return self._weighted(self.loss.scaled_gradient(logits, labels, total_scale), labels)
 
         gradient = pull_back(state, self.labels, residual)
         return self._scaled_descent_of(gradient, state, log_scale)
@@ -203,11 +245,19 @@ class UnconstrainedFeatures(AbstractProblem):
         Small matrix products are written as sums over lanes. A subclass with another field uses the
         default, one state of a `jax.vmap` for each lane.
         """
+        if not (self.sums_over_lanes and is_unconstrained(self)):
+            return super().scaled_descent_lanes(states, log_scale)
+        return self.descent_of_lanes(states, log_scale)
+
+    @property
+    def sums_over_lanes(self) -> bool:
+        """Whether the matrices are so small that sums over lanes are faster than products."""
         # The longest sum has N terms. The classifier, the right factor of two of the products, has
         # K d numbers.
-        small = is_small(self.num_samples, self.num_classes * self.feature_dim)
-        if not (small and is_unconstrained(self)):
-            return super().scaled_descent_lanes(states, log_scale)
+        return is_small(self.num_samples, self.num_classes * self.feature_dim)
+
+    def descent_of_lanes(self, states: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
+        """e^log_scale · (−∇L) of S states, the last axis, with products as sums over lanes."""
         features, classifier = states.features, states.classifier
         logits = product(features, classifier.swapaxes(0, 1))
         # Logits and residual have several readers. Without `formed`, XLA computes their sums again
@@ -215,7 +265,7 @@ class UnconstrainedFeatures(AbstractProblem):
         logits = formed(logits if states.bias is None else logits + states.bias[None], features)
         total_scale = log_scale + np.log(self.loss_scale).item()
         residual = self.loss.scaled_gradient_of_lanes(logits, self.labels, total_scale)
-        residual = formed(residual, features)
+        residual = formed(self._weighted(residual, self.labels), features)
         # In the order of the fields of `LastLayer`, for `unflatten`.
         gradients = [product(residual, classifier), product(residual.swapaxes(0, 1), features)]
         if states.bias is not None:
@@ -227,9 +277,13 @@ class UnconstrainedFeatures(AbstractProblem):
         """Objective, every collapse metric, margins and norms of the invariants, as scalars.
 
         Keys: `objective`, `log_objective`; those of `metrics.collapse_metrics` and
-        `metrics.margin_metrics`; `balance_norm` = ‖WᵀW − HHᵀ‖_F and `classifier_sum_norm` where
+        `metrics.margin_metrics`; `balance_norm` = ‖WᵀW − HᵀH‖_F and `classifier_sum_norm` where
         these are invariants. Cross-entropy without bias adds `gamma_tilde`, and for classes of one
-        size `max_margin_ratio`, q_min over its bound of Ji's theorem 3.1, which is at most 1.
+        size `max_margin_ratio`, q_min over its bound of Ji's theorem 3.1, which is at most 1. If
+        there is no decay either, it adds `separation_value`, and for unequal classes and d >= K−1
+        `seli_classifier_gap`, `seli_mean_gap`, `seli_logit_gap` and `logit_offset_spread`, which
+        compare the state with the simplex-encoded labels. With class weights, or a decay for each
+        class, all observables from `gamma_tilde` on are left out: their theorems assume neither.
         """
         # Computed once: both `log_objective` and `gamma_tilde` need it.
         log_summed_loss = self.log_summed_loss(state)
@@ -241,18 +295,32 @@ class UnconstrainedFeatures(AbstractProblem):
         }
         for name, invariant in self.invariants(state).items():
             observed[f"{name}_norm"] = jnp.linalg.norm(invariant.value)
-        if is_unconstrained(self) and self.loss.is_cross_entropy and not self.bias:
+        plain = is_unconstrained(self) and self.treats_classes_alike
+        if plain and self.loss.is_cross_entropy and not self.bias:
             squared_norm = observed["squared_norm"]
             observed["gamma_tilde"] = gamma_tilde(log_summed_loss, squared_norm)
             if self.samples_per_class is not None:
                 bound = max_margin(squared_norm, self.num_classes, self.samples_per_class)
                 observed["max_margin_ratio"] = observed["margin_min"] / bound
+            if self.weight_decay.absent:
+                observed |= self._separation(state, squared_norm, observed["margin_min"])
         return observed
+
+    def _separation(
+        self, state: LastLayer, squared_norm: Float[Array, ""], margin: Float[Array, ""]
+    ) -> dict[str, Float[Array, ""]]:
+        """`separation_value`, and for unequal classes the distances from SELI."""
+        found = {"separation_value": separation_of(squared_norm, margin)}
+        # For classes of one size the limit is a simplex ETF, and the collapse metrics measure that.
+        if self.samples_per_class is None and self.feature_dim >= self.num_classes - 1:
+            found |= imbalance_metrics(state, self.labels, self.class_sizes)
+        return found
 
     def invariants(self, state: LastLayer) -> dict[str, Invariant]:
         """`balance` if λ_W = λ_H, and `classifier_sum` for a loss that is `shift_invariant`.
 
-        They decay at the rates 2λ_W and λ_W, and are conserved without a decay.
+        They decay at the rates 2λ_W and λ_W, and are conserved without a decay. Class weights do
+        not change this. If λ_W has K numbers, there is no invariant; if λ_H has, no `balance`.
         """
         decay = self.weight_decay
         invariants = {}
@@ -260,17 +328,17 @@ class UnconstrainedFeatures(AbstractProblem):
             return invariants
         if decay.balanced:
             invariants["balance"] = balance(state, rate=2 * decay.classifier)
-        if self.loss.shift_invariant:
+        if self.loss.shift_invariant and not is_of_classes(decay.classifier):
             invariants["classifier_sum"] = classifier_sum(state, rate=decay.classifier)
         return invariants
 
     @property
     def comes_to_rest(self) -> bool:
-        """False for cross-entropy without decay, whose norm grows for ever."""
+        """False for cross-entropy or focal loss without decay, whose norm grows without bound."""
         return not (self.loss.finite_at_any_scale and self.weight_decay.absent)
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
-        """Infinite for cross-entropy without decay, else log of the largest number of the dtype."""
+        """Infinite for a flow that does not come to rest, else log of the largest number."""
         if not self.comes_to_rest:
             return np.inf
         return np.log(np.finfo(dtype).max).item()
@@ -292,7 +360,22 @@ class UnconstrainedFeatures(AbstractProblem):
         data = log_summed_loss + np.log(self.loss_scale).item()
         if self.weight_decay.absent:
             return data
-        return jnp.logaddexp(data, jnp.log(self.weight_decay.penalty(state)))
+        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
+
+    def _penalty(self, state: LastLayer) -> Float[Array, ""]:
+        return self.weight_decay.penalty(state, self.labels)
+
+    def _weighted(
+        self, values: Float[Array, "B *axes"], labels: Int[ArrayLike, " B"]
+    ) -> Float[Array, "B *axes"]:
+        """Values of samples times the weights of their classes; unchanged without weights."""
+        if self.class_weights is None:
+            return values
+        return of_rows(self._weights_of(labels, values.dtype), values) * values
+
+    def _weights_of(self, labels: Int[ArrayLike, " B"], dtype: DTypeLike) -> Float[Array, " B"]:
+        """ω of the class of each sample."""
+        return jnp.asarray(self.class_weights, dtype)[labels]
 
     def _scaled_descent_of(
         self, gradient: LastLayer, state: LastLayer, log_scale: Float[ArrayLike, ""]
@@ -300,7 +383,7 @@ class UnconstrainedFeatures(AbstractProblem):
         """Minus the gradient of the data term, scaled already, and of the decay, scaled here."""
         # Without a decay the scale may overflow to infinity, and infinity times 0 is NaN.
         scale = 1.0 if self.weight_decay.absent else jnp.exp(log_scale)
-        with_decay = self.weight_decay.add_to_gradient(gradient, state, scale)
+        with_decay = self.weight_decay.add_to_gradient(gradient, state, scale, self.labels)
         return jax.tree.map(jnp.negative, with_decay)
 
 

@@ -12,6 +12,7 @@ from ...precision import widened
 from ...state import LastLayer, check_last_layer
 from .decay import WeightDecay
 from .model import UnconstrainedFeatures
+from .sizes import OfClasses
 
 
 def problem_for(
@@ -21,6 +22,7 @@ def problem_for(
     loss: Loss = CrossEntropy(),
     reduction: Literal["mean", "sum"] = "mean",
     weight_decay: WeightDecay = WeightDecay(),
+    class_weights: OfClasses | None = None,
 ) -> tuple[UnconstrainedFeatures, LastLayer]:
     """The model of a state whose samples are in any order, and the state in the order of the model.
 
@@ -34,7 +36,7 @@ def problem_for(
         state: features (N, d), classifier (K, d) and bias (K,) or None, of any real dtype; half
             precision and integers are converted as by `precision.widened`.
         labels: (N,) concrete integers in 0..K−1, in any order, at least one of each class.
-        loss, reduction, weight_decay: as for `UnconstrainedFeatures`.
+        loss, reduction, weight_decay, class_weights: as for `UnconstrainedFeatures`.
 
     Returns: the problem, with a bias if the state has one, and the sorted state.
 
@@ -58,6 +60,6 @@ def problem_for(
     state, order = widened(state), np.argsort(np.asarray(labels), kind="stable")
     problem = UnconstrainedFeatures(
         class_sizes(labels, num_classes), state.features.shape[1], loss=loss, reduction=reduction,
-        bias=state.bias is not None, weight_decay=weight_decay,
+        bias=state.bias is not None, weight_decay=weight_decay, class_weights=class_weights,
     )  # fmt: skip
     return problem, LastLayer(state.features[order], state.classifier, state.bias)
