@@ -17,11 +17,13 @@ from pathlib import Path
 from typing import Any
 
 from reporting import show_ratio, show_time
-from reports import landscape, metrics, relu, solvers
+from reports import deep_starts, landscape, metrics, relu, solvers
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+# The written pages. Those of the gallery and the reference are generated when the site is built.
+FOLDERS = ("docs", "docs/start", "docs/guides")
+PAGES = (ROOT / "README.md", *(p for f in FOLDERS for p in sorted((ROOT / f).glob("*.md"))))
 REGION = re.compile(r"(<!-- table: ([\w-]+) -->\n).*?(<!-- end of table -->)", re.DOTALL)
 
 Report = dict[str, Any]
@@ -49,7 +51,7 @@ def ulpm_table(report: Report) -> str:
         for row in report["rows"]
         if row["run_s"] is not None and row["group"] != "cold start"
     ]  # fmt: skip
-    header = "", "", "dtype", "run", "compile", "error", "against the PyTorch loop"
+    header = "task", "way", "dtype", "run", "compile", "error", "against the PyTorch loop"
     return markdown(header, list(without_repetition(rows)))
 
 
@@ -89,7 +91,7 @@ def sweep_table(report: Report) -> str:
         )
         for row in report["rows"]
     ]  # fmt: skip
-    return markdown(("", "rtol", "error", "seeds a second"), rows)
+    return markdown(("way", "rtol", "error", "seeds a second"), rows)
 
 
 def sweep_sizes_table(report: Report) -> str:
@@ -99,6 +101,11 @@ def sweep_sizes_table(report: Report) -> str:
         for row in report["by_size"]
     ]
     return markdown(("K", "d", "a seed", "steps"), rows)
+
+
+def deep_starts_table(report: Report) -> str:
+    """The time of a start by depth, and its ratio to that of `UnconstrainedFeatures`."""
+    return markdown(deep_starts.HEADER, [deep_starts.cells(row) for row in report["rows"]])
 
 
 def cnn_table(report: Report) -> str:
@@ -115,7 +122,7 @@ def cnn_table(report: Report) -> str:
         best = max(rate for way, rate in rates.items() if way.startswith("PyTorch"))
         cells = [f"{rates[way]:.0f}" if rates.get(way) else "–" for way in ways.values()]
         rows.append((network, *cells, f"{rates['nc_jax'] / best:.2f}"))
-    return markdown(("", *ways, "of the best PyTorch"), rows)
+    return markdown(("network", *ways, "of the best PyTorch"), rows)
 
 
 def metrics_table(report: Report) -> str:
@@ -131,6 +138,7 @@ TABLES: dict[str, tuple[str, Callable[[Report], str]]] = {
     "relu": ("relu", relu_table),
     "sweep": ("sweep", sweep_table),
     "sweep-sizes": ("sweep", sweep_sizes_table),
+    "deep-starts": ("deep_starts", deep_starts_table),
     "cnn": ("cnn", cnn_table),
     "metrics": ("metrics", metrics_table),
 }

@@ -24,7 +24,7 @@ import argparse
 import zipfile
 import zlib
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +42,9 @@ from script import (
 from nc_jax import metrics, storage
 
 NAMES = ("features", "labels", "classifier", "bias", "class_names")
+# Names that PyTorch and papers give to these arrays. They are not read as such, since a file of
+# several layers may have a `weight` of another one.
+USUAL_NAMES = {"weight": "classifier", "W": "classifier", "h": "features", "y": "labels"}
 FORMATS = (".npz", ".npy", ".pt", ".pth", ".zarr", ".h5", ".hdf5")
 # What the figure shows: registered measures, and one that is defined here.
 DRAWN = (
@@ -73,7 +76,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--ignore", metavar="LABEL", argument="ignore_index",
         help="leave out the samples of this label, such as -1 or unknown")  # fmt: skip
     add("--batch", type=int, argument="batch_size",
-        help="samples that are computed at once (32 MiB of them)")  # fmt: skip
+        help="samples that are computed at once (4 MiB of them on a CPU)")  # fmt: skip
     add("--demo", action="store_true", help="write OUT/features.npz of digits, and measure it")
     add("--out", type=writable_folder, default="results/measure_features",
         help="folder for the report, the figure and the numbers (%(default)s)")  # fmt: skip
@@ -122,6 +125,8 @@ def load(parser: Parser, file: Path, labels: Path | None) -> dict[str, Any]:
         parser.error(
             f"{file}: has no {' and no '.join(missing)}, but {first_names(arrays)}; see --help."
         )
+    if unused := [name for name in arrays if name not in NAMES]:
+        print(f"not used: {first_names([advice_on_name(name) for name in unused])}\n")
     for name in ("classifier", "bias"):
         if name in found and not hasattr(found[name], "detach"):
             found[name] = found[name][:]
@@ -149,11 +154,17 @@ def advice_on_objects(name: str, error: Exception) -> str:
     return str(error)
 
 
-def first_names(arrays: Mapping[str, Any]) -> str:
-    """The names of a file, up to eight of them."""
+def first_names(arrays: Collection[Any]) -> str:
+    """Names of arrays in a file, up to eight of them."""
     names = [str(name) for name in arrays]
     more = [f"and {len(names) - 8} others"] if len(names) > 8 else []
     return ", ".join(names[:8] + more) or "nothing"
+
+
+def advice_on_name(name: Any) -> str:
+    """A name that is not read, with the one to give to it if it is a usual one of such an array."""
+    advised = USUAL_NAMES.get(name)
+    return f"{name} (name it {advised})" if advised else str(name)
 
 
 def opened(file: Path) -> Mapping[str, Any]:

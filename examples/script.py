@@ -76,10 +76,19 @@ def run_script(
     run: Callable[[Parser, argparse.Namespace], None],
     arguments: list[str] | None,
 ) -> None:
-    """Parse the flags, then run; `--quiet` suppresses prints and progress bars."""
+    """Parse the flags, then run; `--quiet` suppresses prints and progress bars.
+
+    Ctrl-C ends a run with one line and the usual exit code 130. Stored results stay.
+    """
     parser, flags = parse(arguments)
-    with output(flags):
-        run(parser, flags)
+    try:
+        with output(flags):
+            run(parser, flags)
+    except KeyboardInterrupt as interrupt:
+        # The library's interrupts name what is saved; Python's have no message.
+        saved = str(interrupt) or "interrupted; files that were written before are unchanged"
+        print(f"\n{parser.prog}: {saved}", file=sys.stderr)
+        sys.exit(130)
 
 
 @contextlib.contextmanager
@@ -101,7 +110,7 @@ def attributes_of(flags: argparse.Namespace) -> dict[str, str]:
 def save_figure(flags: argparse.Namespace, figure: "Figure", name: str) -> str:
     """Save a figure in OUT in the format that the flags give; returns its file name."""
     file = f"{name}.{flags.format}"
-    figure.savefig(flags.out / file, dpi=130)
+    figure.savefig(flags.out / file)
     return file
 
 

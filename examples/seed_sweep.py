@@ -30,7 +30,7 @@ import nc_jax as nc
 SHOWN = (3.0, 10.0, 30.0, 100.0, 300.0, 1e3, 3e3, 1e4)
 # Number of runs in a batch, which takes seconds. An interrupted sweep loses one batch at most.
 BATCH = 256
-FIGURE, STORE = "seed_sweep", "seed_sweep.zarr"
+FIGURE, STORE, PAGE = "seed_sweep", "seed_sweep.zarr", "explore.html"
 
 
 def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
@@ -50,6 +50,9 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
         help="folder for results and figures (%(default)s)")  # fmt: skip
     add("--anew", action="store_true", argument="resume",
         help="replace the results in OUT instead of resuming there")  # fmt: skip
+    add("--explore", action="store_true",
+        help="write a page on which the margins of all starts are explored, explore.html (needs "
+        "Plotly)")  # fmt: skip
     add_output_flags(parser)
     return parser, parser.parse_args(arguments)
 
@@ -178,6 +181,12 @@ def run(parser: Parser, flags: Namespace) -> None:
         over = ("num_classes", "excess", "time")
         figure = uncollapsed_figure(dataset.assign(uncollapsed=(over, fractions)))
         print(f"\nfigure: {flags.out / save_figure(flags, figure, FIGURE)}")
+    if flags.explore:
+        try:
+            nc.plotting.explore(dataset, flags.out / PAGE, title="Seed sweep of the ULPM")
+        except (ModuleNotFoundError, ValueError) as error:  # no Plotly, or too many starts
+            parser.refuse(error)
+        print(f"page: {flags.out / PAGE}")
     print(f"results: {flags.out / STORE}")
 
 

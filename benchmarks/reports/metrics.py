@@ -20,7 +20,7 @@ def show(report: dict[str, Any]) -> str:
 def show_rows(rows: Sequence[dict[str, Any]]) -> str:
     """The table: times of one process, and errors of NC1 and of the class means' geometry."""
     lines = [
-        "| K | | import | first call | second call | CPU of the second | NC1, spread "
+        "| K | way | import | first call | second call | CPU of the second | NC1, spread "
         "| NC1, collapsed | others, spread | others, collapsed |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]

@@ -7,12 +7,13 @@ from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from nc_jax.plotting.style import BLUE, GREY, label_panel, panel_legend
+from nc_jax.plotting.style import BLUE, GREY, PaperFigure, label_panel, panel_legend, paper
 
 # The most names of classes along an axis, and the longest of them.
-_NAMES, _LETTERS = 20, 16
+_NAMES, _LETTERS = 12, 16
 
 
+@paper()
 def features_figure(data: xr.Dataset) -> Figure:
     """Cosines of class means, variances, the CDNV of each pair, and singular values of the means.
 
@@ -21,7 +22,7 @@ def features_figure(data: xr.Dataset) -> Figure:
 
     Returns: a Matplotlib `Figure` of four panels.
     """
-    figure = Figure(figsize=(12, 10), layout="constrained")
+    figure = PaperFigure(6.4)
     (cosines, variances), (pairs, rank) = figure.subplots(2, 2)
     names = data["class"].values
     count = len(names)
@@ -33,22 +34,20 @@ def features_figure(data: xr.Dataset) -> Figure:
     heat_map(figure, cosines, off_diagonal, names, cmap="RdBu_r", vmin=-1, vmax=1)
     draw_bars(variances, data["relative_variance_by_class"].values, names)
     label_panel(
-        variances, "Variance within classes (at collapse 0)", "class",
+        variances, "Variance within classes (dotted: mean)", "class",
         "v$_c$ / ‖M$_c$‖²",
     )  # fmt: skip
-    panel_legend(variances)
     label_panel(pairs, "CDNV of pairs of classes (at collapse 0)", "class", "class")
     cdnv = np.where(diagonal, np.nan, data["cdnv_by_pair"].values)
     heat_map(figure, pairs, cdnv, names, cmap="viridis", **scale_of(cdnv))
     values = data["singular_values"].values
-    rank.plot(np.arange(1, len(values) + 1), values, "o-", color=BLUE, ms=4)
-    rank.axhline(1, color=GREY, ls=":")
+    rank.plot(np.arange(1, len(values) + 1), values, "o-", color=BLUE, label="measured")
+    rank.axhline(1, color=GREY, ls=":", label="at collapse")
     rank.set_ylim(0, 1.05)
     rank.set_xlim(0.5, len(values) + 0.5)
     rank.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    label_panel(
-        rank, "Singular values of centred class means (at collapse 1)", "k", "σ$_k$ / σ$_1$"
-    )
+    label_panel(rank, "Singular values of centred class means", "k", "σ$_k$ / σ$_1$")
+    panel_legend(rank)
     return figure
 
 
@@ -76,7 +75,7 @@ def draw_bars(axes: Axes, values: np.ndarray, names: np.ndarray) -> None:
     """A bar for each class, and a line at the mean."""
     axes.set_axisbelow(True)
     axes.bar(np.arange(len(values)), values, color=BLUE)
-    axes.axhline(float(np.mean(values)), color=GREY, ls=":", label="mean of the classes")
+    axes.axhline(float(np.mean(values)), color=GREY, ls=":")
     if is_wide(values):
         axes.set_yscale("log")
     label_classes(axes.xaxis, names)

@@ -7,14 +7,18 @@ from matplotlib.figure import Figure
 from nc_jax.plotting import curves, recorded_axis
 from nc_jax.plotting.style import (
     LINEAR,
+    PaperFigure,
     draw_curve,
     figure_legend,
     label_log_panel,
+    number_text,
     panel_legend,
+    paper,
     shades,
 )
 
 
+@paper()
 def linear_phase_figure(flows: xr.Dataset, threshold: float) -> Figure:
     """The distance of the flow from the linear solution of Mixon's theorem 2, by start norm ε.
 
@@ -25,7 +29,7 @@ def linear_phase_figure(flows: xr.Dataset, threshold: float) -> Figure:
 
     Returns: a Matplotlib `Figure` of two panels.
     """
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
+    figure = PaperFigure(3.0)
     left, right = figure.subplots(1, 2)
     axis, norms = recorded_axis(flows), flows["norm"].values
     time, colors = LINEAR.positions(axis), shades(len(norms))
@@ -40,15 +44,15 @@ def linear_phase_figure(flows: xr.Dataset, threshold: float) -> Figure:
     draw_curve(right, time, linear, color="black", ls="--", label="linear solution")
     draw_curve(right, time, bound, color="black", ls=":", label="its bound (theorem 2)")
     left.axhline(threshold, color="black", ls=":", lw=1.2, label=f"hand-over, {threshold:g}")
-    gap = "‖flow − linear solution‖ / ‖linear solution‖"
+    gap = "relative distance from linear solution"
     label_log_panel(left, "Flow against linear solution", LINEAR.label(axis), gap)
-    deviation = "‖U(t) − e^(√n t) Π_T U₀‖ / ε"
+    deviation = r"‖U(t) − $e^{\sqrt{n}t}$Π$_T$U$_0$‖ / ε"
     title = "Distance from the growing part alone"
     label_log_panel(right, title, LINEAR.label(axis), deviation)
     # The distance at the end is cut off, so that the crossing of the flow and the bound is visible.
     right.set_ylim(0.5 * np.nanmin(linear), 100 * np.nanmax(bound))
     for axes in (left, right):
         panel_legend(axes)
-    colors_of_norms = {f"ε = {norm:g}": c for norm, c in zip(norms, colors, strict=True)}
+    colors_of_norms = {f"ε = {number_text(norm)}": c for norm, c in zip(norms, colors, strict=True)}
     figure_legend(figure, colors=colors_of_norms)
     return figure

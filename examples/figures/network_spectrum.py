@@ -4,16 +4,27 @@ import numpy as np
 import xarray as xr
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
-from nc_jax.plotting.style import BLUE, DARK, ORANGE, label_panel, panel_legend
+from nc_jax.plotting.style import (
+    BLUE,
+    DARK,
+    GREY,
+    ORANGE,
+    PaperFigure,
+    label_panel,
+    panel_legend,
+    paper,
+    set_log_values,
+)
 
 COLORS = {"Hessian": DARK, "Gauss-Newton": ORANGE}
 # The density of one eigenvalue among 10^5 is above this share of the largest density.
 _FLOOR = 2e-6
-# A light and a dark grey, which are distinguishable in thin bars too.
-PART_COLORS = {"class": BLUE, "cross-class": ORANGE, "within": "#b8b8b8", "label": "black"}
+PART_COLORS = {"class": BLUE, "cross-class": ORANGE, "within": GREY, "label": "black"}
 
 
+@paper()
 def spectrum_figure(found: xr.Dataset) -> Figure:
     """Densities of the eigenvalues, the largest by their parts, and the largest of each layer.
 
@@ -25,7 +36,7 @@ def spectrum_figure(found: xr.Dataset) -> Figure:
 
     Returns: a Matplotlib `Figure` of three panels.
     """
-    figure = Figure(figsize=(16, 4.6), layout="constrained")
+    figure = PaperFigure(3.4)
     left, middle, right = figure.subplots(1, 3)
     _draw_densities(left, found)
     _draw_outliers(middle, found)
@@ -41,11 +52,11 @@ def _draw_densities(axes: Axes, found: xr.Dataset) -> None:
     for row, (kind, color) in enumerate(COLORS.items()):
         one = found.sel(kind=kind)
         density = one["density"].where(one["density"] > floor)
-        axes.plot(one["grid"].values, density.values, color=color, lw=1.4, label=kind)
+        axes.plot(one["grid"].values, density.values, color=color, lw=1.1, label=kind)
         height = np.full(one.sizes["number"], floor / 10 ** (0.3 + 0.5 * row))
-        axes.plot(one["largest"].values, height, "|", color=color, ms=8)
+        axes.plot(one["largest"].values, height, "|", color=color, ms=5)
     axes.set_yscale("log")
-    label_panel(axes, "Density of the eigenvalues (ticks: the largest)", "eigenvalue", "density")
+    label_panel(axes, "Density (ticks: the largest)", "eigenvalue", "density")
 
 
 def _draw_outliers(axes: Axes, found: xr.Dataset) -> None:
@@ -54,10 +65,10 @@ def _draw_outliers(axes: Axes, found: xr.Dataset) -> None:
     below = np.zeros(len(numbers))
     for part, color in PART_COLORS.items():
         values = found["part_value"].sel(part=part).values
-        axes.bar(numbers, values, bottom=below, width=0.85, color=color, alpha=0.8, label=part)
+        axes.bar(numbers, values, bottom=below, width=0.85, color=color, label=part)
         below = below + values
     classes, cross = found["class_value"].values, found["cross_value"].values
-    style = {"mec": "black", "mew": 0.6, "ms": 5, "lw": 0}
+    style = {"mec": "black", "mew": 0.6, "ms": 3, "lw": 0}
     after = np.arange(len(classes) + 1, len(classes) + len(cross) + 1)
     shown = after <= len(numbers)
     axes.plot(
@@ -67,7 +78,8 @@ def _draw_outliers(axes: Axes, found: xr.Dataset) -> None:
     axes.plot(
         after[shown], cross[shown], "s", color=ORANGE, label="of cross-class means alone", **style
     )
-    label_panel(axes, "Largest eigenvalues of Gauss-Newton", "number", "eigenvalue, by part")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    label_panel(axes, "Largest of Gauss-Newton", "number", "eigenvalue, by part")
 
 
 def _draw_layers(axes: Axes, found: xr.Dataset) -> None:
@@ -77,7 +89,7 @@ def _draw_layers(axes: Axes, found: xr.Dataset) -> None:
     for row, (kind, color) in enumerate(COLORS.items()):
         values = found["sharpness"].sel(kind=kind).values
         axes.barh(places + 0.38 * (row - 0.5), values, height=0.36, color=color, label=kind)
-    axes.set_xscale("log")
+    set_log_values(axes)
     axes.set_yticks(places, layers)
     axes.invert_yaxis()
-    label_panel(axes, "Largest eigenvalue of each layer's block", "largest eigenvalue", "layer")
+    label_panel(axes, "Largest of each layer's block", "largest eigenvalue", "layer")

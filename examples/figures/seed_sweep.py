@@ -8,14 +8,17 @@ from nc_jax.plotting import recorded_axis
 from nc_jax.plotting.style import (
     LOG_LOG,
     WILSON,
+    PaperFigure,
     figure_legend,
     fill_band,
     label_log_panel,
     panel_legend,
+    paper,
     shades,
 )
 
 
+@paper()
 def uncollapsed_figure(sweep: xr.Dataset) -> Figure:
     """Share of starts that have not collapsed over time, both on log scales.
 
@@ -28,7 +31,7 @@ def uncollapsed_figure(sweep: xr.Dataset) -> Figure:
     classes, excess = sweep["num_classes"].values, sweep["excess"].values
     num_runs, axis = sweep.sizes["seed"], recorded_axis(sweep)
     shares = sweep["uncollapsed"].transpose("num_classes", "excess", "time").values
-    figure = Figure(figsize=(0.8 + 4.4 * len(classes), 3.9), layout="constrained")
+    figure = PaperFigure(2.8)
     grid = figure.subplots(1, len(classes), sharey=True, squeeze=False)[0]
     decades = LOG_LOG.positions(axis)
     for axes, num_classes, of_classes in zip(grid, classes, shares, strict=True):
@@ -38,7 +41,7 @@ def uncollapsed_figure(sweep: xr.Dataset) -> Figure:
             x, left = decades[drawn], share[drawn]
             low, high = wilson_interval(left, num_runs)
             fill_band(axes, x, low, high, color=color, meaning=WILSON)
-            axes.plot(x, left, color=color, lw=1.8, label=f"d = {num_classes + more}")
+            axes.plot(x, left, color=color, label=f"d = {num_classes + more}")
         title = f"K = {num_classes}"
         label_log_panel(axes, title, LOG_LOG.label(axis), "share of starts not collapsed")
         LOG_LOG.apply(axes)

@@ -5,9 +5,17 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from nc_jax import plotting
-from nc_jax.plotting.style import figure_legend, label_log_panel, label_panel, shades
+from nc_jax.plotting.style import (
+    PaperFigure,
+    figure_legend,
+    label_log_panel,
+    label_panel,
+    paper,
+    shades,
+)
 
 # Variables by the title of their panel.
 PANELS = {
@@ -28,6 +36,7 @@ def epochs_figure(data: xr.Dataset, depth: Mapping[str, str]) -> Figure:
     return plotting.training_figure(runs, PANELS)
 
 
+@paper()
 def depth_figure(data: xr.Dataset, depth: Mapping[str, str], ranks: Sequence[str]) -> Figure:
     """NC1, CDNV and ranks over the layers, a curve for each of some epochs.
 
@@ -42,16 +51,17 @@ def depth_figure(data: xr.Dataset, depth: Mapping[str, str], ranks: Sequence[str
     titles = {
         "zhu_nc1": "NC1 (Zhu)", "cdnv": "CDNV", ranks[0]: "Effective rank", ranks[1]: "Stable rank"
     }  # fmt: skip
-    figure = Figure(figsize=(4.1 * len(titles), 3.9), layout="constrained")
+    figure = PaperFigure(4.8)
     places = np.arange(len(depth))
-    for axes, (name, title) in zip(figure.subplots(1, len(titles)), titles.items(), strict=True):
+    for axes, (name, title) in zip(figure.subplots(2, 2).flat, titles.items(), strict=True):
         for epoch, color in colors.items():
             values = data[name].sel(epoch=epoch, layer=list(depth)).values
-            axes.plot(places, values, color=color, marker="o", ms=4, lw=1.5)
+            axes.plot(places, values, color=color, marker="o")
         if name in ranks:
             label_panel(axes, title, "layer", title.lower())
         else:
             label_log_panel(axes, title, "layer", plotting.style.y_label(name))
         axes.set_xticks(places, list(depth.values()))
-    figure_legend(figure, colors={f"epoch {epoch}": color for epoch, color in colors.items()})
+    lines = {f"epoch {n}": Line2D([], [], color=c, marker="o") for n, c in colors.items()}
+    figure_legend(figure, lines=lines)
     return figure

@@ -10,9 +10,11 @@ from nc_jax.plotting.style import (
     BLUE,
     DARK,
     LOG_LOG,
+    PaperFigure,
     draw_curve,
     figure_legend,
     label_log_panel,
+    paper,
 )
 
 _RESIDUALS = {
@@ -21,6 +23,7 @@ _RESIDUALS = {
 }
 
 
+@paper()
 def kkt_figure(runs: xr.Dataset) -> Figure:
     """The residuals ε and δ with the bounds of Ji's lemma B.1, and the margin, over time.
 
@@ -31,17 +34,17 @@ def kkt_figure(runs: xr.Dataset) -> Figure:
     """
     data = as_dataset(runs)
     axis = recorded_axis(data)
-    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    figure = PaperFigure(2.6)
     *residuals, margin = figure.subplots(1, 3)
     for axes, (name, (title, label)) in zip(residuals, _RESIDUALS.items(), strict=True):
         x, bound = LOG_LOG.positions(axis), _finite(curves(data, f"{name}_bound"))
-        draw_curve(axes, x, _finite(curves(data, name)), color=BLUE, lw=1.8)
+        draw_curve(axes, x, _finite(curves(data, name)), color=BLUE)
         draw_curve(axes, x, bound, color=DARK, ls="--")
         label_log_panel(axes, title, LOG_LOG.label(axis), label)
     missing = 1 - _finite(curves(data, "max_margin_ratio"))
-    draw_curve(margin, LOG_LOG.positions(axis), missing, color=BLUE, lw=1.8)
-    title = "Distance from the largest margin"
-    label_log_panel(margin, title, LOG_LOG.label(axis), "1 − q_min/(largest at its norm)")
+    draw_curve(margin, LOG_LOG.positions(axis), missing, color=BLUE)
+    title = "Distance from largest margin"
+    label_log_panel(margin, title, LOG_LOG.label(axis), "1 − margin / largest")
     for axes in figure.axes:
         LOG_LOG.apply(axes)
     bound = Line2D([], [], color=DARK, ls="--")

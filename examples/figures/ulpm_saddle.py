@@ -14,8 +14,10 @@ from nc_jax.plotting.style import (
     GREY,
     LOG_LOG,
     ORANGE,
+    PaperFigure,
     label_panel,
     panel_legend,
+    paper,
     set_log_log_time,
     shades,
 )
@@ -25,6 +27,7 @@ _RATIO = "margin / largest of its norm"
 _SLOW, _SLOW_DECADES = 0.97, 1e4
 
 
+@paper()
 def escape_figure(escapes: xr.Dataset, gaussian: xr.Dataset) -> Figure:
     """The loss around the saddle, flows that leave it and when, and Gaussian starts.
 
@@ -36,8 +39,8 @@ def escape_figure(escapes: xr.Dataset, gaussian: xr.Dataset) -> Figure:
 
     Returns: a Matplotlib `Figure` of four panels.
     """
-    figure = Figure(figsize=(16, 4.3), layout="constrained")
-    curve, margins, times, starts = figure.subplots(1, 4)
+    figure = PaperFigure(5.4)
+    curve, margins, times, starts = figure.subplots(2, 2).flat
     _draw_saddle(curve)
     _draw_escapes(margins, escapes)
     _draw_leaving_times(times, escapes)
@@ -55,7 +58,7 @@ def _draw_saddle(axes: Axes) -> None:
     """The loss along the curve through the saddle, with its parabola and the two collapses."""
     alpha = np.linspace(-1, 1, 401)
     loss = np.asarray(nc.exact.example_3_1_loss(alpha))
-    axes.plot(alpha, loss, color=BLUE, lw=1.8, label="L(α)")
+    axes.plot(alpha, loss, color=BLUE, lw=1.3, label="L(α)")
     start = np.interp(0.0, alpha, loss)
     near = np.abs(alpha) < 0.45
     parabola = start + nc.exact.EXAMPLE_3_1_CURVATURE / 2 * alpha[near] ** 2
@@ -74,7 +77,7 @@ def _draw_escapes(axes: Axes, escapes: xr.Dataset) -> None:
     ratios = curves(escapes, "max_margin_ratio")
     for i, (values, color) in enumerate(zip(ratios, shades(len(eps)), strict=True)):
         label = f"from ε = {eps[i]:.3g}" if i in named else None
-        axes.plot(LOG_LOG.positions(axis), values, color=color, lw=1.4, label=label)
+        axes.plot(LOG_LOG.positions(axis), values, color=color, lw=1.1, label=label)
     label_panel(axes, "(b) Margin on the way", LOG_LOG.label(axis), _RATIO)
 
 
@@ -96,9 +99,9 @@ def _draw_gaussian_starts(axes: Axes, gaussian: xr.Dataset) -> None:
     decades = LOG_LOG.positions(axis)
     at = int(np.abs(decades - min(_SLOW_DECADES, decades[-1])).argmin())
     slow, drawn = ratios[:, at] < _SLOW, decades >= 1
-    end = f"t = 10^{decades[at]:.0f}"
+    end = f"$t = 10^{{{decades[at]:.0f}}}$"
     labels = {True: f"below {_SLOW:g} at {end}: {slow.sum()}", False: f"others: {(~slow).sum()}"}
-    styles = {True: {"color": ORANGE, "lw": 1.3}, False: {"color": GREY, "lw": 0.5}}
+    styles = {True: {"color": ORANGE, "lw": 1.1}, False: {"color": GREY, "lw": 0.4}}
     # The first curve of each kind has the label, so that the legend has one entry for each kind.
     for values, is_slow in zip(ratios, slow.tolist(), strict=True):
         axes.plot(decades[drawn], values[drawn], label=labels.pop(is_slow, None), **styles[is_slow])
