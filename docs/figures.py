@@ -14,14 +14,27 @@ from pathlib import Path
 
 DOCS = Path(__file__).parent
 EXAMPLES = DOCS.parent / "examples"
-# By example with its flags: names of figures in the documentation by the files that it saves.
+# By example with its flags: names of figures in the documentation by the files that it saves; names
+# without a suffix are PNGs.
 COMMANDS = {
     "ulpm_flow --gd --seeds 16": {"ulpm_flow": "ulpm_flow"},
     "ulpm_flow --seeds 16 --decades 1000000": {"ulpm_flow": "ulpm_flow_far"},
     "ulpm_kkt": {"ulpm_kkt": "ulpm_kkt"},
     "ulpm_saddle": {"ulpm_saddle": "ulpm_saddle"},
+    "collapse_movie": {"collapse_movie.gif": "collapse.gif"},
     "mixon_strong_collapse": {"mixon_strong_collapse": "mixon_strong_collapse"},
     "mixon_linear_phase": {"mixon_linear_phase": "mixon_linear_phase"},
+    "seli_flow": {"seli_flow": "seli_flow"},
+    "minority_collapse": {
+        "minority_collapse": "minority_collapse", "minority_transient": "minority_transient"
+    },
+    "optimisers": {"optimisers": "optimisers"},
+    "few_dimensions": {"few_dimensions": "few_dimensions"},
+    "depth --K 4 5 6 --m 2 3 4 5 --seeds 8": {"depth": "depth"},
+    "losses": {"losses": "losses"},
+    "layers": {"layers": "layers"},
+    "central_path": {"central_path": "central_path"},
+    "superclasses": {"superclasses": "superclasses"},
     "zhu_landscape": {"zhu_landscape": "zhu_landscape"},
     "seed_sweep": {"seed_sweep": "seed_sweep"},
     "rangamani_norm_dynamics": {
@@ -70,7 +83,12 @@ def _draw(name: str, options: list[str], figures: dict[str, str]) -> None:
         command = [sys.executable, f"{name}.py", *options, "--out", out]
         subprocess.run(command, cwd=EXAMPLES, check=True)
         for saved, figure in figures.items():
-            shutil.copyfile(Path(out) / f"{saved}.png", DOCS / f"{figure}.png")
+            shutil.copyfile(Path(out) / file_name(saved), DOCS / file_name(figure))
+
+
+def file_name(figure: str) -> str:
+    """File of a figure, a PNG unless it has a suffix."""
+    return figure if "." in figure else f"{figure}.png"
 
 
 if __name__ == "__main__":

@@ -1,0 +1,51 @@
+"""Public names of nc_jax: what the reference documents, and what must have an example."""
+
+import importlib
+import inspect
+from collections import defaultdict
+from collections.abc import Iterator
+from types import ModuleType
+
+# The modules in which users find names, by order of the reference; "" is `nc_jax`. A name that
+# several modules have is documented in the first one.
+NAMESPACES = {
+    "": "nc_jax",
+    "problems": "nc_jax.problems",
+    "losses": "nc_jax.losses",
+    "exact": "nc_jax.exact",
+    "landscape": "nc_jax.landscape",
+    "metrics": "nc_jax.metrics",
+    "geometry": "nc_jax.geometry",
+    "images": "nc_jax.images",
+    "cnn": "nc_jax.cnn",
+    "storage": "nc_jax.storage",
+    "plotting": "nc_jax.plotting",
+    "plotting.style": "nc_jax.plotting.style",
+}
+
+
+def public_objects(module: ModuleType) -> Iterator[tuple[str, object]]:
+    """Functions and classes of nc_jax that are public in the module, by name."""
+    is_package = hasattr(module, "__path__")
+    for name, value in sorted(vars(module).items()):
+        is_documented = inspect.isclass(value) or inspect.isroutine(inspect.unwrap(value))
+        # Checks of arguments are no functions for users.
+        if name.startswith(("_", "check_")) or not is_documented:
+            continue
+        home = getattr(value, "__module__", "")
+        if home == module.__name__ or (is_package and home.startswith("nc_jax.")):
+            yield name, value
+
+
+def pages() -> dict[str, dict[str, list[tuple[str, object]]]]:
+    """Names and objects by namespace, and in it by the module that defines them."""
+    documented: set[int] = set()
+    found: dict[str, dict[str, list[tuple[str, object]]]] = {}
+    for namespace, module_name in NAMESPACES.items():
+        by_home = defaultdict(list)
+        for name, value in public_objects(importlib.import_module(module_name)):
+            if id(value) not in documented:
+                documented.add(id(value))
+                by_home[value.__module__].append((f"{module_name}.{name}", value))
+        found[namespace] = dict(sorted(by_home.items()))
+    return found
