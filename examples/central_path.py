@@ -16,16 +16,15 @@ import jax.numpy as jnp
 import numpy as np
 from script import (
     Parser,
+    add_model_flags,
     add_output_flags,
-    attributes_of,
     check_seeds_and_stores,
     configure_jax,
     nearest,
     number,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -51,12 +50,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """The flags."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=4, argument="num_classes",
-        help="classes (%(default)s)")  # fmt: skip
-    add("--d", type=int, default=8, argument="feature_dim",
-        help="feature dimension (%(default)s)")  # fmt: skip
-    add("--n", type=int, default=6, argument="samples_per_class",
-        help="samples of each class (%(default)s)")  # fmt: skip
+    add_model_flags(parser, num_classes=4, feature_dim=8, samples_per_class=6)
     add("--norm", type=float, default=2.0,
         help="||M||_F of the whitened class means at the start (%(default)g)")  # fmt: skip
     add("--seed", type=int, default=0, help="number of the first start (%(default)s)")
@@ -66,9 +60,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--time", type=float, default=6.0,
         help="integrate Mixon's model to this t (%(default)g)")  # fmt: skip
     add("--rtol", type=float, default=1e-10, help="relative tolerance (%(default)g)")
-    add("--out", type=writable_folder, default="results/central_path",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/central_path")
     return parser, parser.parse_args(arguments)
 
 
@@ -210,19 +202,14 @@ def run(parser: Parser, flags: Namespace) -> None:
     print("parts of the square loss of Mixon's model, medians over seeds:")
     print(parts_table(flags, mixon))
 
-    from nc_jax import storage
+    data = {name: nc.storage.to_dataset(x) for name, x in (("flow", flow), ("mixon", mixon))}
 
-    data = {}
-    for name, runs in (("flow", flow), ("mixon", mixon)):
-        data[name] = storage.to_dataset(runs, attributes=attributes_of(flags))
-        storage.save(data[name], flags.out / f"{name}.zarr")
-    saved = [f"{name}.zarr" for name in data]
-    if not flags.no_plot:
+    def draw():
         from figures.central_path import central_path_figure
 
-        figure = central_path_figure(data["flow"], data["mixon"])
-        saved.append(save_figure(flags, figure, FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: central_path_figure(data["flow"], data["mixon"])}
+
+    save_results(flags, data, draw)
 
 
 if __name__ == "__main__":

@@ -23,14 +23,15 @@ from scipy.linalg import expm
 from scipy.sparse.csgraph import connected_components
 from script import (
     Parser,
+    add_model_flags,
     add_output_flags,
     attributes_of,
+    check_seed,
     configure_jax,
     number,
     run_script,
     save_figure,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -60,11 +61,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """The flags."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=4, argument="num_classes", help="classes (%(default)s)")
-    add("--d", type=int, default=3, argument="feature_dim",
-        help="feature dimension (%(default)s)")  # fmt: skip
-    add("--n", type=int, default=16, argument="samples_per_class",
-        help="samples of each class (%(default)s)")  # fmt: skip
+    add_model_flags(parser, num_classes=4, feature_dim=3, samples_per_class=16)
     add("--seed", type=int, default=0,
         help="seed of the clouds of features and of the rotation (%(default)s)")  # fmt: skip
     add("--size", type=float, default=1.25,
@@ -79,9 +76,9 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--decades", type=float, default=1e3, help="integrate to t = 10^DECADES (%(default)g)")
     add("--rtol", type=float, default=1e-6, help="relative tolerance (%(default)g)")
     add("--frames", type=int, default=84, help="frames of the movie (%(default)s)")
-    add("--out", type=writable_folder, default="results/collapse_movie",
-        help="folder for the movie, the figure and the results (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(
+        parser, "results/collapse_movie", contents="the movie, the figure and the results"
+    )
     return parser, parser.parse_args(arguments)
 
 
@@ -91,8 +88,7 @@ def check(parser: Parser, flags: Namespace) -> None:
         parser.error(f"--K {flags.K}: give an integer >= 3.")
     if flags.d < 2:
         parser.error(f"--d {flags.d}: give an integer >= 2; more than 2 classes need a plane.")
-    if not 0 <= flags.seed < 2**32:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    check_seed(parser, flags)
     if not 0.1 <= flags.size <= 10:
         parser.error(f"--size {flags.size:g}: give a number from 0.1 to 10.")
     if not 1e-14 <= flags.smallest <= 0.1:

@@ -20,12 +20,10 @@ import numpy as np
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
     configure_jax,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -58,9 +56,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
         help="Frobenius norms of every factor at the start (0.2 2)")  # fmt: skip
     add("--seeds", type=int, default=6, help="starts of each setting (%(default)s)")
     add("--decades", type=float, default=1e5, help="integrate to t = 10^DECADES (%(default)g)")
-    add("--out", type=writable_folder, default="results/depth",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/depth")
     return parser, parser.parse_args(arguments)
 
 
@@ -178,8 +174,6 @@ def run(parser: Parser, flags: Namespace) -> None:
     """Run, print, save."""
     import xarray as xr
 
-    from nc_jax import storage
-
     configure_jax()
     check_flags(parser, flags)
     print("Each K, m and width compiles for some seconds.", flush=True)
@@ -192,17 +186,16 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(table(MEANINGS, [row for cell in cells for row in rows(cell)]))
     # Without `coords` one that is equal in all cells would not get the dimension.
     data = xr.concat(cells, "cell", coords=["classes", "depth", "width"])
-    data = data.assign_attrs(attributes_of(flags))
     least = [_least(cell) for cell in cells]
     below = np.sum(data["singular_sum"].values < np.array(least)[:, None, None] * (1 - 1e-9))
     print(f"runs below the least S that is known: {below}")
-    storage.save(data, flags.out / "runs.zarr")
-    saved = ["runs.zarr"]
-    if not flags.no_plot:
+
+    def draw():
         from figures.depth import depth_figure
 
-        saved.append(save_figure(flags, depth_figure(data), FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: depth_figure(data)}
+
+    save_results(flags, {"runs": data}, draw)
 
 
 def check_flags(parser: Parser, flags: Namespace) -> None:

@@ -20,12 +20,10 @@ import numpy as np
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
     configure_jax,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -57,9 +55,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--seeds", type=int, default=16, help="number of starts (%(default)s)")
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--rtol", type=float, default=1e-6, help="relative tolerance (%(default)g)")
-    add("--out", type=writable_folder, default="results/few_dimensions",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/few_dimensions")
     return parser, parser.parse_args(arguments)
 
 
@@ -82,8 +78,6 @@ def run_flows(flags: Namespace, classes: int) -> tuple["xr.Dataset", nc.LastLaye
     Starts in d dimensions are starts in K-2 dimensions whose other coordinates are 0. The flow
     leaves these at 0, so that one compiled program runs all d.
     """
-    from nc_jax import storage
-
     dims, seeds = np.arange(2, classes - 1), np.arange(flags.seeds, dtype=np.uint32)
     problem = nc.ulpm(classes, classes - 2, 1)
 
@@ -104,7 +98,7 @@ def run_flows(flags: Namespace, classes: int) -> tuple["xr.Dataset", nc.LastLaye
         f"{np.max(flow.num_steps)} steps, {time.perf_counter() - began:.1f} s with compilation",
         flush=True,
     )
-    data = storage.to_dataset(flow, attributes=attributes_of(flags)).rename(seed="run")
+    data = nc.storage.to_dataset(flow).rename(seed="run")
     runs = np.repeat(dims, len(seeds)), np.tile(seeds, len(dims))
     data = data.assign_coords(feature_dim=("run", runs[0]), seed=("run", runs[1]))
     data = data.set_index(run=("feature_dim", "seed")).unstack("run")
@@ -163,8 +157,6 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(parser: Parser, flags: Namespace) -> None:
     """Run, print, save."""
-    from nc_jax import storage
-
     configure_jax()
     check_flags(parser, flags)
     print("Each number of classes compiles for a few seconds.", flush=True)
@@ -180,17 +172,14 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(table(MEANINGS, rows))
     below = sum(int(np.sum(_excess(data) < 0)) for data, _ in runs.values())
     print(f"runs below the least value that is known: {below}")
-    saved = []
-    for classes, (data, _) in runs.items():
-        saved.append(f"flow_K{classes}.zarr")
-        storage.save(data, flags.out / saved[-1])
-    if not flags.no_plot:
+
+    def draw():
         from figures.few_dimensions import few_dimensions_figure
 
         codes = {classes: best_run(data, final, 3)[1] for classes, (data, final) in runs.items()}
-        figure = few_dimensions_figure([data for data, _ in runs.values()], codes)
-        saved.append(save_figure(flags, figure, FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: few_dimensions_figure([data for data, _ in runs.values()], codes)}
+
+    save_results(flags, {f"flow_K{classes}": data for classes, (data, _) in runs.items()}, draw)
 
 
 def check_flags(parser: Parser, flags: Namespace) -> None:

@@ -21,7 +21,6 @@ from script import (
     folder_name,
     refuse_to_run,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -95,11 +94,9 @@ def add_flags(parser: Parser, out: str, **defaults: object) -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the random key (%(default)s)")
     parser.add_argument("--bf16", action="store_true",
                         help="compute in bfloat16, except metrics; for accelerators")  # fmt: skip
-    parser.add_argument("--out", type=writable_folder, default=out, argument="path",
-                        help="folder for results and figures (%(default)s)")  # fmt: skip
     parser.add_argument("--anew", action="store_true", argument="resume",
                         help="replace the results in OUT instead of resuming there")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, out)
 
 
 def checked_flags(parser: Parser, arguments: list[str] | None) -> Namespace:

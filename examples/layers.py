@@ -22,13 +22,12 @@ import xarray as xr
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
+    check_seed,
     configure_jax,
     number,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -79,9 +78,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--decades", type=float,
         help=f"integrate to t = 10^DECADES ({DECADES:g}; {DECAYED_DECADES:g} with weight decay, "
         "where the flow comes to rest)")  # fmt: skip
-    add("--out", type=writable_folder, default="results/layers",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/layers")
     flags = parser.parse_args(arguments)
     if flags.decades is None:
         flags.decades = DECAYED_DECADES if flags.decay else DECADES
@@ -102,8 +99,7 @@ def check(parser: Parser, flags: Namespace) -> None:
         parser.error(f"--decades {flags.decades:g}: give at most {REST:g} with weight decay.")
     if len(set(flags.activation)) < len(flags.activation):
         parser.error(f"--activation {' '.join(flags.activation)}: give each once.")
-    if not 0 <= flags.seed < 2**32:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    check_seed(parser, flags)
 
 
 def run_flow(flags: Namespace, name: str) -> xr.Dataset:
@@ -119,7 +115,7 @@ def run_flow(flags: Namespace, name: str) -> xr.Dataset:
     start = problem.init(jax.random.fold_in(jax.random.key(0), flags.seed), norm=flags.norm)
     times = np.geomspace(0.1, flags.decades * math.log(10), SAVES)
     run = nc.gradient_flow(problem, start, times, observe=OBSERVED, rtol=rtol, solver=solver)
-    data = nc.storage.to_dataset(run, attributes=attributes_of(flags))
+    data = nc.storage.to_dataset(run)
     layers = [f"layer {i + 1}" for i in range(len(flags.widths))]
     return data.assign_coords(layer=layers, width=("layer", flags.widths))
 
@@ -179,14 +175,7 @@ def run(parser: Parser, flags: Namespace) -> None:
         print(f"{name}: largest singular values of the matrices within {first:.2g} of each other "
               f"at the start, {last:.2g} at the end")  # fmt: skip
 
-    saved = []
-    for name, data in runs.items():
-        nc.storage.save(data, flags.out / f"{name}.zarr")
-        saved.append(f"{name}.zarr")
-    if not flags.no_plot:
-        figure = nc.plotting.layers_figure(runs)
-        saved.append(save_figure(flags, figure, "layers"))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+    save_results(flags, runs, lambda: {"layers": nc.plotting.layers_figure(runs)})
 
 
 if __name__ == "__main__":

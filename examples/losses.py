@@ -17,14 +17,14 @@ import jax
 import numpy as np
 from script import (
     Parser,
+    add_model_flags,
     add_output_flags,
-    attributes_of,
+    check_seed,
     configure_jax,
     folder_name,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -47,21 +47,14 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """The flags."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=4, argument="num_classes",
-        help="classes (%(default)s)")  # fmt: skip
-    add("--d", type=int, default=6, argument="feature_dim",
-        help="feature dimension (%(default)s)")  # fmt: skip
-    add("--n", type=int, default=5, argument="samples_per_class",
-        help="samples of each class (%(default)s)")  # fmt: skip
+    add_model_flags(parser, num_classes=4, feature_dim=6, samples_per_class=5)
     add("--alpha", type=float, default=0.1, argument="smoothing",
         help="smoothing of the labels, above 0 (%(default)g)")  # fmt: skip
     add("--gammas", type=float, nargs="+", default=[1.0, 2.0], argument="exponent",
         help="exponents of the focal loss (1 2)")  # fmt: skip
     add("--seed", type=int, default=0, help="number of the start (%(default)s)")
     add("--decades", type=float, default=300.0, help="integrate to t = 10^DECADES (%(default)g)")
-    add("--out", type=writable_folder, default="results/losses",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/losses")
     return parser, parser.parse_args(arguments)
 
 
@@ -156,8 +149,7 @@ def run(parser: Parser, flags: Namespace) -> None:
         parser.error(f"--d {flags.d}: the predictions need d >= K - 1 = {flags.K - 1}.")
     if len(set(flags.gammas)) < len(flags.gammas):
         parser.error(f"--gammas {' '.join(f'{g:g}' for g in flags.gammas)}: give each once.")
-    if not 0 <= flags.seed < 2**32:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    check_seed(parser, flags)
     print("The first run compiles for a few seconds.", flush=True)
     flows, began = {}, time.perf_counter()
     try:
@@ -169,24 +161,21 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(f"{len(flows)} flows in {time.perf_counter() - began:.1f} s with compilation\n")
     print(show(flags, flows))
 
-    from nc_jax import storage
-
-    saved, data = [], {}
+    data = {}
     for name, loss in losses_of(flags).items():
         flow = flows[name]
         log_time = np.asarray(flow.log_time)
-        data[name] = storage.to_dataset(flow, attributes=attributes_of(flags))
+        data[name] = nc.storage.to_dataset(flow)
         data[name]["predicted_gap"] = ("time", predicted_gap(flags, loss, log_time))
         if not problem_of(flags, loss).comes_to_rest:
             data[name]["log_share"] = ("time", log_share(flags, loss, flow))
-        file = f"{folder_name(name)}.zarr"
-        storage.save(data[name], flags.out / file)
-        saved.append(file)
-    if not flags.no_plot:
+
+    def draw():
         from figures.losses import losses_figure
 
-        saved.append(save_figure(flags, losses_figure(data), "losses"))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {"losses": losses_figure(data)}
+
+    save_results(flags, {folder_name(name): flow for name, flow in data.items()}, draw)
 
 
 if __name__ == "__main__":

@@ -36,7 +36,6 @@ from script import (
     configure_jax,
     run_script,
     save_figure,
-    writable_folder,
 )
 
 from nc_jax import metrics, storage
@@ -78,9 +77,9 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--batch", type=int, argument="batch_size",
         help="samples that are computed at once (4 MiB of them on a CPU)")  # fmt: skip
     add("--demo", action="store_true", help="write OUT/features.npz of digits, and measure it")
-    add("--out", type=writable_folder, default="results/measure_features",
-        help="folder for the report, the figure and the numbers (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(
+        parser, "results/measure_features", contents="the report, the figure and the numbers"
+    )
     flags = parser.parse_args(arguments)
     if flags.names and "all" in flags.names[1:] + flags.names[:-1]:
         parser.error(f'--names {" ".join(flags.names)}: give names of measures, or "all" alone.')

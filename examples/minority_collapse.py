@@ -27,12 +27,11 @@ import numpy as np
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
+    check_seed,
     configure_jax,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 from transient_collapse import NORMS, show_transient, transient_flows
 
@@ -73,9 +72,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
         help="starts of each norm of the flows without decay (%(default)s)",
     )
     add("--seed", type=int, default=0, help="seed of the starts with decay (%(default)s)")
-    add("--out", type=writable_folder, default="results/minority_collapse",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/minority_collapse")
     return parser, parser.parse_args(arguments)
 
 
@@ -97,8 +94,7 @@ def check(parser: Parser, flags: Namespace) -> None:
         parser.error(f"--transient-imbalance {ratio}: give an integer from 4 to 400.")
     if not 1 <= flags.starts <= 1000:
         parser.error(f"--starts {flags.starts}: give an integer from 1 to 1000.")
-    if not 0 <= flags.seed < 2**32:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    check_seed(parser, flags)
 
 
 def thresholds(flags: Namespace, imbalance: np.ndarray) -> dict[str, np.ndarray]:
@@ -242,19 +238,16 @@ def run(parser: Parser, flags: Namespace) -> None:
     )
     print(show_transient(transient))
 
-    from nc_jax import storage
-
-    saved = []
-    for name, data in (("minima", minima), ("flows", flows), ("transient", transient)):
-        storage.save(data.assign_attrs(attributes_of(flags)), flags.out / f"{name}.zarr")
-        saved.append(f"{name}.zarr")
-    if not flags.no_plot:
+    def draw():
         from figures.minority_collapse import phase_figure
         from figures.transient_collapse import transient_figure
 
-        saved.append(save_figure(flags, phase_figure(minima, flows), FIGURE))
-        saved.append(save_figure(flags, transient_figure(transient), TRANSIENT_FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {
+            FIGURE: phase_figure(minima, flows),
+            TRANSIENT_FIGURE: transient_figure(transient),
+        }
+
+    save_results(flags, {"minima": minima, "flows": flows, "transient": transient}, draw)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser, configure_jax, run_script, save_figure
+from script import Parser, configure_jax, run_script, save_figures
 
 import nc_jax as nc
 
@@ -145,13 +145,13 @@ def run(parser: Parser, flags: Namespace) -> None:
     print("medians over seeds; slope: of the times in log(1/norm)")
     print(show(flags, runs))
     data = store(flags, "flow", runs)
-    saved = ["flow.zarr"]
-    if not flags.no_plot:
+
+    def draw():
         from figures.mixon_linear_phase import linear_phase_figure
 
-        figure = linear_phase_figure(data, flags.gap)
-        saved.append(save_figure(flags, figure, FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: linear_phase_figure(data, flags.gap)}
+
+    save_figures(flags, draw, saved=["flow.zarr"])
 
 
 if __name__ == "__main__":

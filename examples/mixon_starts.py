@@ -13,7 +13,6 @@ from script import (
     check_seeds_and_stores,
     refuse_to_run,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -37,9 +36,7 @@ def parser_of(description: str | None, norms: list[float], out: str) -> Parser:
         help=f"||W||_F = ||H||_F of the starts ({listed})")  # fmt: skip
     add("--seeds", type=int, default=100, help="number of starts of each norm (%(default)s)")
     add("--seed", type=int, default=0, help="number of the first start (%(default)s)")
-    add("--out", type=writable_folder, default=out,
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, out)
     return parser
 
 

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import optax
 from mixon_starts import announce, by_norm, check, over_starts, parser_of, slopes, store
-from script import Parser, configure_jax, run_script, save_figure
+from script import Parser, configure_jax, run_script, save_figures
 
 import nc_jax as nc
 
@@ -171,14 +171,12 @@ def run(parser: Parser, flags: Namespace) -> None:
         print("medians over seeds at the end; powers of the norm over those <= 0.1, with range")
         print(show(flags, runs[name]))
         data[name] = store(flags, name, runs[name])
-    saved = [f"{name}.zarr" for name in runs]
-    if not flags.no_plot:
-        from nc_jax import plotting
 
+    def draw():
         named = {"flow": data["flow"], f"{flags.optimizer}, t = rate * step": data["descent"]}
-        figure = plotting.sweep_figure(named, plotting.MIXON_PANELS, by="norm")
-        saved.append(save_figure(flags, figure, FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: nc.plotting.sweep_figure(named, nc.plotting.MIXON_PANELS, by="norm")}
+
+    save_figures(flags, draw, saved=[f"{name}.zarr" for name in data])
 
 
 if __name__ == "__main__":

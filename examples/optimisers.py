@@ -26,12 +26,10 @@ import optax
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
     configure_jax,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 from transient_collapse import LEARNED, contrasts_of, first_time
 
@@ -86,9 +84,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--rate", type=float, default=0.005, help="rate of the optimisers (%(default)g)")
     add("--starts", type=int, default=4, help="starts for each R (%(default)s)")
     add("--seed", type=int, default=0, help="seed of the first start (%(default)s)")
-    add("--out", type=writable_folder, default="results/optimisers",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/optimisers")
     return parser, parser.parse_args(arguments)
 
 
@@ -177,7 +173,6 @@ def compute(flags: Namespace) -> "xr.Dataset":
             "optimizer": methods, "ratio": ratios, "stage": ["majority", "minority"],
             "seed": flags.seed + np.arange(flags.starts),
         },
-        {"majority": flags.majority, "minority": flags.minority, **attributes_of(flags)},
     )  # fmt: skip
 
 
@@ -252,15 +247,12 @@ def run(parser: Parser, flags: Namespace) -> None:
         bound = nc.exact.sign_threshold(flags.majority, flags.minority)
         print(f"\nsign flow merges the minorities for R > KA + 2 KB - 2 = {bound}")
 
-    from nc_jax import storage
-
-    storage.save(data, flags.out / "optimisers.zarr")
-    saved = ["optimisers.zarr"]
-    if not flags.no_plot:
+    def draw():
         from figures.optimisers import optimisers_figure
 
-        saved.append(save_figure(flags, optimisers_figure(data), FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: optimisers_figure(data)}
+
+    save_results(flags, {"optimisers": data}, draw)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
-from script import Parser, attributes_of, configure_jax, folder_name, run_script, save_figure, table
+from script import Parser, configure_jax, folder_name, run_script, save_results, table
 
 import nc_jax as nc
-from nc_jax import storage
 from nc_jax.problems import relu
 
 MEASURES = ("objective", "ji_within_class_variation", "ji_self_duality", "zhu_nc1")
@@ -214,21 +213,18 @@ def run(parser: Parser, flags: Namespace) -> None:
         found[name] = [measure(problem, final, flags.decay) for final in finals]
     print("\nmedians over seeds at the end, theory at the measured gap")
     print(show(found))
-    flows, saved = {}, []
-    for name, run in runs.items():
-        store = f"{folder_name(name)}.zarr"
-        dataset = storage.to_dataset(
-            run, attributes=attributes_of(flags), dims={"cosines": ["pair"]}
-        )
-        flows[name] = dataset.assign_coords(seed=flags.seed + np.arange(flags.seeds))
-        storage.save(flows[name], flags.out / store)
-        saved.append(store)
-    if not flags.no_plot:
+    seeds = flags.seed + np.arange(flags.seeds)
+    flows = {
+        name: nc.storage.to_dataset(run, dims={"cosines": ["pair"]}).assign_coords(seed=seeds)
+        for name, run in runs.items()
+    }
+
+    def draw():
         from figures.rangamani_collapse import frames_figure
 
-        figure = frames_figure(flows, len(flags.classes))
-        saved.append(save_figure(flags, figure, "rangamani_collapse"))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {"rangamani_collapse": frames_figure(flows, len(flags.classes))}
+
+    save_results(flags, {folder_name(name): flow for name, flow in flows.items()}, draw)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ from script import (
     add_output_flags,
     check_seeds_and_stores,
     refuse_to_run,
-    writable_folder,
 )
 
 from nc_jax import images
@@ -34,9 +33,7 @@ def add_run_flags(parser: Parser, seeds: int, starts: str, out: str) -> None:
     add("--widths", type=int, nargs="+", default=[16, 16], help="hidden layers (16 16)")
     add("--seeds", type=int, default=seeds, help=f"{starts} (%(default)d)")
     add("--seed", type=int, default=0, help="number of the first start (%(default)d)")
-    add("--out", type=writable_folder, default=out,
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, out)
 
 
 def checked_flags(

@@ -11,6 +11,7 @@ import math
 import time
 from argparse import Namespace
 from functools import partial
+from typing import TYPE_CHECKING
 
 import diffrax
 import jax
@@ -19,11 +20,14 @@ import numpy as np
 import optax
 import xarray as xr
 from rangamani_data import add_data_flags, add_run_flags, checked_flags, load
-from script import Parser, attributes_of, configure_jax, run_script, save_figure, table
+from script import Parser, attributes_of, configure_jax, run_script, save_figures, table
 from tqdm import tqdm
 
 import nc_jax as nc
 from nc_jax import storage
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 NORMS = [0.01, 0.1, 0.5, 1.0, 3.0, 5.0, 10.0]
 OBSERVABLES = (
@@ -292,19 +296,18 @@ def logistic() -> xr.Dataset:
     )
 
 
-def draw(flags: Namespace, flows: xr.Dataset, distances: xr.Dataset) -> list[str]:
-    """Save the figures; returns their names."""
+def draw(flags: Namespace, flows: xr.Dataset, distances: xr.Dataset) -> "dict[str, Figure]":
+    """The figures by name."""
     from figures import rangamani_norm_dynamics as figures
 
     nearest = int(np.argmin(np.abs(np.log(np.array(flags.norms) / HISTOGRAM_NORM))))
-    drawn = {
+    return {
         "figure_2": figures.norm_dynamics_figure(flows),
         "figure_3": figures.margins_figure(flows),
         "figure_4": figures.outputs_figure(flows.isel(decay=0, norm_at_start=nearest, seed=0)),
         "figure_10": figures.logistic_figure(logistic()),
         "orders": figures.orders_figure(distances),
     }
-    return [save_figure(flags, figure, name) for name, figure in drawn.items()]
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -349,10 +352,7 @@ def run(parser: Parser, flags: Namespace) -> None:
     storage.save(flows, flags.out / "flow.zarr")
     distances = orders(data, flags)
     print(f"\n{show_orders(distances)}")
-    saved = ["flow.zarr"]
-    if not flags.no_plot:
-        saved += draw(flags, flows, distances)
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+    save_figures(flags, lambda: draw(flags, flows, distances), saved=["flow.zarr"])
 
 
 if __name__ == "__main__":

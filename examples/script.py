@@ -1,4 +1,4 @@
-"""Shared by the example scripts: flags, one-line errors, settings of JAX, tables and figures."""
+"""Shared by the example scripts: flags, one-line errors, settings of JAX, tables and results."""
 
 import argparse
 import contextlib
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 
 if TYPE_CHECKING:
+    import xarray as xr
     from matplotlib.figure import Figure
 
 # Formats of saved figures.
@@ -63,9 +64,24 @@ def add_dataset_flags(parser: Parser) -> None:
         help="download the published files if they are not in the folder")  # fmt: skip
 
 
-def add_output_flags(parser: Parser) -> None:
-    """`--no-plot`, `--format` and `--quiet`."""
+def add_model_flags(
+    parser: Parser, *, num_classes: int, feature_dim: int, samples_per_class: int
+) -> None:
+    """`--K`, `--d` and `--n` of a model with balanced classes, with their defaults."""
     add = parser.add_argument
+    add("--K", type=int, default=num_classes, argument="num_classes",
+        help="classes (%(default)s)")  # fmt: skip
+    add("--d", type=int, default=feature_dim, argument="feature_dim",
+        help="feature dimension (%(default)s)")  # fmt: skip
+    add("--n", type=int, default=samples_per_class, argument="samples_per_class",
+        help="samples of each class (%(default)s)")  # fmt: skip
+
+
+def add_output_flags(parser: Parser, out: str, *, contents: str = "results and figures") -> None:
+    """`--out`, a folder for the contents, `--no-plot`, `--format` and `--quiet`."""
+    add = parser.add_argument
+    add("--out", type=writable_folder, default=out, argument="path",
+        help=f"folder for {contents} (%(default)s)")  # fmt: skip
     add("--no-plot", action="store_true", help="save no figure")
     add("--format", choices=FORMATS, default="png", help="format of the figures (%(default)s)")
     add("--quiet", action="store_true", help="print only errors")
@@ -105,6 +121,38 @@ def output(flags: argparse.Namespace) -> Iterator[None]:
 def attributes_of(flags: argparse.Namespace) -> dict[str, str]:
     """The flags as texts, for the attributes of a data set."""
     return {flag: str(value) for flag, value in vars(flags).items()}
+
+
+def save_results(
+    flags: argparse.Namespace,
+    results: "Mapping[str, xr.Dataset]",
+    draw: Callable[[], "Mapping[str, Figure]"],
+) -> None:
+    """Save data sets and figures in OUT, and print the names of the files.
+
+    Args:
+        results: the data sets by the names of their stores, without ".zarr". They are saved with
+            the flags as attributes.
+        draw: returns the figures by the names of their files, without the ending. It is called
+            after the data sets are saved, and not at all with `--no-plot`.
+    """
+    from nc_jax import storage
+
+    for name, data in results.items():
+        storage.save(data.assign_attrs(attributes_of(flags)), flags.out / f"{name}.zarr")
+    save_figures(flags, draw, saved=[f"{name}.zarr" for name in results])
+
+
+def save_figures(
+    flags: argparse.Namespace, draw: Callable[[], "Mapping[str, Figure]"], *, saved: Sequence[str]
+) -> None:
+    """The last part of `save_results`, for scripts that save their results earlier.
+
+    Args: `draw` as there; `saved`, the names of the files that are in OUT already.
+    """
+    figures = {} if flags.no_plot else draw()
+    files = [*saved, *(save_figure(flags, figure, name) for name, figure in figures.items())]
+    print(f"\nsaved in {flags.out}: {', '.join(files)}")
 
 
 def save_figure(flags: argparse.Namespace, figure: "Figure", name: str) -> str:
@@ -163,6 +211,12 @@ def configure_jax() -> None:
 
     jax.config.update("jax_enable_x64", True)
     nc_jax.cache_programs()
+
+
+def check_seed(parser: Parser, flags: argparse.Namespace) -> None:
+    """Refuse a seed that a random key cannot hold."""
+    if not 0 <= flags.seed < 2**32:
+        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
 
 
 def check_seeds_and_stores(parser: Parser, flags: argparse.Namespace) -> None:

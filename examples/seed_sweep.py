@@ -21,7 +21,6 @@ from script import (
     run_script,
     save_figure,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -46,14 +45,12 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
         help="share of the largest margin from which a start counts as collapsed (%(default)g)"
     )  # fmt: skip
     add("--rtol", type=float, default=1e-5, help="relative tolerance (%(default)g)")
-    add("--out", type=writable_folder, default="results/seed_sweep", argument="path",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
     add("--anew", action="store_true", argument="resume",
         help="replace the results in OUT instead of resuming there")  # fmt: skip
     add("--explore", action="store_true",
         help="write a page on which the margins of all starts are explored, explore.html (needs "
         "Plotly)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/seed_sweep")
     return parser, parser.parse_args(arguments)
 
 

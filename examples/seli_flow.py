@@ -23,13 +23,11 @@ import xarray as xr
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
     configure_jax,
     number,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -89,9 +87,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
         help="imbalances R (1 10 100 1000 10000)")  # fmt: skip
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--rtol", type=float, default=1e-9, help="relative tolerance (%(default)g)")
-    add("--out", type=writable_folder, default="results/seli_flow",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/seli_flow")
     return parser, parser.parse_args(arguments)
 
 
@@ -216,16 +212,12 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(f"{len(found)} flows, {time.perf_counter() - began:.1f} s with compilation")
     print(show(runs))
 
-    from nc_jax import storage
-
-    data = runs.assign_attrs(attributes_of(flags))
-    storage.save(data, flags.out / "flow.zarr")
-    saved = ["flow.zarr"]
-    if not flags.no_plot:
+    def draw():
         from figures.seli_flow import seli_figure
 
-        saved.append(save_figure(flags, seli_figure(runs), FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: seli_figure(runs)}
+
+    save_results(flags, {"flow": runs}, draw)
 
 
 if __name__ == "__main__":

@@ -24,20 +24,17 @@ import xarray as xr
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
     configure_jax,
     number,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
-from transient_collapse import first_time, slope_of
+from transient_collapse import NORMS, first_time, from_small_starts, slope_of
 
 import nc_jax as nc
 
 FIGURE = "superclasses"
-NORMS = (1e-3, 1e-5, 1e-7, 1e-9)
 STAGES = ("coarse", "fine")
 PAIRS = ("one super-class", "two super-classes")
 OBJECTS = ("classifiers", "class means")
@@ -56,9 +53,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--g0", type=float, default=0.1, help="kernel across super-classes (%(default)g)")
     add("--seeds", type=int, default=4, help="small starts of each norm (%(default)s)")
     add("--decades", type=float, default=300.0, help="integrate to t = 10^DECADES (%(default)g)")
-    add("--out", type=writable_folder, default="results/superclasses",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/superclasses")
     return parser, parser.parse_args(arguments)
 
 
@@ -97,17 +92,8 @@ def run_stages(flags: Namespace, problem: nc.KernelFeatures) -> xr.Dataset:
         size = math.sqrt(flags.classes)
         return {"coarse": size * jnp.linalg.norm(means), "fine": jnp.linalg.norm(spread)}
 
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(0), seed) for seed in range(flags.seeds)])
-    recorded = []
-    for norm in NORMS:
-        starts = jax.vmap(problem.init, (0, None))(keys, norm)
-        # atol is absolute, and the start is small.
-        flow = nc.Flow(
-            problem, scaled * math.log(1 / norm), clock=nc.RealTime(),
-            rtol=1e-8, atol=1e-10 * norm, observe=observe,
-        )  # fmt: skip
-        recorded.append(flow.batch(starts).observables)
-    curves = np.stack([[np.asarray(r[name]) for name in STAGES] for r in recorded])
+    found = from_small_starts(problem, scaled, norms=NORMS, seeds=flags.seeds, observe=observe)
+    curves = np.stack([found[name] for name in STAGES], axis=1)
     units = np.log(1 / np.array(NORMS))
     return xr.Dataset(
         {
@@ -236,16 +222,12 @@ def run(parser: Parser, flags: Namespace) -> None:
         f"{-1 / (problem.num_classes - 1):.4f}"
     )
 
-    from nc_jax import storage
-
-    for name, data in (("flow", late), ("stages", stages)):
-        storage.save(data.assign_attrs(attributes_of(flags)), flags.out / f"{name}.zarr")
-    saved = ["flow.zarr", "stages.zarr"]
-    if not flags.no_plot:
+    def draw():
         from figures.superclasses import superclasses_figure
 
-        saved.append(save_figure(flags, superclasses_figure(stages, late), FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: superclasses_figure(stages, late)}
+
+    save_results(flags, {"flow": late, "stages": stages}, draw)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,6 @@ from script import (
     run_script,
     save_figure,
     table,
-    writable_folder,
 )
 
 from nc_jax import images, metrics
@@ -50,10 +49,9 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--rate", type=float, default=0.05, help="learning rate at the start (%(default)g)")
     add("--decay", type=float, default=5e-3, help="weight decay (%(default)g)")
     add("--seed", type=int, default=0, help="seed of weights and batches (%(default)s)")
-    add("--out", type=writable_folder, default="results/torch_loop", argument="path",
-        help="folder for results and figures, in the place of those there (%(default)s)"
-    )  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(
+        parser, "results/torch_loop", contents="results and figures, in the place of those there"
+    )
     return parser, parser.parse_args(arguments)
 
 

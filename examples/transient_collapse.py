@@ -7,7 +7,7 @@ classes nearly coincide: a temporary minority collapse.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import jax
@@ -61,17 +61,7 @@ def transient_flows(
     # Times in units of log(1/eps), in which the stages of all norms are at the same places.
     scaled = np.linspace(0, 1.6 / stages[0].rates[-1], 321)
     observe = contrasts_of(problem, stages[0].sizes)
-    keys = jnp.stack([jax.random.fold_in(jax.random.key(0), seed) for seed in range(seeds)])
-    recorded = []
-    for norm in norms:
-        starts = jax.vmap(problem.init, (0, None))(keys, norm)
-        # atol is absolute, and the start is small.
-        flow = nc.Flow(
-            problem, scaled * math.log(1 / norm), clock=nc.RealTime(),
-            rtol=1e-8, atol=1e-10 * norm, observe=observe,
-        )  # fmt: skip
-        recorded.append(flow.batch(starts).observables)
-    curves = {name: np.stack([np.asarray(r[name]) for r in recorded]) for name in recorded[0]}
+    curves = from_small_starts(problem, scaled, norms=norms, seeds=seeds, observe=observe)
     units = np.log(1 / np.array(norms))
     learned = units[:, None, None] * np.stack(
         [first_time(scaled, curves[f"{group}_contrast"]) for group in ("majority", "minority")], -1
@@ -91,6 +81,31 @@ def transient_flows(
         },
         {"loss": type(loss).__name__, "class_sizes": list(class_sizes), "feature_dim": feature_dim},
     )  # fmt: skip
+
+
+def from_small_starts(
+    problem: nc.UnconstrainedFeatures | nc.KernelFeatures,
+    scaled: np.ndarray,
+    *,
+    norms: Sequence[float],
+    seeds: int,
+    observe: Callable[[nc.LastLayer], dict[str, jax.Array]],
+) -> dict[str, np.ndarray]:
+    """Observables over (norm, seed, save) of flows from starts of every norm eps.
+
+    Args: `scaled`, the save times divided by log(1/eps).
+    """
+    keys = jnp.stack([jax.random.fold_in(jax.random.key(0), seed) for seed in range(seeds)])
+    recorded = []
+    for norm in norms:
+        starts = jax.vmap(problem.init, (0, None))(keys, norm)
+        # atol is absolute, and the start is small.
+        flow = nc.Flow(
+            problem, scaled * math.log(1 / norm), clock=nc.RealTime(),
+            rtol=1e-8, atol=1e-10 * norm, observe=observe,
+        )  # fmt: skip
+        recorded.append(flow.batch(starts).observables)
+    return {name: np.stack([np.asarray(r[name]) for r in recorded]) for name in recorded[0]}
 
 
 def contrasts_of(problem: nc.UnconstrainedFeatures, sizes: tuple[int, ...]):

@@ -17,6 +17,7 @@ import numpy as np
 import optax
 from script import (
     Parser,
+    add_model_flags,
     add_output_flags,
     attributes_of,
     check_seeds_and_stores,
@@ -24,9 +25,8 @@ from script import (
     nearest,
     number,
     run_script,
-    save_figure,
+    save_figures,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -63,12 +63,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """The flags; the defaults are those of the paper."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=5, argument="num_classes",
-        help="classes (%(default)s)")  # fmt: skip
-    add("--d", type=int, default=20, argument="feature_dim",
-        help="feature dimension (%(default)s)")  # fmt: skip
-    add("--n", type=int, default=10, argument="samples_per_class",
-        help="samples of each class (%(default)s)")  # fmt: skip
+    add_model_flags(parser, num_classes=5, feature_dim=20, samples_per_class=10)
     add("--norm", type=float, default=1.0, help="||W||_F = ||H||_F of the start (%(default)s)")
     add("--seed", type=int, default=0, help="number of the (first) start (%(default)s)")
     add("--seeds", type=int, default=1, help="number of starts, drawn as bands (%(default)s)")
@@ -80,9 +75,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
         help="RKC in log log time, or a solver of Diffrax in log time (Tsit5; RKC past 10^10000)"
     )  # fmt: skip
     add("--rtol", type=float, help="relative tolerance (1e-8; for float32 1e-5)")
-    add("--out", type=writable_folder, default="results/ulpm_flow",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/ulpm_flow")
     return parser, parser.parse_args(arguments)
 
 
@@ -222,7 +215,7 @@ def run(parser: Parser, flags: Namespace) -> None:
     configure_jax()
     check(parser, flags)
     try:
-        problem, start = draw(flags)
+        problem, start = model_and_start(flags)
         runs = {"flow": run_flow(flags, problem, start)}
     except ValueError as error:
         parser.refuse(error)
@@ -244,10 +237,11 @@ def run(parser: Parser, flags: Namespace) -> None:
         horizon = math.log10(LEARNING_RATE * DESCENT_STEPS / problem.num_samples)
         print(show(runs["descent"], table_times(horizon), samples=problem.num_samples))
         store(flags, "descent", runs["descent"])
-    saved = [f"{name}.zarr" for name in runs]
-    if not flags.no_plot:
-        saved.append(draw_figure(flags, runs))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+
+    def draw():
+        return {FIGURE: nc.plotting.collapse_figure(runs, slopes=expected_exponents(flags))}
+
+    save_figures(flags, draw, saved=[f"{name}.zarr" for name in runs])
 
 
 def check(parser: Parser, flags: Namespace) -> None:
@@ -259,7 +253,7 @@ def check(parser: Parser, flags: Namespace) -> None:
         parser.error(f"--norm {flags.norm:g}: give a finite number > 0.")
 
 
-def draw(flags: Namespace) -> tuple[nc.UnconstrainedFeatures, nc.LastLayer]:
+def model_and_start(flags: Namespace) -> tuple[nc.UnconstrainedFeatures, nc.LastLayer]:
     """The model and its start, or a batch of starts."""
     problem = nc.ulpm(flags.K, flags.d, flags.n)
 
@@ -295,14 +289,6 @@ def store(flags: Namespace, name: str, trajectory: nc.Trajectory) -> None:
     storage.save(
         storage.to_dataset(trajectory, attributes=attributes_of(flags)), flags.out / f"{name}.zarr"
     )
-
-
-def draw_figure(flags: Namespace, runs: dict[str, nc.Trajectory]) -> str:
-    """Save figure 2 of the paper; returns its file name."""
-    from nc_jax import plotting
-
-    figure = plotting.collapse_figure(runs, slopes=expected_exponents(flags))
-    return save_figure(flags, figure, FIGURE)
 
 
 if __name__ == "__main__":

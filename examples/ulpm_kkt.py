@@ -14,16 +14,15 @@ import jax
 import numpy as np
 from script import (
     Parser,
+    add_model_flags,
     add_output_flags,
-    attributes_of,
     check_seeds_and_stores,
     configure_jax,
     nearest,
     number,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -42,19 +41,12 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """The flags."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=5, argument="num_classes",
-        help="classes (%(default)s)")  # fmt: skip
-    add("--d", type=int, default=20, argument="feature_dim",
-        help="feature dimension (%(default)s)")  # fmt: skip
-    add("--n", type=int, default=10, argument="samples_per_class",
-        help="samples of each class (%(default)s)")  # fmt: skip
+    add_model_flags(parser, num_classes=5, feature_dim=20, samples_per_class=10)
     add("--seed", type=int, default=0, help="number of the first start (%(default)s)")
     add("--seeds", type=int, default=16, help="number of starts (%(default)s)")
     add("--decades", type=float, default=1000.0, help="integrate to t = 10^DECADES (%(default)g)")
     add("--rtol", type=float, help="relative tolerance (1e-8)")
-    add("--out", type=writable_folder, default="results/ulpm_kkt",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/ulpm_kkt")
     return parser, parser.parse_args(arguments)
 
 
@@ -130,16 +122,14 @@ def run(parser: Parser, flags: Namespace) -> None:
     holds = bool(np.all(within[bounded]))
     print(f"the lemma's bounds hold at all {bounded.sum()} saves with loss < log 2: {holds}")
 
-    from nc_jax import storage
+    data = nc.storage.to_dataset(flow)
 
-    data = storage.to_dataset(flow, attributes=attributes_of(flags))
-    storage.save(data, flags.out / "flow.zarr")
-    saved = ["flow.zarr"]
-    if not flags.no_plot:
+    def draw():
         from figures.ulpm_kkt import kkt_figure
 
-        saved.append(save_figure(flags, kkt_figure(data), FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: kkt_figure(data)}
+
+    save_results(flags, {"flow": data}, draw)
 
 
 if __name__ == "__main__":

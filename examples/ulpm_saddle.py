@@ -18,19 +18,17 @@ import numpy as np
 from script import (
     Parser,
     add_output_flags,
-    attributes_of,
     configure_jax,
     number,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
 
 if TYPE_CHECKING:
-    import xarray as xr
+    pass
 
 EXAMPLE = nc.ulpm(4, 4, 1)
 # The margin divided by the largest is 3/4 at the saddle and 1 at collapse. A flow counts as having
@@ -55,9 +53,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--n", type=int, default=10, argument="samples_per_class",
         help="samples of each class of the Gaussian starts (%(default)s)")  # fmt: skip
     add("--seeds", type=int, default=256, help="number of Gaussian starts (%(default)s)")
-    add("--out", type=writable_folder, default="results/ulpm_saddle",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/ulpm_saddle")
     return parser, parser.parse_args(arguments)
 
 
@@ -208,14 +204,16 @@ def run(parser: Parser, flags: Namespace) -> None:
     except ValueError as error:
         parser.refuse(error)
     print(slow_table(gaussian))
-    data = store(flags, runs, left, gaussian)
-    saved = [f"{name}.zarr" for name in data]
-    if not flags.no_plot:
+    escape = nc.storage.to_dataset(runs, runs=("eps",)).assign_coords(eps=flags.eps)
+    escape = escape.assign(leaving_log_time=("eps", left))
+    others = nc.storage.to_dataset(gaussian)
+
+    def draw():
         from figures.ulpm_saddle import escape_figure
 
-        figure = escape_figure(data["escape"], data["gaussian"])
-        saved.append(save_figure(flags, figure, FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: escape_figure(escape, others)}
+
+    save_results(flags, {"escape": escape, "gaussian": others}, draw)
 
 
 def show_saddle() -> None:
@@ -235,23 +233,6 @@ def show_saddle() -> None:
         f"  direction of theorem 3.4 ({way.case}): curvature {way.curvature:.6f}, "
         f"loss lower up to an angle of {reach:.3f}"
     )
-
-
-def store(
-    flags: Namespace, runs: nc.Trajectory, left: np.ndarray, gaussian: nc.Trajectory
-) -> "dict[str, xr.Dataset]":
-    """Save both batches as Zarr stores; returns them by name."""
-    from nc_jax import storage
-
-    escape = storage.to_dataset(runs, attributes=attributes_of(flags), runs=("eps",))
-    escape = escape.assign_coords(eps=flags.eps).assign(leaving_log_time=("eps", left))
-    data = {
-        "escape": escape,
-        "gaussian": storage.to_dataset(gaussian, attributes=attributes_of(flags)),
-    }
-    for name, each in data.items():
-        storage.save(each, flags.out / f"{name}.zarr")
-    return data
 
 
 if __name__ == "__main__":

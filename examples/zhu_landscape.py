@@ -16,13 +16,13 @@ import jax.numpy as jnp
 import numpy as np
 from script import (
     Parser,
+    add_model_flags,
     add_output_flags,
-    attributes_of,
+    check_seed,
     configure_jax,
     run_script,
-    save_figure,
+    save_results,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -39,20 +39,13 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     """The flags."""
     parser = Parser(description=__doc__)
     add = parser.add_argument
-    add("--K", type=int, default=4, argument="num_classes",
-        help="classes (%(default)s)")  # fmt: skip
-    add("--d", type=int, default=4, argument="feature_dim",
-        help="feature dimension (%(default)s)")  # fmt: skip
-    add("--n", type=int, default=2, argument="samples_per_class",
-        help="samples of each class (%(default)s)")  # fmt: skip
+    add_model_flags(parser, num_classes=4, feature_dim=4, samples_per_class=2)
     add("--decay", type=float, default=5e-3, help="weight decay lambda of W and H (%(default)g)")
     add("--bias-decay", type=float, default=0.0, help="weight decay of the bias (%(default)g)")
     add("--starts", type=int, default=256, help="number of starts of the search (%(default)s)")
     add("--flows", type=int, default=8, help="number of gradient flows (%(default)s)")
     add("--seed", type=int, default=0, help="seed of the random key (%(default)s)")
-    add("--out", type=writable_folder, default="results/zhu_landscape",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, "results/zhu_landscape")
     return parser, parser.parse_args(arguments)
 
 
@@ -61,8 +54,7 @@ def check(parser: Parser, flags: Namespace) -> None:
     for name in ("starts", "flows"):
         if not 1 <= getattr(flags, name) <= 100_000:
             parser.error(f"--{name} {getattr(flags, name)}: give an integer from 1 to 100000.")
-    if not 0 <= flags.seed < 2**32:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    check_seed(parser, flags)
     # An eigenvalue counts as zero relative to the largest one. Far outside of this range the
     # smallest eigenvalues that matter would count as zero too.
     if not 1e-5 <= flags.decay <= 1:
@@ -192,26 +184,21 @@ def run(parser: Parser, flags: Namespace) -> None:
     print(
         f"{flags.flows} flows to t = {20 / flags.decay:g} end {excess.max():.1e} above it at most"
     )
-    data = store(flags, problem, found, flows)
-    saved = [f"{name}.zarr" for name in data]
-    if not flags.no_plot:
+    data = {"points": dataset_of(problem, found), "flows": nc.storage.to_dataset(flows)}
+
+    def draw():
         from figures.zhu_landscape import landscape_figure
 
-        figure = landscape_figure(describe(problem, points), data["points"], data["flows"])
-        saved.append(save_figure(flags, figure, FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: landscape_figure(describe(problem, points), data["points"], data["flows"])}
+
+    save_results(flags, data, draw)
 
 
-def store(
-    flags: Namespace,
-    problem: nc.UnconstrainedFeatures,
-    found: nc.landscape.CriticalPoints,
-    flows: nc.Trajectory,
-) -> "dict[str, xr.Dataset]":
-    """Save the points found and the flows as Zarr stores; returns them by name."""
+def dataset_of(
+    problem: nc.UnconstrainedFeatures, found: nc.landscape.CriticalPoints
+) -> "xr.Dataset":
+    """The points found, over `point`."""
     import xarray as xr
-
-    from nc_jax import storage
 
     classified = found.classification
     columns = {
@@ -222,18 +209,10 @@ def store(
         "index": classified.index, "nullity": classified.nullity,
         "symmetries": classified.symmetries,
     }  # fmt: skip
-    points = xr.Dataset(
+    return xr.Dataset(
         {name: ("point", np.asarray(values)) for name, values in columns.items()},
-        attrs={
-            **attributes_of(flags),
-            **storage.provenance(),
-            "kinds": ", ".join(nc.landscape.KINDS),
-        },
+        attrs={**nc.storage.provenance(), "kinds": ", ".join(nc.landscape.KINDS)},
     )
-    data = {"points": points, "flows": storage.to_dataset(flows, attributes=attributes_of(flags))}
-    for name, each in data.items():
-        storage.save(each, flags.out / f"{name}.zarr")
-    return data
 
 
 def describe(problem: nc.UnconstrainedFeatures, points: dict[str, nc.LastLayer]) -> "xr.Dataset":

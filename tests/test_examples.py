@@ -892,7 +892,7 @@ def test_an_error_of_the_library_begins_with_the_flags_of_its_arguments(capsys):
 
 def test_quiet_silences_bars_too(capsys):
     parser = script.Parser(description="test")
-    script.add_output_flags(parser)
+    script.add_output_flags(parser, "results")
     with script.output(parser.parse_args(["--quiet"])):
         print("printed")
         for _ in tqdm.tqdm(range(2)):
