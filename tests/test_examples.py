@@ -453,7 +453,7 @@ def test_a_run_ends_in_the_code_with_its_singular_values(shift):
 
 def test_a_run_below_the_table_is_printed_with_its_seed_and_certificate(capsys):
     problem = nc.DeepUnconstrainedFeatures((1,) * 4, (4, 4, 4), reduction="sum")
-    state = nc.exact.deep_code(4, 4).state(problem.widths)
+    state = nc.exact.deep_code(4, 4).deep_state(problem.widths)
     batch = jax.tree.map(lambda leaf: leaf[None], state)
     depth.check_values(problem, batch, np.array([2.9]), (np.array([0.2]), np.array([7])))
     assert capsys.readouterr().out == ""

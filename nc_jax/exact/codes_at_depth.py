@@ -34,8 +34,10 @@ from ..display import summary
 from ..errors import ArgumentError
 from ..precision import check_dtype
 from ..problems import DeepFeatures
+from ..problems.deep import widths_of
 from .codes import Rows, SeparationValue, polygon_rows, read_rows, stored_rows
-from .deep_factors import checked_widths, state_on_ray
+from .deep_factors import state_on_ray
+from .pairs import logits_of_pairs
 
 # Most classes of which searches have looked for codes.
 _MOST = 8
@@ -87,7 +89,7 @@ class DeepCode(eqx.Module):
         """V = (m/2) S, the least ½Σ‖factors‖² of the logits with one sample of each class."""
         return self.depth / 2 * self.singular_sum
 
-    def state(
+    def deep_state(
         self,
         widths: Sequence[int],
         gap: Float[ArrayLike, ""] = 1.0,
@@ -111,20 +113,14 @@ class DeepCode(eqx.Module):
         Example: ½Σ‖factors‖² is V q^(2/m) for the smallest margin q.
 
             >>> code = nc.exact.deep_code(5, 4)
-            >>> state = code.state((3, 5, 4), gap=16.0)
+            >>> state = code.deep_state((3, 5, 4), gap=16.0)
             >>> bool(jnp.isclose(jnp.sum(state.squared_norms()) / 2, code.value * 4))
             True
         """
         check_number("gap", gap, above_zero=True, scalar=True)
         check_dtype(dtype)
         size = check_integer("samples_per_class", samples_per_class)
-        widths = checked_widths(widths)
-        if len(widths) != self.depth - 1:
-            raise ArgumentError(
-                f"widths = {widths}: the code has {self.depth} factors; give "
-                f"{self.depth - 1} widths.",
-                "widths",
-            )
+        widths = widths_of(widths, self.depth)
         logits = jnp.asarray(self.logits, dtype)
         return state_on_ray(logits, gap, (size,) * self.num_classes, widths, key=key)
 
@@ -254,10 +250,9 @@ def _composed(classes: int, depth: int, named: tuple[str, np.ndarray], pairs: in
     """The code of a block, pairs and single classes, in this order."""
     block_name, block = named
     paired = len(block) + 2 * pairs
-    logits = np.zeros((classes, classes))
+    neighbours = [(k, k + 1) for k in range(len(block), paired, 2)]
+    logits = logits_of_pairs(classes, neighbours, range(paired, classes))
     logits[: len(block), : len(block)] = block
-    logits[len(block) : paired, len(block) : paired] = np.kron(np.eye(pairs), [[1, -1], [-1, 1]])
-    logits[paired:] = np.eye(classes)[paired:] - 1 / classes
     singular = np.linalg.svd(logits, compute_uv=False)
     return DeepCode(
         num_classes=classes,

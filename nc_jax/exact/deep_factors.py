@@ -14,17 +14,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, Key
 
-from ..checks import (
-    check_arrays,
-    check_integer,
-    check_key,
-    check_number,
-    is_traced,
-    shown,
-)
+from ..checks import check_arrays, check_key, check_number, is_traced
 from ..errors import ArgumentError
 from ..precision import matmul, widened
 from ..problems import DeepFeatures, check_sizes
+from ..problems.deep import decays_of, widths_of
 
 # Numbers of factors: one λ for each, that of the features first.
 Decays = Sequence[float | Float[Array, ""]] | Float[Array, " m"] | Float[np.ndarray, " m"]
@@ -55,7 +49,7 @@ def deep_penalty(
     """
     check_number("singular_values", singular_values)
     singular = widened(singular_values)
-    rates = checked_decays(weight_decay)
+    rates = decays_of(weight_decay)
     depth = len(rates)
     total = mean_decay(rates, singular) * jnp.sum(singular ** (2 / depth), axis=-1)
     return depth / 2 * total
@@ -66,7 +60,7 @@ def factored_state(
     class_sizes: Sequence[int],
     widths: Sequence[int],
     *,
-    weight_decay: Decays | None = None,
+    weight_decay: Decays | float | None = None,
     key: Key[Array, ""] | None = None,
 ) -> DeepFeatures:
     """The collapsed state of least penalty, hence balanced, with these logits of each class.
@@ -80,8 +74,8 @@ def factored_state(
         logits: X, a row for each class, of rank min(widths) at most; may be traced.
         class_sizes: n_k, the number of equal features of each class.
         widths: (d_0, ..., d_{L−1}), as for `DeepUnconstrainedFeatures`.
-        weight_decay: m numbers λ_i > 0 of the factors, that of the features first; None for equal
-            ones, whose value does not change the state.
+        weight_decay: m numbers λ_i > 0 of the factors, that of the features first. One number for
+            all, or None, stands for equal ones, whose value does not change the state.
         key: draws the Q_l at random; None takes the first columns of the identity. All entries of
             the factors of diagonal logits >= 0 are then >= 0, so that ReLU changes nothing.
 
@@ -98,14 +92,15 @@ def factored_state(
         ([2.0, -1.0, -1.0], [(2, 4), (3, 2)])
     """
     check_arrays("logits", logits)
-    sizes, widths = check_sizes("class_sizes", class_sizes), checked_widths(widths)
+    sizes, widths = check_sizes("class_sizes", class_sizes), widths_of(widths)
     logits, depth, count = widened(logits), len(widths) + 1, len(sizes)
     if logits.shape != (count, count):
         raise ArgumentError(
             f"logits have shape {logits.shape}: give ({count}, {count}), a row for each class.",
             "logits",
         )
-    rates = checked_decays((1.0,) * depth if weight_decay is None else weight_decay, depth)
+    # A state of finite size needs a decay of every factor.
+    rates = decays_of(1.0 if weight_decay is None else weight_decay, depth, above_zero=True)
     roots = jnp.sqrt(jnp.asarray(np.array(sizes), logits.dtype))[:, None]
     left, singular, right = jnp.linalg.svd(roots * logits, full_matrices=False)
     # The signs of a decomposition are arbitrary. These make the factors of diagonal logits >= 0.
@@ -151,35 +146,6 @@ def state_on_ray(
     state = factored_state(logits, class_sizes, widths, weight_decay=weight_decay, key=key)
     growth = jnp.asarray(gap, state.features.dtype) ** (1 / (len(widths) + 1))
     return jax.tree.map(lambda factor: factor * growth, state)
-
-
-def checked_widths(widths: Sequence[int]) -> tuple[int, ...]:
-    """Widths as integers; ValueError unless there are one or more."""
-    if isinstance(widths, str) or np.ndim(widths) != 1 or not len(widths):
-        raise ArgumentError(
-            f"widths = {shown(widths)}: give one or more, that of the features first, as (8, 8).",
-            "widths",
-        )
-    return tuple(check_integer(f"widths[{i}]", width) for i, width in enumerate(widths))
-
-
-def checked_decays(
-    weight_decay: Decays, count: int | None = None
-) -> tuple[float | Float[Array, ""], ...]:
-    """A λ for each factor; ValueError unless they are as many as factors, and numbers >= 0."""
-    # Without `np.ndim` of a tuple, whose entries may be traced.
-    several = isinstance(weight_decay, (list, tuple)) or getattr(weight_decay, "ndim", 0) == 1
-    values = tuple(weight_decay) if several else (weight_decay,)
-    if len(values) < 2 or len(values) != (count or len(values)):
-        raise ArgumentError(
-            f"weight_decay has {len(values)} numbers: give {count or '2 or more'}, one for each "
-            "factor, that of the features first.",
-            "weight_decay",
-        )
-    for i, value in enumerate(values):
-        # A state needs λ > 0, and the penalty of a factor without decay is 0.
-        check_number(f"weight_decay[{i}]", value, scalar=True, above_zero=count is not None)
-    return values
 
 
 def mean_decay(

@@ -101,6 +101,20 @@ def pairing_depth(class_sizes: Sequence[int]) -> int:
     )
 
 
+def logits_of_pairs(
+    num_classes: int, pairs: Sequence[tuple[int, int]], singles: Sequence[int]
+) -> Float[np.ndarray, "K K"]:
+    """(1, −1) and (−1, 1) at the classes of a pair, e_k − 1/K for a single class, else 0.
+
+    A row for each class; rows of classes in neither list are 0.
+    """
+    logits = np.zeros((num_classes, num_classes))
+    for pair in pairs:
+        logits[np.ix_(pair, pair)] = [[1, -1], [-1, 1]]
+    logits[list(singles)] = np.eye(num_classes)[list(singles)] - 1 / num_classes
+    return logits
+
+
 def _checked(class_sizes: Sequence[int], least: int = 3) -> tuple[int, ...]:
     sizes = check_class_sizes(class_sizes)
     if len(sizes) < least:
@@ -117,13 +131,10 @@ def _code(sizes: tuple[int, ...], single: int | None, depth: int) -> PairedCode:
     counts, count = np.array(sizes, float), len(sizes)
     paired = [k for k in np.argsort(-counts, kind="stable").tolist() if k != single]
     pairs = tuple(zip(paired[::2], paired[1::2], strict=True))
-    logits = np.zeros((count, count))
-    for pair in pairs:
-        logits[np.ix_(pair, pair)] = [[1, -1], [-1, 1]]
+    singles = [] if single is None else [single]
+    logits = logits_of_pairs(count, pairs, singles)
     squares = [2 * (counts[a] + counts[b]) for a, b in pairs]
-    if single is not None:
-        logits[single] = np.eye(count)[single] - 1 / count
-        squares.append(counts[single] * (1 - 1 / count))
+    squares += [counts[k] * (1 - 1 / count) for k in singles]
     singular = np.sqrt(np.sort(squares)[::-1])
     value = float(depth / 2 * np.sum(singular ** (2 / depth)))
     return PairedCode(pairs, logits, singular, depth, value)

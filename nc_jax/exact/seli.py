@@ -28,7 +28,7 @@ from ..precision import check_dtype, matmul
 from ..problems import DeepFeatures
 from ..problems.unconstrained.sizes import check_sizes
 from ..state import LastLayer
-from .deep_factors import checked_widths, state_on_ray
+from .deep_factors import state_on_ray
 
 
 class SeliCertificate(eqx.Module):
@@ -187,12 +187,7 @@ class Seli(eqx.Module):
         """
         check_number("gap", gap, scalar=True)
         check_dtype(dtype)
-        widths = checked_widths(widths)
-        if len(widths) != self.depth - 1:
-            raise ArgumentError(
-                f"widths = {widths}: give {self.depth - 1}, since the depth is {self.depth}.",
-                "widths",
-            )
+        widths = widths_of(widths, self.depth)
         logits = jnp.asarray(self.logits, dtype)
         return state_on_ray(logits, gap, self.class_sizes, widths, key=key)
 

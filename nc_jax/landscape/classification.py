@@ -14,7 +14,7 @@ from ..display import named, summary
 from ..precision import matmul, widened
 from ..problems import AbstractProblem, check_shapes
 from .domains import AbstractDomain, OnSphere, domain_of
-from .hessian import dense_matrix, flat_hessian
+from .hessian import flat_hessian, matrix_of
 from .lanczos import Vector, VectorMap, lanczos, safe_norm
 from .symmetries import onto_orbit, orbit_dimension
 
@@ -173,8 +173,8 @@ def _smallest_dense(
     domain: AbstractDomain, state: PyTree, log_scale: Float[ArrayLike, ""], tolerance: float
 ) -> _Smallest:
     """The smallest eigenpair off the orbit, and counts, from all eigenvalues of the matrix."""
-    hessian = dense_matrix(domain, state, log_scale)
-    _, project = _off_symmetries(domain, state, log_scale)
+    apply, project = _off_symmetries(domain, state, log_scale)
+    hessian = matrix_of(apply, state)
     size = len(hessian)
     projection = jax.vmap(project)(jnp.eye(size, dtype=hessian.dtype))
     excluded = jnp.eye(size, dtype=hessian.dtype) - projection

@@ -76,7 +76,11 @@ def dense_matrix(
     curvature: AbstractCurvature, state: PyTree, log_scale: Float[ArrayLike, ""]
 ) -> Float[jax.Array, "n n"]:
     """`dense_hessian` at a state that is checked and in a dtype to compute in."""
-    apply, _ = flat_hessian(curvature, state, log_scale)
+    return matrix_of(flat_hessian(curvature, state, log_scale)[0], state)
+
+
+def matrix_of(apply: VectorMap, state: PyTree) -> Float[jax.Array, "n n"]:
+    """The matrix of a symmetric map of flat vectors of the size and dtype of a state."""
     flat, _ = ravel_pytree(state)
     rows = jax.vmap(apply)(jnp.eye(flat.size, dtype=flat.dtype))
     # The products are symmetric to rounding only, and LAPACK would read one triangle of them.

@@ -2,19 +2,18 @@
 
 from ..checks import is_traced
 from ..problems import DeepUnconstrainedFeatures, is_deep_linear
+from ..problems.deep.decay import is_absent
 from .free import check_cross_entropy_loss, check_squared_error, class_size
 
 
 def check_deep_homogeneous(problem: DeepUnconstrainedFeatures) -> None:
     """Require a deep linear net with cross-entropy and without decay of any factor."""
     check_deep_linear(problem)
-    if not problem.loss.is_cross_entropy or any(
-        is_traced(rate) or rate != 0 for rate in problem.weight_decay
-    ):
+    if not problem.loss.is_cross_entropy:
         raise ValueError(
-            f"problem has {problem.loss}, weight decay {problem.weight_decay}: the limits in "
-            "direction are those of CrossEntropy() without decay; give weight_decay=0.0."
+            f"problem has {problem.loss}: the limits in direction are those of CrossEntropy()."
         )
+    _check_undecayed(problem)
 
 
 def check_deep_linear(problem: object) -> None:
@@ -56,12 +55,7 @@ def check_deep_ray(problem: DeepUnconstrainedFeatures) -> int:
 def check_undecayed_deep_ray(problem: DeepUnconstrainedFeatures) -> int:
     """Require what `check_deep_ray` does, and no decay; return n."""
     size = check_deep_ray(problem)
-    for i, rate in enumerate(problem.weight_decay):
-        if not isinstance(rate, float) or rate != 0:
-            raise ValueError(
-                f"weight_decay[{i}] = {rate}: the flow on the simplex ray is that of cross-entropy "
-                "without decay; give 0.0."
-            )
+    _check_undecayed(problem)
     return size
 
 
@@ -72,6 +66,15 @@ def check_equal_decays(problem: DeepUnconstrainedFeatures) -> None:
             f"weight_decay = {problem.weight_decay}: this needs one number for all factors, whose "
             "balance the flow then preserves."
         )
+
+
+def _check_undecayed(problem: DeepUnconstrainedFeatures) -> None:
+    """Require λ that are known to be 0, as `is_absent` says."""
+    for i, rate in enumerate(problem.weight_decay):
+        if not is_absent(rate):
+            raise ValueError(
+                f"weight_decay[{i}] = {rate}: this is known without decay of any factor; give 0.0."
+            )
 
 
 def _check_deep_decays(problem: DeepUnconstrainedFeatures) -> None:

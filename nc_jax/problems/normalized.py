@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_key, check_number
 from ..geometry import unit_rows
@@ -17,11 +17,11 @@ from ..measures import Invariant, collapse_metrics, sample_margins
 from ..precision import check_dtype, weak_scalar
 from ..starts import gaussian_unit_rows
 from ..state import LastLayer
-from .base import AbstractProblem
+from .labelled import AbstractLabelled
 from .unconstrained import UnconstrainedFeatures
 
 
-class NormalizedFeatures(AbstractProblem):
+class NormalizedFeatures(AbstractLabelled):
     """Loss of τHWᵀ over features and classifiers of norm 1, ‖h_i‖ = ‖w_k‖ = 1 (Yaras et al. 2022).
 
     L(W, H) = s Σ_i ℓ(τ W h_i, y_i) with s = 1/N for reduction "mean" and 1 for "sum". The flow is
@@ -78,49 +78,9 @@ class NormalizedFeatures(AbstractProblem):
         self.inverse_temperature = weak_scalar(inverse_temperature)
 
     @property
-    def class_sizes(self) -> tuple[int, ...]:
-        """Samples of each class."""
-        return self.free.class_sizes
-
-    @property
     def feature_dim(self) -> int:
         """d."""
         return self.free.feature_dim
-
-    @property
-    def loss(self) -> Loss:
-        """ℓ."""
-        return self.free.loss
-
-    @property
-    def reduction(self) -> Literal["mean", "sum"]:
-        """Whether L is the mean or the sum over samples."""
-        return self.free.reduction
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.free.num_classes
-
-    @property
-    def num_samples(self) -> int:
-        """N, over all classes."""
-        return self.free.num_samples
-
-    @property
-    def samples_per_class(self) -> int | None:
-        """n if all classes have one size, else None."""
-        return self.free.samples_per_class
-
-    @property
-    def labels(self) -> Int[np.ndarray, " N"]:
-        """Class of each row of the features, (N,) int32; a NumPy array, concrete under jit."""
-        return self.free.labels
-
-    @property
-    def loss_scale(self) -> float:
-        """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
-        return self.free.loss_scale
 
     def init(self, key: Key[Array, ""], *, dtype: DTypeLike = float) -> LastLayer:
         """Independent rows, uniform on the unit sphere: Gaussian rows divided by their norms.

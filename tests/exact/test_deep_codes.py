@@ -126,7 +126,7 @@ def test_the_capped_octahedron_depends_on_the_depth_and_has_the_symmetry_of_a_tr
 def test_a_state_is_balanced_and_has_the_value_and_the_gap(classes, depth, widths, size):
     code = exact.deep_code(classes, depth, width=min(widths))
     gap = 2.5
-    state = code.state(widths, gap, samples_per_class=size, key=jax.random.key(0))
+    state = code.deep_state(widths, gap, samples_per_class=size, key=jax.random.key(0))
     problem = nc.DeepUnconstrainedFeatures((size,) * classes, widths)
     expected = np.repeat(gap * code.logits, size, axis=0)
     np.testing.assert_allclose(state.logits(), expected, atol=rounding())
@@ -141,7 +141,7 @@ def test_a_state_is_balanced_and_has_the_value_and_the_gap(classes, depth, width
 
 
 def test_a_state_in_float32_is_the_rounded_one():
-    state = exact.deep_code(7, 4).state((3, 4, 3), dtype=jnp.float32)
+    state = exact.deep_code(7, 4).deep_state((3, 4, 3), dtype=jnp.float32)
     assert {factor.dtype for factor in state.factors()} == {np.dtype("float32")}
     value = exact.deep_separation_value(7, 4).value
     found = jnp.sum(state.squared_norms()) / 2
@@ -164,7 +164,7 @@ def test_narrow_layers_bound_the_rank_of_the_code():
 @pytest.mark.parametrize(("classes", "depth"), [(4, 3), (5, 4), (6, 3)])
 def test_no_search_near_the_least_code_falls_below_it(classes, depth):
     code, rng = exact.deep_code(classes, depth), np.random.default_rng(0)
-    state = code.state((classes,) * (depth - 1))
+    state = code.deep_state((classes,) * (depth - 1))
     features, *weights = (np.asarray(factor) for factor in state.factors())
     factors = [features, *(weight.T for weight in weights)]
     start = [factor + 0.1 * rng.normal(size=factor.shape) for factor in factors]
@@ -189,9 +189,12 @@ def test_no_search_from_random_starts_falls_below_the_least_code(classes, depth,
         (lambda: exact.deep_code(9, 3), "num_classes = 9: the least value at depth is known up to"),
         (lambda: exact.deep_code(5, 1), "depth = 1"),
         (lambda: exact.deep_code(5, 3, width=1), "num_classes = 5, width = 1: in one dimension"),
-        (lambda: exact.deep_code(5, 4).state((3, 3)), r"widths = \(3, 3\): the code has 4 factors"),
-        (lambda: exact.deep_code(5, 4).state((3, 2, 3)), "the logits have rank 3"),
-        (lambda: exact.deep_code(5, 4).state((3, 3, 3), 0.0), "gap = 0.0"),
+        (
+            lambda: exact.deep_code(5, 4).deep_state((3, 3)),
+            r"widths = \(3, 3\): give 3 for 4 factors",
+        ),
+        (lambda: exact.deep_code(5, 4).deep_state((3, 2, 3)), "the logits have rank 3"),
+        (lambda: exact.deep_code(5, 4).deep_state((3, 3, 3), 0.0), "gap = 0.0"),
     ],
 )
 def test_codes_that_do_not_exist_are_refused_in_one_line(call, message):

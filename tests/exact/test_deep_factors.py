@@ -89,7 +89,10 @@ def test_the_state_has_the_dtype_of_the_logits_and_may_be_traced(dtype):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: nc.exact.deep_penalty(np.ones(2), (0.1,)), "weight_decay has 1 numbers"),
+        (
+            lambda: nc.exact.deep_penalty(np.ones(2), (0.1,)),
+            r"weight_decay = \(0.1,\): give 2 or more",
+        ),
         (lambda: nc.exact.deep_penalty(np.array([-1.0]), (0.1, 0.1)), "singular_values = -1.0"),
         (lambda: nc.exact.factored_state(LOGITS, SIZES, (3, 2)), r"widths = \(3, 2\)"),
         (lambda: nc.exact.factored_state(LOGITS, SIZES, ()), r"widths = \(\)"),
@@ -108,8 +111,17 @@ def test_what_has_no_factors_is_refused_in_one_line(call, message):
 
 def test_states_of_codes_have_derivatives_by_the_gap():
     """Every factor grows as q^(1/m); a decomposition of the simplex would have NaN."""
-    states = (nc.exact.deep_code(4, 3).state, nc.exact.seli((2, 1, 1), depth=3).deep_state)
+    states = (nc.exact.deep_code(4, 3).deep_state, nc.exact.seli((2, 1, 1), depth=3).deep_state)
     for state in states:
         slope = jax.jacfwd(lambda q, f=state: f((4, 4), q))(2.0)
         for found, factor in zip(slope.factors(), state((4, 4), 2.0).factors(), strict=True):
             np.testing.assert_allclose(found, factor / 6, rtol=rounding(), atol=1e-15)
+
+
+def test_one_decay_is_that_of_every_factor():
+    # With equal decays every two neighbouring factors have one Gram matrix.
+    factors = nc.exact.factored_state(LOGITS, SIZES, (4, 5), weight_decay=0.3).factors()
+    before = factors[0].T @ factors[0]
+    for factor in factors[1:]:
+        np.testing.assert_allclose(factor.T @ factor, before, atol=rounding())
+        before = factor @ factor.T

@@ -247,7 +247,10 @@ def test_no_other_pairs_have_a_lower_value(sizes, depth):
     [
         (lambda: nc.exact.late_gap(1.0, depth=1), "depth = 1"),
         (lambda: nc.exact.late_geometry((2, 1), 9.0, depth=0), "depth = 0"),
-        (lambda: nc.exact.seli((2, 1), depth=3).deep_state((2,)), r"widths = \(2,\): give 2"),
+        (
+            lambda: nc.exact.seli((2, 1), depth=3).deep_state((2,)),
+            r"widths = \(2,\): give 2 for 3 factors",
+        ),
         (lambda: nc.exact.seli((2, 1, 1), depth=3).deep_state((2, 1)), r"widths = \(2, 1\)"),
         (lambda: nc.exact.paired_code((2, 1), depth=3), "give 3 or more classes"),
         (lambda: nc.exact.pairing_depth((2, 1, 1)), "give 4 or more classes"),

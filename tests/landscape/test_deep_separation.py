@@ -14,7 +14,7 @@ from nc_jax.landscape import separation_certificate
 
 def certified(code, width):
     problem = nc.DeepUnconstrainedFeatures((1,) * code.num_classes, (width,) * (code.depth - 1))
-    state = code.state(problem.widths)
+    state = code.deep_state(problem.widths)
     return problem, state, separation_certificate(problem, state)
 
 
@@ -138,7 +138,7 @@ def test_one_width_has_the_certificate_of_features_and_a_classifier():
     ],
 )
 def test_what_has_no_certificate_is_refused_in_one_line(problem, message):
-    state = exact.deep_code(4, 3).state((3, 3))
+    state = exact.deep_code(4, 3).deep_state((3, 3))
     with pytest.raises(ValueError, match=message) as refused:
         separation_certificate(problem, state)
     assert "\n" not in str(refused.value)

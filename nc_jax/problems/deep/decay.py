@@ -9,45 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ...checks import check_number, is_traced, shown
-from ...errors import ArgumentError
-from ...precision import weak_scalar, widened
-from ..unconstrained.decay import WeightDecay
+from ...checks import is_traced
+from ...precision import widened
 from .state import DeepFeatures
 
 # A λ for each factor, that of the features first. A number is part of the compiled program, and a
 # scalar array an argument of it.
 Decays = tuple[float | Float[Array, ""], ...]
-
-
-def decays_of(values: Any, num_factors: int) -> Decays:
-    """A λ for each factor, from one number for all or one for each; ValueError for others."""
-    name = "weight_decay"
-    is_sequence = isinstance(values, (list, tuple))
-    if isinstance(values, WeightDecay):
-        raise ArgumentError(
-            f"{name} = {shown(values)}: give one number, or {num_factors} with that of the "
-            "features first.",
-            name,
-        )
-    if not is_sequence and np.ndim(values) == 0:
-        check_number(name, values, scalar=True)
-        return (weak_scalar(values),) * num_factors
-    if not is_sequence and np.ndim(values) > 1:
-        raise ArgumentError(
-            f"{name} has shape {np.shape(values)}: give one number, or {num_factors} with that of "
-            "the features first; sweep under jax.vmap.",
-            name,
-        )
-    if len(values) != num_factors:
-        raise ArgumentError(
-            f"{name} = {shown(values)} where the model has {num_factors} factors: give one number, "
-            f"or {num_factors} with that of the features first.",
-            name,
-        )
-    for i, value in enumerate(values):
-        check_number(f"{name}[{i}]", value, scalar=True)
-    return tuple(weak_scalar(value) for value in values)
 
 
 def known_equal(decays: Sequence[Any]) -> tuple[bool, ...]:

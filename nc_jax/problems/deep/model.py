@@ -2,17 +2,15 @@
 
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal, TypeGuard
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
-from ...checks import check_integer, shown
-from ...errors import ArgumentError
 from ...lanes import is_small
 from ...losses import CrossEntropy, Loss
 from ...measures import (
@@ -25,15 +23,17 @@ from ...measures import (
 from ...precision import widened
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
-from ..base import AbstractProblem, check_shapes
+from ..base import check_shapes
+from ..labelled import AbstractLabelled
 from ..relu.propagation import Activation, Arithmetic, arithmetic_of_lanes, propagate
 from ..unconstrained import UnconstrainedFeatures
-from .decay import Decays, decays_of, is_absent, known_equal, less_decay, penalty
+from .arguments import check_activation, decays_of, widths_of
+from .decay import Decays, is_absent, known_equal, less_decay, penalty
 from .observables import layer_measures, neighbour_balance, singular_values
 from .state import DeepFeatures, pull_back_products, remaining_products
 
 
-class DeepUnconstrainedFeatures(AbstractProblem):
+class DeepUnconstrainedFeatures(AbstractLabelled):
     """Loss of Z = σ(…σ(H W_1ᵀ)…)W_Lᵀ over free features H and matrices W_l.
 
     L(H, W_1, ..., W_L) = s Σ_i ℓ(z_i, y_i) + λ_0/2 ‖H‖² + Σ_l λ_l/2 ‖W_l‖², with s = 1/N for
@@ -93,24 +93,8 @@ class DeepUnconstrainedFeatures(AbstractProblem):
         activation: Activation = None,
         weight_decay: float | Float[Array, "..."] | Sequence[Any] = 0.0,
     ):
-        if isinstance(widths, str) or not isinstance(widths, Iterable):
-            raise ArgumentError(
-                f"widths = {shown(widths)}: give (d_0, ..., d_(L-1)), that of the features first, "
-                "as (8, 8).",
-                "widths",
-            )
-        self.widths = tuple(check_integer(f"widths[{i}]", w) for i, w in enumerate(widths))
-        if not self.widths:
-            raise ArgumentError(
-                "widths = (): give one or more, that of the features first, as (8, 8).", "widths"
-            )
-        if activation is not None and not callable(activation):
-            raise ArgumentError(
-                f"activation = {shown(activation)}: give None or a function, such as jax.nn.relu.",
-                "activation",
-            )
-        if activation is not None:
-            _check_shape_of(activation, self.widths[-1])
+        self.widths = widths_of(widths)
+        check_activation(activation, self.widths[-1])
         self.activation = activation
         width = self.widths[0] if self.is_linear else self.widths[-1]
         self.free = UnconstrainedFeatures(class_sizes, width, loss=loss, reduction=reduction)
@@ -121,46 +105,6 @@ class DeepUnconstrainedFeatures(AbstractProblem):
     def depth(self) -> int:
         """m, the number of factors: the features and L matrices."""
         return len(self.widths) + 1
-
-    @property
-    def class_sizes(self) -> tuple[int, ...]:
-        """Samples of each class."""
-        return self.free.class_sizes
-
-    @property
-    def loss(self) -> Loss:
-        """ℓ."""
-        return self.free.loss
-
-    @property
-    def reduction(self) -> Literal["mean", "sum"]:
-        """Whether L is the mean or the sum over samples."""
-        return self.free.reduction
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return self.free.num_classes
-
-    @property
-    def num_samples(self) -> int:
-        """N, over all classes."""
-        return self.free.num_samples
-
-    @property
-    def samples_per_class(self) -> int | None:
-        """n if all classes have one size, else None."""
-        return self.free.samples_per_class
-
-    @property
-    def labels(self) -> Int[np.ndarray, " N"]:
-        """Class of each row of the features, (N,) int32; a NumPy array, concrete under jit."""
-        return self.free.labels
-
-    @property
-    def loss_scale(self) -> float:
-        """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
-        return self.free.loss_scale
 
     @property
     def is_linear(self) -> bool:
@@ -393,26 +337,3 @@ def is_deep_linear(problem: object) -> TypeGuard[DeepUnconstrainedFeatures]:
         True
     """
     return isinstance(problem, DeepUnconstrainedFeatures) and problem.is_deep and problem.is_linear
-
-
-def _check_shape_of(activation: Callable[..., Any], width: int) -> None:
-    """Require an activation that gives an array of the shape of its argument."""
-    rows = jax.ShapeDtypeStruct((2, width), np.float32)
-    try:
-        found = jax.eval_shape(lambda x: activation(x), rows)  # a ufunc has no weak reference
-    except jax.errors.TracerArrayConversionError:
-        raise ArgumentError(
-            f"activation = {shown(activation)} takes no array of JAX: give a function of JAX, such "
-            "as jax.nn.relu or jax.numpy.tanh.",
-            "activation",
-        ) from None
-    if not isinstance(found, jax.ShapeDtypeStruct):
-        what = f"a {type(found).__name__}"
-    elif found.shape != rows.shape:
-        what = f"shape {found.shape} for {rows.shape}"
-    else:
-        return
-    raise ArgumentError(
-        f"activation gives {what}: give a function of each entry, such as jax.nn.relu.",
-        "activation",
-    )
