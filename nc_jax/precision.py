@@ -26,6 +26,11 @@ def weak_scalar(value: float | Float[Array, ""]) -> float | Float[Array, ""]:
     return value if isinstance(value, jax.Array) else float(value)
 
 
+def largest_exponent(dtype: DTypeLike) -> float:
+    """The log of the largest number of a dtype."""
+    return np.log(np.finfo(dtype).max).item()
+
+
 @overload
 def widened(arrays: ArrayLike) -> Array: ...
 @overload

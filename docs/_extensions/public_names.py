@@ -1,5 +1,6 @@
 """Public names of nc_jax: what the reference documents, and what must have an example."""
 
+import functools
 import importlib
 import inspect
 from collections import defaultdict
@@ -35,6 +36,18 @@ def public_objects(module: ModuleType) -> Iterator[tuple[str, object]]:
         home = getattr(value, "__module__", "")
         if home == module.__name__ or (is_package and home.startswith("nc_jax.")):
             yield name, value
+
+
+def is_hidden(base: object) -> bool:
+    """Whether a base is a class of nc_jax without a page; a base with parameters is no class."""
+    is_own = inspect.isclass(base) and base.__module__.startswith("nc_jax.")
+    return is_own and base not in _documented_classes()
+
+
+@functools.cache
+def _documented_classes() -> set[type]:
+    homes = [objects for by_home in pages().values() for objects in by_home.values()]
+    return {value for objects in homes for _, value in objects if inspect.isclass(value)}
 
 
 def pages() -> dict[str, dict[str, list[tuple[str, object]]]]:

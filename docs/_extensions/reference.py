@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 
 from gallery_uses import uses
-from public_names import NAMESPACES, pages
+from public_names import NAMESPACES, is_hidden, pages
 from sphinx.application import Sphinx
 
 _LINK_OF_SOURCE = re.compile(r"(?P<page>reference/[\w.]+)\.html#(?P<name>[\w.]+)")
@@ -98,6 +98,10 @@ def _module_page(home: str, objects: list[tuple[str, object]]) -> str:
             # The fields of a named tuple are described by the section `Attributes` alone.
             fields = getattr(value, "_fields", ())
             lines += [f"   :exclude-members: {', '.join(fields)}"] if fields else []
+            # Members of bases without a page are described here, up to the first base with one.
+            shown = [base.__name__ for base in value.__mro__[1:] if not is_hidden(base)]
+            if any(map(is_hidden, value.__mro__)):
+                lines.append(f"   :inherited-members: {', '.join(shown)}")
             lines.append("")
         else:
             lines += [f".. autofunction:: {name}", ""]
@@ -136,6 +140,13 @@ def _add_examples(app, what, name, value, options, lines: list[str]) -> None:
     if what in ("class", "function"):
         links = [f":doc:`/gallery/{example}`" for example in uses(name)]
         lines += ["", f"**Used in:** {', '.join(links)}.", ""] if links else []
+
+
+def _name_documented_bases(app, name, value, options, bases: list[type]) -> None:
+    """Name the bases of a base that has no page in its place."""
+    while hidden := [base for base in bases if is_hidden(base)]:
+        position = bases.index(hidden[0])
+        bases[position : position + 1] = hidden[0].__bases__
 
 
 @functools.cache
@@ -207,6 +218,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     """Write the pages before Sphinx reads its sources, and escape docstrings before napoleon."""
     app.connect("builder-inited", _write_pages)
     app.connect("autodoc-process-signature", _shorten_signature)
+    app.connect("autodoc-process-bases", _name_documented_bases)
     app.connect("missing-reference", _link_type)
     app.connect("html-page-context", _correct_links_of_sources)
     app.connect("html-page-context", _correct_signatures)

@@ -13,6 +13,7 @@ from jaxtyping import Array, ArrayLike, Float, Real
 
 from ..checks import check_integer, check_number
 from ..precision import widened
+from ..problems.reduction import check_reduction
 
 
 class StuckMargins(NamedTuple):
@@ -213,8 +214,7 @@ def stuck_margins(
     check_number("decay", decay)
     check_integer("num_samples", num_samples)
     check_integer("num_stuck", num_stuck, most=num_samples)
-    if reduction not in ("mean", "sum"):
-        raise ValueError(f"reduction = {reduction!r}: give 'mean' or 'sum'.")
+    check_reduction(reduction)
     smallest_norm = widened(smallest_norm)
     decay = jnp.asarray(decay, smallest_norm.dtype)
     share = (num_samples if reduction == "mean" else 1) / num_stuck  # λ_e/(Mλ)

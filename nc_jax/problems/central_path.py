@@ -17,7 +17,7 @@ from ..measures import (
     least_squares_layer,
     square_loss_parts,
 )
-from ..precision import matmul
+from ..precision import largest_exponent, matmul
 from ..starts import checked_norm, gaussian_directions
 from ..state import LastLayer
 from .base import AbstractProblem, check_shapes
@@ -190,7 +190,7 @@ class CentralPath(AbstractProblem):
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Log of the dtype's largest number."""
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def state_shapes(self) -> jax.ShapeDtypeStruct:
         """The shape (N, d)."""

@@ -14,9 +14,10 @@ from ..errors import ArgumentError
 from ..geometry import above_rounding
 from ..losses import CrossEntropy, Loss, check_loss
 from ..measures import Invariant
-from ..precision import matmul, weak_scalar
+from ..precision import largest_exponent, matmul, weak_scalar
 from ..starts import checked_norm, gaussian_direction
 from .base import AbstractProblem, check_shapes
+from .reduction import check_reduction, loss_scale_of
 from .unconstrained.sizes import check_sizes
 
 
@@ -76,8 +77,7 @@ class EndToEnd(AbstractProblem):
         self.depth = check_integer("depth", depth, least=2)
         check_loss(loss, self.num_classes, self.num_classes)
         self.loss = loss
-        if reduction not in ("mean", "sum"):
-            raise ArgumentError(f"reduction = {reduction!r}: give 'mean' or 'sum'.", "reduction")
+        check_reduction(reduction)
         self.reduction = reduction
         check_number("weight_decay", weight_decay, scalar=True)
         self.weight_decay = weak_scalar(weight_decay)
@@ -90,7 +90,7 @@ class EndToEnd(AbstractProblem):
     @property
     def loss_scale(self) -> float:
         """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
-        return 1 / sum(self.class_sizes) if self.reduction == "mean" else 1.0
+        return loss_scale_of(self.reduction, sum(self.class_sizes))
 
     def init(
         self, key: Key[Array, ""], norm: Float[ArrayLike, ""] = 1.0, *, dtype: DTypeLike = float
@@ -176,7 +176,7 @@ class EndToEnd(AbstractProblem):
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Infinite for a flow that does not come to rest, else log of the largest number."""
-        return np.log(np.finfo(dtype).max).item() if self.comes_to_rest else np.inf
+        return largest_exponent(dtype) if self.comes_to_rest else np.inf
 
     def state_shapes(self) -> jax.ShapeDtypeStruct:
         """The shape (K, K)."""

@@ -6,7 +6,6 @@ from typing import ClassVar, Literal, TypeGuard
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_key, check_number
@@ -14,7 +13,7 @@ from ..geometry import unit_rows
 from ..lanes import reduce_classes
 from ..losses import CrossEntropy, Loss
 from ..measures import Invariant, collapse_metrics, sample_margins
-from ..precision import check_dtype, weak_scalar
+from ..precision import check_dtype, largest_exponent, weak_scalar
 from ..starts import gaussian_unit_rows
 from ..state import LastLayer
 from .labelled import AbstractLabelled
@@ -151,7 +150,7 @@ class NormalizedFeatures(AbstractLabelled):
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Log of the largest number of the dtype, since the flow converges to a point."""
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def with_scaled_classifier(self, state: LastLayer) -> LastLayer:
         """The state (H, τW), whose logits are those of the model.

@@ -5,12 +5,11 @@ from typing import Generic, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
 
 from ..checks import check_number
 from ..measures import Invariant
-from ..precision import weak_scalar
+from ..precision import largest_exponent, weak_scalar
 from .base import AbstractProblem, check_problem
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
@@ -114,7 +113,7 @@ class GradientDescentODE(AbstractProblem, Generic[Problem]):
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Log of the dtype's largest number."""
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
 
 def _second_derivative(function, position: PyTree, velocity: PyTree) -> PyTree:

@@ -4,12 +4,11 @@ from typing import Any, ClassVar, Generic, Protocol, TypeVar, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, PyTree
 
 from ..checks import check_number, is_traced
 from ..measures import Invariant
-from ..precision import matmul, weak_scalar
+from ..precision import largest_exponent, matmul, weak_scalar
 from .base import AbstractProblem, check_problem
 
 Problem = TypeVar("Problem", bound=AbstractProblem)
@@ -71,7 +70,7 @@ class _SteepestFlow(AbstractProblem, Generic[Problem]):
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Log of the dtype's largest number."""
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def _direction(self, state: PyTree) -> PyTree:
         return jax.tree.map(self._direction_of, self._descent(state))

@@ -9,16 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key, Real
 
-from ..checks import check_integer, check_kind, check_number, is_traced, shown
+from ..checks import check_integer, check_number, is_traced, shown
 from ..losses import SoftCrossEntropy, TargetLoss
 from ..measures import Invariant, balance, classifier_sum
 from ..measures.targets import label_set_metrics, regression_metrics, soft_label_metrics
-from ..precision import widened
-from ..starts import checked_norm, gaussian_directions
+from ..precision import largest_exponent, widened
 from ..state import LastLayer
 from .base import AbstractProblem, check_shapes
+from .reduction import loss_scale_of
 from .unconstrained import UnconstrainedFeatures, WeightDecay, is_unconstrained
+from .unconstrained.decay import descent_of, with_log_penalty
 from .unconstrained.gradients import pull_back
+from .unconstrained.last_layers import check_options, gaussian_layer
 
 
 def label_sets(sets: Sequence[Iterable[int]], num_classes: int) -> Float[np.ndarray, "N K"]:
@@ -133,16 +135,12 @@ class FreeFeatures(AbstractProblem):
                 f"loss = {shown(self.loss)}: give PickAllLabels(), HalfSquaredDistance() or "
                 "another TargetLoss of nc_jax.losses."
             )
-        check_kind("bias", self.bias, (bool, np.bool_), "True")
-        decay = "WeightDecay(classifier=5e-4, features=5e-4)"
-        check_kind("weight_decay", self.weight_decay, WeightDecay, decay)
+        check_options(self.bias, self.weight_decay, self.reduction)
         if self.weight_decay.per_class:
             raise ValueError(
                 "weight decay has a number for each class: these samples have no classes; give one "
                 "number λ_W and one λ_H."
             )
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
         self.loss.check_targets(self.targets)
 
     @property
@@ -158,7 +156,7 @@ class FreeFeatures(AbstractProblem):
     @property
     def loss_scale(self) -> float:
         """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
-        return 1 / self.num_samples if self.reduction == "mean" else 1.0
+        return loss_scale_of(self.reduction, self.num_samples)
 
     def init(
         self,
@@ -171,12 +169,10 @@ class FreeFeatures(AbstractProblem):
 
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
         """
-        scale = checked_norm(key, norm, dtype)
-        shapes = tuple((count, self.feature_dim) for count in self.targets.shape)
-        scales = jnp.full(2, scale)
-        features, classifier = gaussian_directions(jax.random.split(key), shapes, scales)
-        bias = jnp.zeros(self.num_outputs, scale.dtype) if self.bias else None
-        return LastLayer(features, classifier, bias)
+        return gaussian_layer(
+            key, norm, num_rows=(self.num_samples, self.num_outputs), feature_dim=self.feature_dim,
+            bias=self.bias, dtype=dtype,
+        )  # fmt: skip
 
     def objective(self, state: LastLayer) -> Float[Array, ""]:
         """L(W, H, b), scalar."""
@@ -189,9 +185,7 @@ class FreeFeatures(AbstractProblem):
         targets = self._targets_for(state)
         data = jax.nn.logsumexp(self.loss.log_value(state.logits(), targets))
         data += np.log(self.loss_scale).item()
-        if self.weight_decay.absent:
-            return data
-        return jnp.logaddexp(data, jnp.log(self.weight_decay.penalty(state)))
+        return with_log_penalty(self.weight_decay, data, state)
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, C)."""
@@ -207,10 +201,7 @@ class FreeFeatures(AbstractProblem):
             return self.loss.scaled_gradient(outputs, targets, total_scale)
 
         gradient = pull_back(state, targets, residual)
-        # Without a decay the scale may overflow to infinity, and infinity times 0 is NaN.
-        scale = 1.0 if self.weight_decay.absent else jnp.exp(log_scale)
-        with_decay = self.weight_decay.add_to_gradient(gradient, state, scale)
-        return jax.tree.map(jnp.negative, with_decay)
+        return descent_of(self.weight_decay, gradient, state, log_scale)
 
     def observe(self, state: LastLayer) -> dict[str, Float[Array, ""]]:
         """Objective, norms, and the measures of label sets or of regression, as scalars.
@@ -296,7 +287,7 @@ class FreeFeatures(AbstractProblem):
             return -np.log(np.finfo(dtype).eps).item()
         if not self.comes_to_rest:
             return np.inf
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def _targets_for(self, state: LastLayer) -> Float[Array, "N C"]:
         """The targets in the dtype of a state of the right shapes, which they would promote."""

@@ -20,7 +20,7 @@ from ...measures import (
     margin_metrics,
     separation_of,
 )
-from ...precision import widened
+from ...precision import largest_exponent, widened
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import check_shapes
@@ -288,7 +288,7 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
         """Infinite for a flow that does not come to rest, else log of the largest number."""
         if not self.comes_to_rest:
             return np.inf
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def state_shapes(self) -> DeepFeatures:
         """H and every W_l as `jax.ShapeDtypeStruct`s."""

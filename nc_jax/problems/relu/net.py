@@ -14,10 +14,11 @@ from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 from ...checks import check_arrays, check_integer, check_kind, check_number, shown
 from ...losses import SquaredDistance, TargetLoss
 from ...measures import Invariant, collapse_metrics
-from ...precision import matmul, weak_scalar, widened
+from ...precision import largest_exponent, matmul, weak_scalar, widened
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import AbstractProblem
+from ..reduction import check_reduction, loss_scale_of
 from .decays import AbstractDecayTarget, WholeNorm
 from .layers import Layers, inner
 from .observables import classification_error, norms_and_margins
@@ -135,8 +136,7 @@ class NormalizedReLUNet(AbstractProblem):
                 raise ValueError(
                     f"{name} = {shown(value)}: give {accepted} of nc_jax.problems.relu."
                 )
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
+        check_reduction(self.reduction)
         if not isinstance(self.loss, TargetLoss):
             raise ValueError(f"loss = {shown(self.loss)}: give SquaredDistance() or Exponential().")
         if self.loss.needs_single_output and not self.binary:
@@ -183,7 +183,7 @@ class NormalizedReLUNet(AbstractProblem):
     @property
     def loss_scale(self) -> float:
         """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
-        return 1 / self.num_samples if self.reduction == "mean" else 1.0
+        return loss_scale_of(self.reduction, self.num_samples)
 
     def init(
         self,
@@ -404,7 +404,7 @@ class NormalizedReLUNet(AbstractProblem):
         """Infinite for the exponential loss without decay, else log of the largest number."""
         if not self.comes_to_rest:
             return np.inf
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def in_dtype_of(self, state: Layers, samples: Float[ArrayLike, "N _"]) -> Float[Array, "N _"]:
         """Samples converted to the dtype of the state, in which everything is computed."""

@@ -132,6 +132,31 @@ class WeightDecay(eqx.Module):
         return jnp.asarray(self.features, float)[labels]
 
 
+def with_log_penalty(
+    decay: WeightDecay,
+    log_data: Float[Array, ""],
+    state: LastLayer,
+    labels: Int[np.ndarray, " N"] | None = None,
+) -> Float[Array, ""]:
+    """The log of e^log_data plus the penalty, finite where the data term underflows."""
+    if decay.absent:
+        return log_data
+    return jnp.logaddexp(log_data, jnp.log(decay.penalty(state, labels)))
+
+
+def descent_of(
+    decay: WeightDecay,
+    gradient: LastLayer,
+    state: LastLayer,
+    log_scale: Float[ArrayLike, ""],
+    labels: Int[np.ndarray, " N"] | None = None,
+) -> LastLayer:
+    """Minus the gradient of the data term, scaled already, and of the penalty, scaled here."""
+    # Without a decay the scale may overflow to infinity, and infinity times 0 is NaN.
+    scale = 1.0 if decay.absent else jnp.exp(log_scale)
+    return jax.tree.map(jnp.negative, decay.add_to_gradient(gradient, state, scale, labels))
+
+
 def of_rows(numbers: Any, rows: Float[Array, "R *axes"]) -> float | Float[Array, "..."]:
     """A number for each row in a shape and dtype that multiply the rows; one number unchanged."""
     if not is_of_classes(numbers):

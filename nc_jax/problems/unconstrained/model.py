@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ...checks import check_integer, check_kind
+from ...checks import check_integer
 from ...errors import ArgumentError
 from ...lanes import formed, is_small, product
 from ...losses import CrossEntropy, Loss, check_loss
@@ -25,11 +25,13 @@ from ...measures import (
     max_margin,
     separation_of,
 )
-from ...starts import checked_norm, gaussian_directions
+from ...precision import largest_exponent
 from ...state import LastLayer
 from ..base import AbstractProblem, check_shapes
-from .decay import WeightDecay, of_rows
+from ..reduction import loss_scale_of
+from .decay import WeightDecay, descent_of, of_rows, with_log_penalty
 from .gradients import pull_back
+from .last_layers import check_options, gaussian_layer
 from .sizes import (
     OfClasses,
     check_one_for_each_class,
@@ -129,11 +131,7 @@ class UnconstrainedFeatures(AbstractProblem):
     def __check_init__(self):
         # Equinox also calls this for a subclass with another `__init__`.
         check_loss(self.loss, self.num_samples, self.num_classes)
-        check_kind("bias", self.bias, (bool, np.bool_), "True")
-        decay = "WeightDecay(classifier=5e-4, features=5e-4)"
-        check_kind("weight_decay", self.weight_decay, WeightDecay, decay)
-        if self.reduction not in ("mean", "sum"):
-            raise ValueError(f"reduction = {self.reduction!r}: give 'mean' or 'sum'.")
+        check_options(self.bias, self.weight_decay, self.reduction)
         numbers = {
             "class_weights": self.class_weights,
             "weight decay classifier": self.weight_decay.classifier,
@@ -166,7 +164,7 @@ class UnconstrainedFeatures(AbstractProblem):
     @property
     def loss_scale(self) -> float:
         """s in L = s Σ ℓ: 1/N for the mean, 1 for the sum."""
-        return 1 / self.num_samples if self.reduction == "mean" else 1.0
+        return loss_scale_of(self.reduction, self.num_samples)
 
     @property
     def treats_classes_alike(self) -> bool:
@@ -187,22 +185,18 @@ class UnconstrainedFeatures(AbstractProblem):
 
         Raises: ValueError for a raw (untyped) key or a norm that is negative or not finite.
         """
-        scale = checked_norm(key, norm, dtype)
-        rows = (self.num_samples, self.num_classes)
-        features, classifier = gaussian_directions(
-            jax.random.split(key),
-            tuple((count, self.feature_dim) for count in rows),
-            jnp.full(2, scale),
-        )
-        bias = jnp.zeros(self.num_classes, scale.dtype) if self.bias else None
-        return LastLayer(features, classifier, bias)
+        return gaussian_layer(
+            key, norm, num_rows=(self.num_samples, self.num_classes), feature_dim=self.feature_dim,
+            bias=self.bias, dtype=dtype,
+        )  # fmt: skip
 
     def objective(self, state: LastLayer) -> Float[Array, ""]:
         """L(W, H, b), scalar."""
         check_shapes(self, state, name="state")
         values = self._weighted(self.loss.value(state.logits(), self.labels), self.labels)
         data = self.loss_scale * jnp.sum(values)
-        return data if self.weight_decay.absent else data + self._penalty(state)
+        decay = self.weight_decay
+        return data if decay.absent else data + decay.penalty(state, self.labels)
 
     def log_summed_loss(self, state: LastLayer) -> Float[Array, ""]:
         """log Σ_i ω_{y_i} ℓ_i, finite where the loss underflows to 0; without 1/N and penalty."""
@@ -237,7 +231,7 @@ class UnconstrainedFeatures(AbstractProblem):
             return self._weighted(self.loss.scaled_gradient(logits, labels, total_scale), labels)
 
         gradient = pull_back(state, self.labels, residual)
-        return self._scaled_descent_of(gradient, state, log_scale)
+        return descent_of(self.weight_decay, gradient, state, log_scale, self.labels)
 
     def scaled_descent_lanes(self, states: LastLayer, log_scale: Float[ArrayLike, ""]) -> LastLayer:
         """`scaled_descent` of S states, the last axis: (N, d, S), (K, d, S), (K, S).
@@ -271,7 +265,7 @@ class UnconstrainedFeatures(AbstractProblem):
         if states.bias is not None:
             gradients.append(jnp.sum(residual, axis=0))
         gradient = jax.tree.unflatten(jax.tree.structure(states), gradients)
-        return self._scaled_descent_of(gradient, states, log_scale)
+        return descent_of(self.weight_decay, gradient, states, log_scale, self.labels)
 
     def observe(self, state: LastLayer) -> dict[str, Float[Array, ""]]:
         """Objective, every collapse metric, margins and norms of the invariants, as scalars.
@@ -341,7 +335,7 @@ class UnconstrainedFeatures(AbstractProblem):
         """Infinite for a flow that does not come to rest, else log of the largest number."""
         if not self.comes_to_rest:
             return np.inf
-        return np.log(np.finfo(dtype).max).item()
+        return largest_exponent(dtype)
 
     def state_shapes(self) -> LastLayer:
         """Features (N, d), classifier (K, d) and bias (K,) or None, as `jax.ShapeDtypeStruct`s."""
@@ -358,12 +352,7 @@ class UnconstrainedFeatures(AbstractProblem):
         self, log_summed_loss: Float[Array, ""], state: LastLayer
     ) -> Float[Array, ""]:
         data = log_summed_loss + np.log(self.loss_scale).item()
-        if self.weight_decay.absent:
-            return data
-        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
-
-    def _penalty(self, state: LastLayer) -> Float[Array, ""]:
-        return self.weight_decay.penalty(state, self.labels)
+        return with_log_penalty(self.weight_decay, data, state, self.labels)
 
     def _weighted(
         self, values: Float[Array, "B *axes"], labels: Int[ArrayLike, " B"]
@@ -376,15 +365,6 @@ class UnconstrainedFeatures(AbstractProblem):
     def _weights_of(self, labels: Int[ArrayLike, " B"], dtype: DTypeLike) -> Float[Array, " B"]:
         """ω of the class of each sample."""
         return jnp.asarray(self.class_weights, dtype)[labels]
-
-    def _scaled_descent_of(
-        self, gradient: LastLayer, state: LastLayer, log_scale: Float[ArrayLike, ""]
-    ) -> LastLayer:
-        """Minus the gradient of the data term, scaled already, and of the decay, scaled here."""
-        # Without a decay the scale may overflow to infinity, and infinity times 0 is NaN.
-        scale = 1.0 if self.weight_decay.absent else jnp.exp(log_scale)
-        with_decay = self.weight_decay.add_to_gradient(gradient, state, scale, self.labels)
-        return jax.tree.map(jnp.negative, with_decay)
 
 
 @functools.cache
