@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..checks import check_integer, check_number
+from .arrays import check_real, labels_of, rows_of
 from .labelling import Classes
-from .reading import check_real, labels_of, rows_of, scan
+from .reading import scan
 from .unlabelled import array_of
 
 # Below this angle sin t − t cos t is summed as a series, whose error is t⁶/15120 of it.

@@ -10,6 +10,7 @@ import numpy as np
 from ..checks import check_integer, is_traced, shown
 from ..errors import ArgumentError
 from ..measures import Measure
+from .arrays import check_features, labels_of, rows_of
 from .labelling import Classes, numbered
 from .measuring import as_result, check_counts, choose, evaluate, sums_needed
 from .passes import (
@@ -21,7 +22,7 @@ from .passes import (
     no_moments,
     to_statistics,
 )
-from .reading import check_features, labels_of, pair_of, rows_of
+from .reading import pair_of
 from .recording import Measured
 from .results import WITH_CLASSIFIER, Measures
 

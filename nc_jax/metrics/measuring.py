@@ -8,6 +8,7 @@ import numpy as np
 
 from ..checks import close_to, shown
 from ..measures import MEASURES, SUMS, Measure, Statistics
+from .arrays import check_real, rows_of
 from .labelling import listed
 from .passes import (
     FROM_COVARIANCE,
@@ -21,7 +22,7 @@ from .passes import (
     sums_of,
     to_statistics,
 )
-from .reading import Samples, check_real, read, rows_of
+from .reading import Samples, read
 from .results import WITH_CLASSIFIER, Measures, close_names
 
 # Sums that need no class means, so that one pass is enough for them.

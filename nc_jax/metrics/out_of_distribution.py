@@ -12,9 +12,10 @@ from jaxtyping import Array, Float
 from ..checks import check_integer, check_number
 from ..geometry import split_at_label
 from ..measures import Measure, Statistics
+from .arrays import check_real, rows_of
 from .measuring import as_result, classifier_of, evaluate, statistics_of
 from .passes import Batch, moments_of, origin_and_means
-from .reading import check_real, read, rows_of
+from .reading import read
 from .results import Measures
 from .unlabelled import array_of, row_batches
 

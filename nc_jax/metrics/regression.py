@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from .reading import check_real, rows_of
+from .arrays import check_real, rows_of
 from .similarity import linear_alignment
 from .unlabelled import Scatter, pair_batches, paired_arrays, scatter_of
 

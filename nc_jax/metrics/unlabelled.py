@@ -7,8 +7,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..checks import check_integer
+from .arrays import check_features, rows_of, slice_of
 from .passes import Batch, moments_of, origin_and_means
-from .reading import batch_rows, check_features, padded, rows_of, slice_of
+from .reading import batch_rows, padded
 
 
 def array_of(name: str, values: Any) -> Any:

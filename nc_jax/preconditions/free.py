@@ -4,8 +4,6 @@ n is the number of samples of each class.
 """
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Float
 
 from ..checks import check_number, is_traced
@@ -15,7 +13,6 @@ from ..problems import (
     DeepUnconstrainedFeatures,
     FreeFeatures,
     LinearizedMixon,
-    NonnegativeFeatures,
     UnconstrainedFeatures,
     check_unconstrained,
     is_unconstrained,
@@ -160,71 +157,6 @@ def check_decays(problem: UnconstrainedFeatures | FreeFeatures) -> None:
             )
 
 
-def check_pick_all_labels(problem: FreeFeatures) -> dict[int, int]:
-    """Require label sets that are balanced within each multiplicity, and decay of W and H.
-
-    Balanced means that among the samples with m labels every label, and every pair of labels,
-    occurs equally often (Li et al. 2023 require every set equally often, which implies this).
-
-    Returns: the number of samples with m labels, by m.
-    """
-    _check_targets(problem)
-    if not problem.loss.is_pick_all_labels:
-        raise ValueError(f"problem has {problem.loss}: this is the minimum of PickAllLabels().")
-    if is_traced(problem.targets):
-        raise ValueError(
-            "targets are traced: the closed form needs values; create them outside of jit."
-        )
-    check_decays(problem)
-    targets = np.asarray(problem.targets)
-    multiplicities = targets.sum(axis=1).astype(int)
-    counts = {}
-    for m in np.unique(multiplicities).tolist():
-        rows = targets[multiplicities == m]
-        together = rows.T @ rows
-        once, pairs = np.diag(together), together[~np.eye(len(together), dtype=bool)]
-        if np.any(once != once[0]) or np.any(pairs != pairs[0]):
-            raise ValueError(
-                f"targets: among the samples with {m} labels some labels, or pairs of labels, "
-                "occur more often than others; the closed form needs all of them equally often."
-            )
-        counts[m] = len(rows)
-    return counts
-
-
-def check_regression(problem: FreeFeatures) -> None:
-    """Require half the squared distance with decay of W and H, and no decay of a bias."""
-    _check_targets(problem)
-    if not problem.loss.is_half_squared_distance:
-        raise ValueError(
-            f"problem has {problem.loss}: this is the minimum of HalfSquaredDistance()."
-        )
-    check_decays(problem)
-    if problem.bias and not bias_is_free(problem):
-        decay = problem.weight_decay.bias
-        raise ValueError(f"weight decay bias = {decay}: the closed form is for a free one, 0.")
-
-
-def check_ridge(problem: UnconstrainedFeatures) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Require cross-entropy without bias, d >= K−1, and a decay of W and H; return λ_W and λ_H.
-
-    For the minimum of unequal classes at a small decay, √(λ_W λ_H) < s.
-    """
-    check_uniform(problem)
-    check_cross_entropy_loss(problem)
-    if problem.bias:
-        raise ValueError("problem has a bias: this is known without one; give bias=False.")
-    check_dimension(problem, problem.num_classes - 1)
-    decay, scale = problem.weight_decay, problem.loss_scale
-    known = not (is_traced(decay.classifier) or is_traced(decay.features))
-    if known and not 0 < decay.classifier * decay.features < scale**2:
-        raise ValueError(
-            f"weight decay classifier = {decay.classifier}, features = {decay.features}: give "
-            f"numbers > 0 with √(λ_W λ_H) far below the scale {scale:.3g} of the loss."
-        )
-    return jnp.asarray(decay.classifier), jnp.asarray(decay.features)
-
-
 def check_below_threshold(decay_ratio: Float[Array, ""]) -> float:
     """Require a decay ratio τ < 1, since for τ >= 1 only the origin is critical; return τ.
 
@@ -339,75 +271,6 @@ def check_decayed_classes(problem: UnconstrainedFeatures) -> None:
             check_number(f"weight decay {name}", value, above_zero=True)
 
 
-def check_two_groups(problem: UnconstrainedFeatures) -> None:
-    """Require cross-entropy with decay and without bias, and classes of two sizes.
-
-    Classes of one size must have equal weights and decays.
-    """
-    check_unconstrained(problem)
-    check_decayed_classes(problem)
-    check_cross_entropy_loss(problem)
-    if problem.bias:
-        raise ValueError("problem has a bias: the minimum is known without one; give bias=False.")
-    if len(set(problem.class_sizes)) != 2:
-        raise ValueError(
-            f"class_sizes = {problem.class_sizes}: give classes of two sizes, such as (10, 10, 2)."
-        )
-    check_one_classifier_decay(problem)
-    check_dimension(problem, problem.num_classes - 1)
-    for name, values in (
-        ("class_weights", problem.class_weights),
-        ("weight decay features", problem.weight_decay.features),
-    ):
-        numbers = jax.tree.leaves(values)
-        if any(is_traced(number) for number in numbers) or np.size(np.asarray(numbers)) <= 1:
-            continue
-        for size in set(problem.class_sizes):
-            of_group = np.ravel(numbers)[np.array(problem.class_sizes) == size]
-            if np.any(of_group != of_group[0]):
-                raise ValueError(
-                    f"{name}: numbers of the classes of {size} samples differ; give equal ones."
-                )
-
-
-def check_one_classifier_decay(problem: UnconstrainedFeatures) -> None:
-    """Require one λ_W for all classes."""
-    if np.ndim(problem.weight_decay.classifier) > 0:
-        raise ValueError(
-            "weight decay classifier has a number for each class: the minimum is known for one "
-            "number for all; give that."
-        )
-
-
-def check_decayed_square_loss(problem: UnconstrainedFeatures) -> None:
-    """Require squared error with decay whose minimum is known for unequal classes."""
-    check_unconstrained(problem)
-    check_squared_error(problem)
-    check_decayed_classes(problem)
-    if problem.bias or problem.feature_dim < problem.num_classes:
-        # Without a bias and for d >= K the classes are independent, whatever their weights are.
-        check_uniform(problem)
-    if not problem.bias:
-        return
-    check_dimension(problem, problem.num_classes - int(bias_is_free(problem)))
-    if not bias_is_free(problem) and problem.samples_per_class is None:
-        raise ValueError(
-            f"class_sizes = {problem.class_sizes} and weight decay bias = "
-            f"{problem.weight_decay.bias}: a decay of the bias needs classes of one size; give 0."
-        )
-
-
-def check_class_ratios(problem: UnconstrainedFeatures) -> None:
-    """Require cross-entropy, or squared error without a bias, for the ratios of classes."""
-    check_unconstrained(problem)
-    squared = problem.loss.is_squared_error and not problem.bias
-    if not (problem.loss.is_cross_entropy or squared):
-        raise ValueError(
-            f"problem has {problem.loss}, bias {problem.bias}: the ratios are known for "
-            "CrossEntropy(), and for SquaredError() without a bias."
-        )
-
-
 def check_squared_error_penalty(problem: UnconstrainedFeatures) -> None:
     """Require balanced squared error with decay and a bias, for the threshold of its decay."""
     check_uniform(problem)
@@ -416,21 +279,6 @@ def check_squared_error_penalty(problem: UnconstrainedFeatures) -> None:
     if not problem.bias:
         raise ValueError("problem has no bias: this is a threshold of its decay; give bias=True.")
     class_size(problem)
-
-
-def check_nonnegative(problem: object) -> None:
-    """Require cross-entropy with decay and features H >= 0, without bias, in d >= K dimensions."""
-    if not isinstance(problem, NonnegativeFeatures) or not problem.has_nonnegative_features:
-        raise ValueError(
-            f"problem is of type {type(problem).__name__}: give an "
-            "nc_jax.problems.NonnegativeFeatures."
-        )
-    check_cross_entropy_loss(problem)
-    check_decayed_classes(problem)
-    if problem.bias:
-        raise ValueError("problem has a bias: the minimum is known without one; give bias=False.")
-    check_one_classifier_decay(problem)
-    check_dimension(problem, problem.num_classes)
 
 
 def check_convex_dual(problem: object) -> None:
@@ -449,14 +297,6 @@ def check_undecayed(problem: UnconstrainedFeatures) -> None:
     if not problem.weight_decay.absent:
         raise ValueError(
             "OnSphere: the problem has weight decay; give the problem itself, or one without decay."
-        )
-
-
-def _check_targets(problem: object) -> None:
-    if not isinstance(problem, FreeFeatures) or not problem.has_free_features:
-        raise ValueError(
-            f"problem is of type {type(problem).__name__}: give a problems.FreeFeatures(targets, "
-            "feature_dim, loss=...)."
         )
 
 

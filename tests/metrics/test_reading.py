@@ -14,7 +14,7 @@ from stored_arrays import Exported, Stored
 from tolerances import rounding
 
 from nc_jax import metrics
-from nc_jax.metrics import measuring, reading
+from nc_jax.metrics import arrays, measuring
 
 DIM = 6
 COUNT = 137  # Above the smallest batch, so that there are two batches with `batch_size`.
@@ -315,7 +315,7 @@ def test_an_array_of_jax_on_an_accelerator_is_sliced_there(data, monkeypatch):
     features, labels, classifier, bias = data
     expected = metrics.measure(features, labels, classifier, bias)
     # The tests have no accelerator: any array of JAX counts as one that is there.
-    monkeypatch.setattr(reading, "is_on_host", lambda values: False)
+    monkeypatch.setattr(arrays, "is_on_host", lambda values: False)
     on_device, batches = jnp.asarray(features), []
     add_moments = measuring.add_moments
     monkeypatch.setattr(

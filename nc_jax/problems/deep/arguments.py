@@ -38,21 +38,23 @@ def decays_of(values: Any, num_factors: int | None = None, *, above_zero: bool =
         values: numbers >= 0, or > 0 with `above_zero`.
         num_factors: m where it is known. Else the factors are as many as the numbers, 2 or more.
     """
-    name = "weight_decay"
+    name, axes = "weight_decay", getattr(values, "ndim", 0)
     # Without `np.ndim` of a tuple, whose entries may be traced.
-    several = isinstance(values, (list, tuple)) or getattr(values, "ndim", 0) == 1
-    if not several and num_factors and not isinstance(values, WeightDecay) and not np.ndim(values):
-        check_number(name, values, scalar=True, above_zero=above_zero)
-        return (weak_scalar(values),) * num_factors
-    if not several or len(values) < 2 or len(values) != (num_factors or len(values)):
-        array = getattr(values, "ndim", 0) > 1
-        given = f"has shape {np.shape(values)}" if array else f"= {shown(values)}"
+    several = isinstance(values, (list, tuple)) or axes == 1
+    if several:
+        accepted = 2 <= len(values) == (num_factors or len(values))
+    else:
+        accepted = bool(num_factors) and axes == 0 and not isinstance(values, WeightDecay)
+    if not accepted:
+        given = f"has shape {np.shape(values)}" if axes > 1 else f"= {shown(values)}"
         number = f"one number, or {num_factors}" if num_factors else "2 or more numbers"
+        fix = f"give {number} with that of the features first"
         raise ArgumentError(
-            f"{name} {given}: give {number} with that of the features first"
-            f"{'; sweep under jax.vmap' if array else ''}.",
-            name,
+            f"{name} {given}: {fix}{'; sweep under jax.vmap' if axes > 1 else ''}.", name
         )
+    if not several:
+        check_number(name, values, scalar=True, above_zero=above_zero)
+        return (weak_scalar(values),) * (num_factors or 0)
     for i, value in enumerate(values):
         check_number(f"{name}[{i}]", value, scalar=True, above_zero=above_zero)
     return tuple(weak_scalar(value) for value in values)
