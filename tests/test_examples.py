@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import central_path
@@ -33,8 +34,10 @@ import transient_collapse
 import ulpm_flow
 import ulpm_kkt
 import ulpm_saddle
+import xarray as xr
 import zhu_landscape
 from figure_layout import check_saved_figures, legend_texts, line_data, titles
+from matplotlib.figure import Figure
 from tolerances import integration
 
 import nc_jax as nc
@@ -957,6 +960,26 @@ def test_a_helper_module_run_as_a_script_ends_with_a_line():
 )
 def test_names_of_folders_have_no_spaces_or_special_characters(title, name):
     assert script.folder_name(title) == name
+
+
+def test_results_are_saved_before_figures_with_the_flags_as_attributes(tmp_path, capsys):
+    data, saved = xr.Dataset({"x": ("time", [1.0, 2.0])}), []
+    flags = Namespace(out=tmp_path, format="pdf", no_plot=False, seed=3)
+
+    def draw():
+        saved.append(storage.load(tmp_path / "flow.zarr"))
+        return {"one": Figure(), "two": Figure()}
+
+    script.save_results(flags, {"flow": data}, draw)
+    assert capsys.readouterr().out == f"\nsaved in {tmp_path}: flow.zarr, one.pdf, two.pdf\n"
+    assert saved[0].attrs == script.attributes_of(flags)
+    assert "seed" not in data.attrs
+    assert (tmp_path / "two.pdf").read_bytes().startswith(b"%PDF")
+
+    flags.no_plot = True
+    script.save_results(flags, {"flow": data, "descent": data}, draw)
+    assert capsys.readouterr().out == f"\nsaved in {tmp_path}: flow.zarr, descent.zarr\n"
+    assert len(saved) == 1
 
 
 def test_a_table_says_what_its_columns_mean():

@@ -30,6 +30,16 @@ def test_the_reference_has_every_public_name_with_a_link_to_its_source(site):
     assert [name for name in public if not entries[name]] == []
 
 
+def test_members_of_bases_without_a_page_are_described_with_their_classes(site):
+    reference = "".join(path.read_text() for path in (site / "reference").glob("*.html"))
+    for kind in ("NormalizedFeatures", "DeepUnconstrainedFeatures"):
+        # Of the class itself, of its base without a page, and of the base of that.
+        described = [f'id="nc_jax.{kind}.{name}"' in reference
+                     for name in ("init", "num_classes", "vector_field")]  # fmt: skip
+        assert described == [True, True, False]
+    assert "AbstractLabelled" not in reference
+
+
 def test_signatures_have_short_types(site):
     # Of a signature that it cannot read, Sphinx writes the text, with `~` before full names.
     for path in (site / "reference").glob("*.html"):
