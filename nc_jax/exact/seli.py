@@ -26,6 +26,7 @@ from ..errors import ArgumentError
 from ..measures.imbalance import label_factors
 from ..precision import check_dtype, matmul
 from ..problems import DeepFeatures
+from ..problems.deep import widths_of
 from ..problems.unconstrained.sizes import check_sizes
 from ..state import LastLayer
 from .deep_factors import state_on_ray

@@ -13,13 +13,12 @@ from ..unconstrained.decay import WeightDecay
 from .decay import Decays
 
 
-def widths_of(widths: object, num_factors: int | None = None) -> tuple[int, ...]:
+def widths_of(widths: Any, num_factors: int | None = None) -> tuple[int, ...]:
     """Dimensions of the features and of every hidden layer, as integers; ValueError for others.
 
     Args: `num_factors`, m where it is known. There are then m − 1 widths, else one or more.
     """
-    is_series = isinstance(widths, Iterable) and getattr(widths, "ndim", 1) == 1
-    found = tuple(widths) if is_series and not isinstance(widths, str) else ()
+    found = tuple(widths) if _is_series(widths) else ()
     count = None if num_factors is None else num_factors - 1
     if not found or len(found) != (count or len(found)):
         number = "one or more" if count is None else f"{count} for {num_factors} factors"
@@ -38,13 +37,12 @@ def decays_of(values: Any, num_factors: int | None = None, *, above_zero: bool =
         values: numbers >= 0, or > 0 with `above_zero`.
         num_factors: m where it is known. Else the factors are as many as the numbers, 2 or more.
     """
-    name, axes = "weight_decay", getattr(values, "ndim", 0)
-    # Without `np.ndim` of a tuple, whose entries may be traced.
-    several = isinstance(values, (list, tuple)) or axes == 1
+    name, axes = "weight_decay", _axes(values)
+    several = axes == 1
     if several:
         accepted = 2 <= len(values) == (num_factors or len(values))
     else:
-        accepted = bool(num_factors) and axes == 0 and not isinstance(values, WeightDecay)
+        accepted = bool(num_factors) and axes == 0
     if not accepted:
         given = f"has shape {np.shape(values)}" if axes > 1 else f"= {shown(values)}"
         number = f"one number, or {num_factors}" if num_factors else "2 or more numbers"
@@ -58,6 +56,20 @@ def decays_of(values: Any, num_factors: int | None = None, *, above_zero: bool =
     for i, value in enumerate(values):
         check_number(f"{name}[{i}]", value, scalar=True, above_zero=above_zero)
     return tuple(weak_scalar(value) for value in values)
+
+
+def _is_series(values: Any) -> bool:
+    """Whether these are values in a row, of any kind that can be iterated over."""
+    is_text = isinstance(values, str)
+    return isinstance(values, Iterable) and not is_text and getattr(values, "ndim", 1) == 1
+
+
+def _axes(values: Any) -> int:
+    """The number of axes; −1 for a `WeightDecay`, which has no λ for each factor."""
+    # Without `np.ndim` of a tuple, whose entries may be traced.
+    if isinstance(values, (list, tuple)):
+        return 1
+    return -1 if isinstance(values, WeightDecay) else getattr(values, "ndim", 0)
 
 
 def check_activation(activation: Callable[..., Any] | None, width: int) -> None:
