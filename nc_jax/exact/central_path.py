@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ..checks import check_integer, check_number
 from ..precision import widened
 from ..problems.central_path import class_contrasts
-from .roots import last_below
+from .roots import falling_root
 
 
 def central_path(
@@ -81,7 +81,7 @@ def central_path(
     by_quartic = jax.nn.softplus(log_target + math.log(4) - 4 * log_start) / 4
     upper = jnp.minimum(by_quartic, jnp.exp(log_target - 2 * math.log(classes)))
 
-    growth = last_below(lambda y: log_elapsed(y) <= log_target, jnp.zeros_like(upper), upper)
+    growth = falling_root(lambda y: log_target - log_elapsed(y), jnp.zeros_like(upper), upper)
     # Multiplied by e^(y/2) twice, since e^y may overflow for a small ω₀ where ω₀ e^y does not.
     half = jnp.exp(growth / 2)
     return start * half * half
