@@ -17,6 +17,7 @@ from ..precision import widened
 from ..starts import checked_norm, gaussian_directions
 from ..state import LastLayer
 from .base import AbstractProblem, check_shapes
+from .penalties import log_with_penalty
 from .unconstrained import UnconstrainedFeatures, WeightDecay, is_unconstrained
 from .unconstrained.gradients import pull_back
 
@@ -191,7 +192,7 @@ class FreeFeatures(AbstractProblem):
         data += np.log(self.loss_scale).item()
         if self.weight_decay.absent:
             return data
-        return jnp.logaddexp(data, jnp.log(self.weight_decay.penalty(state)))
+        return log_with_penalty(data, self.weight_decay.penalty(state))
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, C)."""
@@ -256,7 +257,7 @@ class FreeFeatures(AbstractProblem):
         if not self.has_free_features:
             return invariants
         if decay.balanced:
-            invariants["balance"] = balance(state, rate=2 * decay.classifier)
+            invariants["balance"] = balance(state, rate=2 * decay.common)
         if self.loss.shift_invariant:
             invariants["classifier_sum"] = classifier_sum(state, rate=decay.classifier)
         return invariants

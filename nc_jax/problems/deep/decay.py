@@ -1,7 +1,6 @@
 """Weight decay of every factor of a deep model."""
 
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -9,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ...checks import check_number, is_traced, shown
+from ...checks import check_number, shown
 from ...errors import ArgumentError
 from ...precision import weak_scalar, widened
-from ..unconstrained.decay import WeightDecay
+from ..unconstrained.decay import WeightDecay, known_equal
 from .state import DeepFeatures
 
 # A λ for each factor, that of the features first. A number is part of the compiled program, and a
@@ -50,17 +49,10 @@ def decays_of(values: Any, num_factors: int) -> Decays:
     return tuple(weak_scalar(value) for value in values)
 
 
-def known_equal(decays: Sequence[Any]) -> tuple[bool, ...]:
-    """Whether the λ of every two neighbouring factors are known to be equal."""
-    return tuple(_known_equal(*pair) for pair in itertools.pairwise(decays))
-
-
-def _known_equal(first: Any, second: Any) -> bool:
-    if first is second:
-        return True
-    # By NumPy: under jit `==` of two concrete arrays of JAX would be traced.
-    concrete = not (is_traced(first) or is_traced(second))
-    return concrete and np.asarray(first).item() == np.asarray(second).item()
+def all_equal(decays: Decays, created_equal: bool) -> bool:
+    """Whether the λ of all factors are known to be equal."""
+    pairs = itertools.pairwise(decays)
+    return all(known_equal(*pair, created_equal=created_equal) for pair in pairs)
 
 
 def is_absent(rate: float | Float[Array, ""]) -> bool:

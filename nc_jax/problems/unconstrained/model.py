@@ -28,6 +28,7 @@ from ...measures import (
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import AbstractProblem, check_shapes
+from ..penalties import log_with_penalty
 from .decay import WeightDecay, of_rows
 from .gradients import pull_back
 from .sizes import (
@@ -327,7 +328,7 @@ class UnconstrainedFeatures(AbstractProblem):
         if not is_unconstrained(self):
             return invariants
         if decay.balanced:
-            invariants["balance"] = balance(state, rate=2 * decay.classifier)
+            invariants["balance"] = balance(state, rate=2 * decay.common)
         if self.loss.shift_invariant and not is_of_classes(decay.classifier):
             invariants["classifier_sum"] = classifier_sum(state, rate=decay.classifier)
         return invariants
@@ -360,7 +361,7 @@ class UnconstrainedFeatures(AbstractProblem):
         data = log_summed_loss + np.log(self.loss_scale).item()
         if self.weight_decay.absent:
             return data
-        return jnp.logaddexp(data, jnp.log(self._penalty(state)))
+        return log_with_penalty(data, self._penalty(state))
 
     def _penalty(self, state: LastLayer) -> Float[Array, ""]:
         return self.weight_decay.penalty(state, self.labels)
