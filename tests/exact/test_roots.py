@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from tolerances import rounding
 
+import nc_jax as nc
 from nc_jax.exact.powers import power_or_zero, singular_value_decomposition
 from nc_jax.exact.roots import falling_root
 
@@ -50,6 +51,21 @@ def test_a_root_that_the_caller_discards_leaves_no_nan(slope_of):
             return jnp.where(theta > 0, theta**2, root)
 
         np.testing.assert_array_equal(slope_of(kept)(3.0), 6.0)
+
+
+@pytest.mark.parametrize("slope_of", [jax.grad, jax.jacfwd], ids=["reverse", "forward"])
+def test_flows_leave_their_start_with_the_velocity_of_the_field(slope_of):
+    # At t = 0 the logarithm of the time is −∞.
+    start, classes, size = 0.7, 3, 4
+    path = slope_of(nc.exact.central_path, argnums=(0, 1))
+    by_start, by_time = path(start, 0.0, num_classes=classes, samples_per_class=size)
+    velocity = start / (size * (classes + start**2) ** 2)
+    np.testing.assert_allclose([by_start, by_time], [1, velocity], rtol=rounding())
+    for depth in (2, 3):
+        mode = slope_of(nc.exact.aligned_mode, argnums=(0, 1))
+        by_time, by_start = mode(0.0, 0.2, 1.5, depth)
+        velocity = depth * 0.2 ** (2 - 2 / depth) * 1.3
+        np.testing.assert_allclose([by_time, by_start], [velocity, 1], rtol=rounding())
 
 
 @pytest.mark.parametrize("exponent", [0.5, 1 / 3, 2 / 3])
