@@ -97,7 +97,11 @@ def minority_threshold(
 
 
 def layer_peeled_threshold(
-    num_majority: int, num_minority: int, *, classifier_energy: float, feature_energy: float
+    num_majority: int,
+    num_minority: int,
+    *,
+    classifier_energy: Float[ArrayLike, ""],
+    feature_energy: Float[ArrayLike, ""],
 ) -> float:
     """R0 of the layer-peeled model of Fang et al. (2021), exact (derived; theirs is R → ∞).
 
@@ -125,7 +129,7 @@ def layer_peeled_threshold(
     check_known("classifier_energy", classifier_energy, "the bracket of the root")
     check_known("feature_energy", feature_energy, "the bracket of the root")
     counts = num_majority, num_minority
-    bound = sum(counts) * math.sqrt(classifier_energy * feature_energy)
+    bound = sum(counts) * math.sqrt(float(classifier_energy) * float(feature_energy))
 
     @jax.jit
     def excess(log_imbalance: Float[ArrayLike, ""]) -> Float[Array, ""]:
