@@ -119,6 +119,22 @@ def check_number(
         )
 
 
+def check_known(name: str, value: object, what: str) -> None:
+    """Raise ValueError for a traced value; `what` needs the value.
+
+    Example:
+
+        >>> from nc_jax.checks import check_known
+        >>> jax.grad(lambda gap: check_known("gap", gap, "the rank"))(1.0)
+        Traceback (most recent call last):
+        nc_jax.errors.ArgumentError: gap is traced: the rank depends on its value; give a known one.
+    """
+    if is_traced(value):
+        raise ArgumentError(
+            f"{name} is traced: {what} depends on its value; give a known one.", name
+        )
+
+
 def _real_numbers(value: object) -> np.ndarray | None:
     """The value as a NumPy array of real numbers, or None where it is anything else."""
     try:

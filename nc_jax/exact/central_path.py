@@ -22,7 +22,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ..checks import check_integer, check_number
 from ..precision import widened
 from ..problems.central_path import class_contrasts
-from .roots import last_below
+from .roots import falling_root
 
 
 def central_path(
@@ -63,8 +63,11 @@ def central_path(
     start, log_time = jnp.broadcast_arrays(*widened((start, log_time)))
     # Positive, so that the logarithm of a zero is finite; the last line multiplies by the start.
     log_start = jnp.log(jnp.where(start > 0, start, 1))
-    # log t = u + log(1 − e^−u) for u = log(1 + t).
-    log_target = log_time + jnp.log(-jnp.expm1(-log_time)) - log_size
+    # log t = u + log(1 − e^−u) for u = log(1 + t). At t = 0 any other time, since log 0 has no
+    # derivative.
+    is_later = log_time > 0
+    later = jnp.where(is_later, log_time, 1)
+    log_target = later + jnp.log(-jnp.expm1(-later)) - log_size
 
     def log_elapsed(growth: Float[Array, "..."]) -> Float[Array, "..."]:
         # A sum of positive terms in y = log(ω/ω₀), in which nothing cancels.
@@ -81,7 +84,10 @@ def central_path(
     by_quartic = jax.nn.softplus(log_target + math.log(4) - 4 * log_start) / 4
     upper = jnp.minimum(by_quartic, jnp.exp(log_target - 2 * math.log(classes)))
 
-    growth = last_below(lambda y: log_elapsed(y) <= log_target, jnp.zeros_like(upper), upper)
+    growth = falling_root(lambda y: log_target - log_elapsed(y), jnp.zeros_like(upper), upper)
+    # To first order (K + ω₀²)² y = t/n, which is exact at t = 0.
+    first_order = jnp.where(is_later, 0, log_time) * math.exp(-log_size) / (classes + start**2) ** 2
+    growth = jnp.where(is_later, growth, first_order)
     # Multiplied by e^(y/2) twice, since e^y may overflow for a small ω₀ where ω₀ e^y does not.
     half = jnp.exp(growth / 2)
     return start * half * half

@@ -19,6 +19,7 @@ from ..errors import ArgumentError
 from ..precision import matmul, widened
 from ..problems import DeepFeatures, check_sizes
 from ..problems.deep import decays_of, widths_of
+from .powers import power_or_zero
 
 # Numbers of factors: one λ for each, that of the features first.
 Decays = Sequence[float | Float[Array, ""]] | Float[Array, " m"] | Float[np.ndarray, " m"]
@@ -40,6 +41,8 @@ def deep_penalty(
 
     Returns: the penalty, in the dtype of the singular values (float32 at least).
 
+    The derivative in a σ that is 0 counts as 0 for m > 2, where it is infinite: such a σ stays 0.
+
     Raises: ValueError for fewer than 2 decays, or numbers that are negative or not finite.
 
     Example: three factors of the simplex of four classes at margin 1, whose three σ are 1.
@@ -51,7 +54,8 @@ def deep_penalty(
     singular = widened(singular_values)
     rates = decays_of(weight_decay)
     depth = len(rates)
-    total = mean_decay(rates, singular) * jnp.sum(singular ** (2 / depth), axis=-1)
+    powers = singular if depth == 2 else power_or_zero(singular, 2 / depth)
+    total = mean_decay(rates, singular) * jnp.sum(powers, axis=-1)
     return depth / 2 * total
 
 
@@ -71,7 +75,8 @@ def factored_state(
     W_1ᵀW_1 = HᵀH.
 
     Args:
-        logits: X, a row for each class, of rank min(widths) at most; may be traced.
+        logits: X, a row for each class, of rank min(widths) at most; may be traced. The state has
+            derivatives in logits whose singular values D^½X differ, and NaN where two are equal.
         class_sizes: n_k, the number of equal features of each class.
         widths: (d_0, ..., d_{L−1}), as for `DeepUnconstrainedFeatures`.
         weight_decay: m numbers λ_i > 0 of the factors, that of the features first. One number for
@@ -117,16 +122,33 @@ def factored_state(
             "smaller width.",
             "widths",
         )
-    modes = singular[:rank] ** (1 / depth)
-    scales = [jnp.sqrt(mean_decay(rates, logits) / rate) for rate in _arrays(rates, logits)]
-    frames = _frames(widths, rank, key, logits)
-    means = scales[0] * matmul(left[:, :rank] * modes[None], frames[0].T) / roots
-    ends = [*frames[1:], right[:rank].T]
+    return state_of_modes(
+        left[:, :rank], singular[:rank], right[:rank].T, sizes, widths, rates=rates, key=key
+    )
+
+
+def state_of_modes(
+    left: Float[Array, "K r"],
+    singular: Float[Array, " r"],
+    right: Float[Array, "K r"],
+    class_sizes: tuple[int, ...],
+    widths: tuple[int, ...],
+    *,
+    rates: tuple[float | Float[Array, ""], ...],
+    key: Key[Array, ""] | None,
+) -> DeepFeatures:
+    """`factored_state` from a decomposition D^½X = UσVᵀ, with arguments that are checked."""
+    roots = jnp.sqrt(jnp.asarray(np.array(class_sizes), singular.dtype))[:, None]
+    modes = power_or_zero(singular, 1 / len(rates))
+    scales = [jnp.sqrt(mean_decay(rates, singular) / rate) for rate in _arrays(rates, singular)]
+    frames = _frames(widths, len(singular), key, singular)
+    means = scales[0] * matmul(left * modes[None], frames[0].T) / roots
+    ends = [*frames[1:], right]
     weights = [
         scale * matmul(end * modes[None], frame.T)
         for scale, frame, end in zip(scales[1:], frames, ends, strict=True)
     ]
-    return DeepFeatures(means[np.repeat(np.arange(count), sizes)], tuple(weights))
+    return DeepFeatures(means[np.repeat(np.arange(len(class_sizes)), class_sizes)], tuple(weights))
 
 
 def state_on_ray(

@@ -15,16 +15,17 @@ T is −₂F₁(1, −k; 1−k; x) x^(−k)/k (derived). The series of this func
 x = 1, where the sum of logarithms is accurate.
 """
 
-import functools
 import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
 from ..checks import check_integer, check_number, is_traced
 from ..errors import ArgumentError
 from ..precision import widened
+from .roots import falling_root
 
 
 def aligned_mode(
@@ -103,9 +104,10 @@ def _check_between(
     check_number(name, value, above_zero=True)
     check_number("target", target, above_zero=True)
     if not (is_traced(value) or is_traced(target)):
-        value, target = jnp.broadcast_arrays(*widened((value, target)))
-        if not jnp.all(value < target):
-            worst = jnp.argmax(value - target)
+        # By NumPy: under jit a comparison of known arrays of JAX would be traced.
+        value, target = np.broadcast_arrays(*map(np.asarray, (value, target)))
+        if not np.all(value < target):
+            worst = np.argmax(value - target)
             raise ArgumentError(
                 f"{name} = {value.ravel()[worst]}: give a number between 0 and the target "
                 f"{target.ravel()[worst]}.",
@@ -118,7 +120,6 @@ def _logit(value: Float[Array, "*shape"], target: Float[Array, "*shape"]) -> Flo
     return jnp.log(value / (target - value))
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _logit_after(
     elapsed: Float[Array, "*shape"], start: Float[Array, "*shape"], depth: int
 ) -> Float[Array, "*shape"]:
@@ -136,22 +137,7 @@ def _logit_after(
         start + jnp.minimum(elapsed, jnp.maximum(-start, 0)),
     )
 
-    def halve(_: ArrayLike, ends: tuple[Array, Array]) -> tuple[Array, Array]:
-        lower, upper = ends
-        middle = (lower + upper) / 2
-        beyond = _passed(middle, depth) - first > elapsed
-        return jnp.where(beyond, lower, middle), jnp.where(beyond, middle, upper)
-
-    return jax.lax.fori_loop(0, 80, halve, (lower, upper))[1]
-
-
-@_logit_after.defjvp
-def _(depth: int, primals: tuple[Array, Array], tangents: tuple[Array, Array]):
-    """The derivatives of the root, which bisection does not have, from dT/d(logit) = x^(−k)."""
-    root, k = _logit_after(*primals, depth), 1 - 2 / depth
-    log_x, log_start = (-jax.nn.softplus(-logit) for logit in (root, primals[1]))
-    of_time, of_start = tangents
-    return root, jnp.exp(k * log_x) * of_time + jnp.exp(k * (log_x - log_start)) * of_start
+    return falling_root(lambda logit: elapsed - (_passed(logit, depth) - first), lower, upper)
 
 
 def _passed(logit: Float[Array, "*shape"], depth: int) -> Float[Array, "*shape"]:

@@ -22,7 +22,7 @@ from ..checks import check_integer
 from ..preconditions import check_deep_simplex
 from ..problems import DeepFeatures, DeepUnconstrainedFeatures
 from .deep_factors import mean_decay, state_on_ray
-from .roots import last_below
+from .roots import falling_root
 
 
 def deep_minimizer(
@@ -53,14 +53,17 @@ def deep_minimizer(
     count = problem.num_classes
     gap, _ = _least_point(problem, size, dtype)
     projector = jnp.asarray(np.eye(count) - 1 / count, dtype)
-    return state_on_ray(
+    # At the origin the factors have the derivative 0, and gap^(1/m) an infinite one.
+    present = gap > 0
+    state = state_on_ray(
         projector,
-        gap,
+        jnp.where(present, gap, 1),
         problem.class_sizes,
         problem.widths,
         weight_decay=problem.weight_decay,
         key=key,
     )
+    return jax.tree.map(lambda factor: jnp.where(present, factor, 0), state)
 
 
 def deep_minimum(problem: DeepUnconstrainedFeatures) -> Float[Array, ""]:
@@ -113,11 +116,11 @@ def deep_simplex_threshold(
     # With f'(a) = 0 solved for Λ, f(a) − f(0) rises from 0 at a = 0 and then falls: its slope has
     # the sign of (m − 2) − m a e^a/(e^a + K − 1), which falls. Beyond a = m log(mK) it is negative.
     with jax.ensure_compile_time_eval():
-        gap = last_below(
+        gap = falling_root(
             lambda a: (
                 jnp.log1p((classes - 1) * jnp.exp(-a))
                 + m / 2 * (classes - 1) * a / (jnp.exp(a) + classes - 1)
-                > math.log(classes)
+                - math.log(classes)
             ),
             jnp.asarray(1e-6),
             jnp.asarray(m * math.log(m * classes)),
@@ -146,11 +149,11 @@ def _least_point(
     # The maximum of `pull` is where (1 − 2/m)/a = e^a/(e^a + K − 1), below a = K(1 − 2/m).
     zero = jnp.zeros((), dtype)
     share = 1 - 2 / m
-    summit = last_below(
-        lambda a: a < share * (1 + (classes - 1) * jnp.exp(-a)), zero, zero + classes * share
+    summit = falling_root(
+        lambda a: share * (1 + (classes - 1) * jnp.exp(-a)) - a, zero, zero + classes * share
     )
     # `pull` < ratio at the upper end, as a < e^(a/2): e^(−a/2) = ratio/2 or less.
     upper = summit + 2 * jnp.log1p(2 / ratio)
-    gap = last_below(lambda a: pull(a) > ratio, summit, upper)
+    gap = falling_root(lambda a: pull(a) - ratio, summit, upper)
     better = value(gap) < total * math.log(classes)
     return jnp.where(better, gap, 0), jnp.where(better, value(gap), total * math.log(classes))

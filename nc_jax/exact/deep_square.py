@@ -19,8 +19,8 @@ from ..checks import check_integer, check_number
 from ..precision import widened
 from ..preconditions import check_deep_square, check_equal_decays
 from ..problems import DeepFeatures, DeepUnconstrainedFeatures
-from .deep_factors import deep_penalty, factored_state, mean_decay
-from .roots import last_below
+from .deep_factors import deep_penalty, mean_decay, state_of_modes
+from .roots import falling_root
 
 
 def deep_square_threshold(target: Float[ArrayLike, "*shape"], depth: int) -> Float[Array, "*shape"]:
@@ -78,10 +78,19 @@ def deep_square_minimizer(
         [0.8395, 0.7335, 0.0]
     """
     check_deep_square(problem)
-    roots = jnp.sqrt(jnp.asarray(np.array(problem.class_sizes), dtype))
-    logits = jnp.diag(_values(problem, dtype) / roots)
-    return factored_state(
-        logits, problem.class_sizes, problem.widths, weight_decay=problem.weight_decay, key=key
+    values, rank = _values(problem, dtype), min(*problem.widths, problem.num_classes)
+    # The singular vectors are unit vectors. A decomposition would have no derivative where classes
+    # have one size.
+    order = jnp.argsort(-values)[:rank]
+    axes = jnp.eye(problem.num_classes, dtype=values.dtype)[:, order]
+    return state_of_modes(
+        axes,
+        values[order],
+        axes,
+        problem.class_sizes,
+        problem.widths,
+        rates=problem.weight_decay,
+        key=key,
     )
 
 
@@ -133,8 +142,8 @@ def deep_square_basin(problem: DeepUnconstrainedFeatures) -> Float[Array, " K"]:
     check_equal_decays(problem)
     targets, ratio = _targets_and_ratio(problem, float)
     summit = _summit(targets, problem.depth)
-    edge = last_below(
-        lambda z: _pull(z, targets, problem.depth) < ratio, jnp.zeros_like(targets), summit
+    edge = falling_root(
+        lambda z: ratio - _pull(z, targets, problem.depth), jnp.zeros_like(targets), summit
     )
     return jnp.where(_pull(summit, targets, problem.depth) > ratio, edge, jnp.inf)
 
@@ -142,8 +151,8 @@ def deep_square_basin(problem: DeepUnconstrainedFeatures) -> Float[Array, " K"]:
 def _values(problem: DeepUnconstrainedFeatures, dtype: DTypeLike) -> Float[Array, " K"]:
     """z_k of every class at the minimum."""
     targets, ratio = _targets_and_ratio(problem, dtype)
-    roots = last_below(
-        lambda z: _pull(z, targets, problem.depth) > ratio,
+    roots = falling_root(
+        lambda z: _pull(z, targets, problem.depth) - ratio,
         _summit(targets, problem.depth),
         targets,
     )

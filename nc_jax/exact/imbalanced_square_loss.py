@@ -16,6 +16,7 @@ from ..precision import matmul
 from ..preconditions import bias_is_free, check_decayed_square_loss, check_squared_error_penalty
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
+from .powers import singular_value_decomposition
 from .unequal import class_numbers, least_penalty_state
 
 
@@ -69,7 +70,7 @@ def imbalanced_square_minimizer(
     # a penalised bias and classes of one size, the vector 1/√K is a singular vector of them.
     roots = jnp.sqrt(sizes)
     targets = roots[:, None] * (jnp.eye(count, dtype=dtype) - bias[None])
-    left, singular, right = jnp.linalg.svd(targets, full_matrices=False)
+    left, singular, right = singular_value_decomposition(targets)
     threshold = numbers.slopes[0] / numbers.loss[0] * roots[0]
     shrunk = matmul(left * jnp.maximum(singular - threshold, 0)[None], right)
     return least_penalty_state(problem, shrunk / roots[:, None], bias, key=key)

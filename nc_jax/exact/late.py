@@ -31,7 +31,7 @@ from jaxtyping import Array, ArrayLike, Float
 
 from ..checks import check_integer, check_number
 from ..precision import widened
-from .roots import last_below
+from .roots import falling_root
 
 # The root of Ei, so that the constant in Ei(kq) = 2t + const is 0.
 ROOT_OF_EI = 0.37250741078136663
@@ -150,6 +150,8 @@ def gap_after(
     return _root(log_time, jnp.asarray(log_rate, log_time.dtype), start, others, depth)
 
 
+# Not `roots.falling_root`: the interval is halved in log q, and this rule holds at t = 0 too, where
+# the logarithm of the equation is −∞.
 @functools.partial(jax.custom_jvp, nondiff_argnums=(3, 4))
 def _root(
     log_time: Float[Array, "*times"],
@@ -246,8 +248,8 @@ def _root_of_integral(depth: int) -> float:
     if depth == 2:
         return ROOT_OF_EI
     with jax.ensure_compile_time_eval():
-        return last_below(
-            lambda q: _scaled_integral(q, depth) < 0, jnp.asarray(1e-3), jnp.asarray(5.0)
+        return falling_root(
+            lambda q: -_scaled_integral(q, depth), jnp.asarray(1e-3), jnp.asarray(5.0)
         ).item()
 
 

@@ -14,7 +14,7 @@ from jaxtyping import Array, ArrayLike, Float
 from ..checks import check_arrays, check_kind, check_number, is_traced
 from ..precision import matmul, widened
 from ..problems import Layers
-from .roots import last_below
+from .roots import falling_root
 
 # Nodes and weights of the tanh-sinh rule on (0, 1). Its error is below rounding for the integrand
 # of `linear_time`. They are NumPy arrays: JAX arrays would be float32 if x64 is switched on later.
@@ -99,7 +99,7 @@ def linear_limit(start: Layers, sample: Float[ArrayLike, " d"]) -> Float[Array, 
         0.375
     """
     modes = _modes(start, sample)
-    # Bisection has no useful derivative; the Newton step at the end supplies it.
+    # Bounds of the root have no part in its derivative, and log 0 would make it NaN.
     known = jax.lax.stop_gradient(modes)
     growing, fading = jnp.sum(known.growing**2), jnp.sum(known.fading**2)
     bottom = jnp.log(fading / growing) / 4  # where α is least and f changes its sign
@@ -111,19 +111,15 @@ def linear_limit(start: Layers, sample: Float[ArrayLike, " d"]) -> Float[Array, 
             "start from a larger norm."
         )
 
-    def residual(s: Float[Array, ""], modes: _Modes) -> Float[Array, ""]:
+    def remaining(s: Float[Array, ""]) -> Float[Array, ""]:
         norm, output = _norm_and_output(modes, s)
-        return norm * output - 1
+        # Where ρ² < 0 the norm is NaN: such s are below the root.
+        return jnp.where(norm >= 0, 1 - norm * output, 1)
 
     # Forward from the bottom f >= tanh, so that ρ² >= 2 log cosh, and ρf > 1 from a distance of 2
     # on. Backward ρ² <= ρ₀² − 2|s| + 2 log 2, and ρf = 1 requires ρ >= 1. This bounds the root.
     ends = jnp.maximum(bottom, -(known.norm**2) / 2 - 1), jnp.maximum(bottom, 0) + 2
-    # Where ρ² < 0 the residual is NaN and the comparison False: such s are below the root.
-    root = last_below(lambda s: ~(residual(s, known) > 0), *ends)
-    # The residual is 0 to rounding, so that this Newton step does not change the value. Its
-    # derivative with respect to `modes` is that of the root, by the implicit function theorem.
-    root -= residual(root, modes) / jax.grad(residual)(root, known)
-    return jnp.where(reached, root, jnp.nan)
+    return jnp.where(reached, falling_root(remaining, *ends), jnp.nan)
 
 
 def linear_time(

@@ -22,7 +22,7 @@ from ..preconditions import check_dimension, check_focal, check_smoothed
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
 from .regularized import ratios_of, state_of_gap, value_of_gap
-from .roots import last_below
+from .roots import falling_root
 
 
 def smoothed_gap(problem: UnconstrainedFeatures) -> Float[Array, ""]:
@@ -188,9 +188,11 @@ def _focal_gap(problem: UnconstrainedFeatures, size: int) -> Float[Array, ""]:
     # D is maximal at a p < e^−2, or at p = 0 for γ = 0. For larger p it decreases, so that the
     # largest root is there, if there is any. Only gaps a >= 0 are searched.
     start, end = jnp.zeros_like(log_level), jnp.full_like(log_level, log_classes)
-    highest = last_below(lambda gap: jax.grad(log_slope)(gap) > 0, start, end)
+    highest = falling_root(jax.grad(log_slope), start, end)
     # D <= (γ+1)(1−p)^(γ+1) and 1−p <= (K−1)e^−a.
     beyond = log_classes + (jnp.log1p(exponent) - log_level) / (exponent + 1)
-    root = last_below(lambda gap: log_slope(gap) > log_level, highest, jnp.maximum(beyond, highest))
+    root = falling_root(
+        lambda gap: log_slope(gap) - log_level, highest, jnp.maximum(beyond, highest)
+    )
     value_at = lambda gap: value_of_gap(problem, size, gap)  # noqa: E731
     return jnp.where(value_at(root) < value_at(jnp.zeros_like(root)), root, 0)

@@ -20,11 +20,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Key
 
-from ..checks import check_integer, check_number
+from ..checks import check_integer, check_known, check_number
 from ..preconditions import check_two_groups
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
-from .roots import last_below
+from .roots import falling_root
 from .unequal import class_numbers, least_penalty_state
 
 
@@ -97,7 +97,11 @@ def minority_threshold(
 
 
 def layer_peeled_threshold(
-    num_majority: int, num_minority: int, *, classifier_energy: float, feature_energy: float
+    num_majority: int,
+    num_minority: int,
+    *,
+    classifier_energy: Float[ArrayLike, ""],
+    feature_energy: Float[ArrayLike, ""],
 ) -> float:
     """R0 of the layer-peeled model of Fang et al. (2021), exact (derived; theirs is R → ∞).
 
@@ -110,7 +114,7 @@ def layer_peeled_threshold(
 
     Args: `num_majority` K_A; `num_minority` K_B, 2 or more; the energies E_W and E_H.
 
-    Raises: ValueError for counts that are too small, or an energy that is not positive.
+    Raises: ValueError for counts that are too small, or an energy that is not positive or traced.
 
     Example:
 
@@ -122,8 +126,10 @@ def layer_peeled_threshold(
     check_integer("num_minority", num_minority, least=2)
     check_number("classifier_energy", classifier_energy, above_zero=True, scalar=True)
     check_number("feature_energy", feature_energy, above_zero=True, scalar=True)
+    check_known("classifier_energy", classifier_energy, "the bracket of the root")
+    check_known("feature_energy", feature_energy, "the bracket of the root")
     counts = num_majority, num_minority
-    bound = sum(counts) * math.sqrt(classifier_energy * feature_energy)
+    bound = sum(counts) * math.sqrt(float(classifier_energy) * float(feature_energy))
 
     @jax.jit
     def excess(log_imbalance: Float[ArrayLike, ""]) -> Float[Array, ""]:
@@ -243,14 +249,14 @@ def _four_numbers(groups: _Groups) -> tuple[Float[Array, ""], ...]:
         sine = jnp.sqrt(jax.nn.sigmoid(2 * log_tangent))
         return _offset(most_a * cosine, tau_a, k_a, k_b), _offset(most_b * sine, tau_b, k_b, k_a)
 
-    def below(log_tangent: Float[Array, ""]) -> Bool[Array, ""]:
+    def remaining(log_tangent: Float[Array, ""]) -> Float[Array, ""]:
         p, r = ends(log_tangent)
         # p increases with θ and r decreases: tan θ < scale_b r/(scale_a p) below the root.
-        return scale_a * p * jnp.exp(log_tangent) <= scale_b * r
+        return scale_b * r - scale_a * p * jnp.exp(log_tangent)
 
     # tan θ is the ratio of two numbers whose logarithms are below 50.
     reach = jnp.full_like(tau_a, 50)
-    angle = last_below(below, -reach, reach)
+    angle = falling_root(remaining, -reach, reach)
     p, r = ends(angle)
     separated = (p > 0) & (r > 0)
     log_y_a = jnp.log(most_a) + 0.5 * jax.nn.log_sigmoid(-2 * angle)
@@ -296,10 +302,10 @@ def _contrast(
 def _without_offset(tau: Float[Array, ""], count: int, other_count: int) -> Float[Array, ""]:
     """y for p = 0."""
 
-    def below(log_other: Float[Array, ""]) -> Bool[Array, ""]:
-        return _offset(jnp.exp(log_other), tau, count, other_count) >= 0
+    def offset(log_other: Float[Array, ""]) -> Float[Array, ""]:
+        return _offset(jnp.exp(log_other), tau, count, other_count)
 
-    return jnp.exp(last_below(below, jnp.full_like(tau, -200), jnp.zeros_like(tau)))
+    return jnp.exp(falling_root(offset, jnp.full_like(tau, -200), jnp.zeros_like(tau)))
 
 
 def _penalty(

@@ -20,6 +20,7 @@ from jaxtyping import Array, DTypeLike, Float
 from ..preconditions import check_nonnegative
 from ..problems import NonnegativeFeatures
 from ..state import LastLayer
+from .powers import power_or_zero
 from .seli import check_class_sizes
 from .unequal import class_numbers
 
@@ -108,7 +109,7 @@ def nonnegative_minimizer(problem: NonnegativeFeatures, *, dtype: DTypeLike = fl
     share = (classes - 1) / classes
     # gap = m v K/(K−1), and at the minimum the penalties λ_W/2 v² K/(K−1) and λ_H n/2 m² are equal.
     ratio = jnp.sqrt(numbers.classifier / numbers.features / share)  # m/v
-    size = jnp.sqrt(gaps * share / ratio)  # v
+    size = power_or_zero(gaps * share / ratio, 0.5)  # v
     contrasts = (classes * jnp.eye(classes, dtype=dtype) - 1) / (classes - 1)
     pad = ((0, 0), (0, dim - classes))
     means = jnp.pad(jnp.diag(ratio * size), pad)

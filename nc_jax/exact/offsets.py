@@ -20,6 +20,7 @@ from ..measures.imbalance import label_factors
 from ..precision import matmul, widened
 from ..preconditions import check_ridge
 from ..problems import UnconstrainedFeatures
+from .powers import power_or_zero, singular_value_decomposition
 from .seli import check_class_sizes
 
 
@@ -224,8 +225,10 @@ def _geometry(
     """Gram matrices of the first and the last factor of the logits X, for m = 2 with
     WᵀW = ratio² HᵀH."""
     roots = jnp.asarray(np.sqrt(np.array(sizes, float)), gap.dtype)
-    left, singular, right = jnp.linalg.svd(roots[:, None] * logits)
-    means, squares = left / roots[:, None], singular ** (2 / depth)
+    left, singular, right = singular_value_decomposition(roots[:, None] * logits)
+    # The logits have rank K−1. Rounding leaves 1e-16 in the place of the last singular value.
+    singular = singular.at[-1].set(0)
+    means, squares = left / roots[:, None], power_or_zero(singular, 2 / depth)
     return OffsetGeometry(
         gap=gap,
         logits=logits,

@@ -22,6 +22,7 @@ from ..preconditions import (
 )
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
+from .powers import power_or_zero
 
 
 class DecayRatios(NamedTuple):
@@ -176,7 +177,7 @@ def state_of_gap(
     gap, ratio, classes = jnp.asarray(gap, dtype), jnp.asarray(ratio, dtype), problem.num_classes
     frame = simplex_etf(classes, problem.feature_dim, key=key, dtype=dtype)
     squared_row = gap * (classes - 1) / classes / ratio
-    return aligned_state(problem, jnp.sqrt(squared_row) * frame, ratio)
+    return aligned_state(problem, power_or_zero(squared_row, 0.5) * frame, ratio)
 
 
 def value_of_gap(

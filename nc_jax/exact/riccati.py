@@ -65,10 +65,11 @@ def square_loss_flow(
         t: times, finite and >= 0, of any shape, in units of the problem's loss. For times beyond
             10^5/(s√n − λ), n the largest class size, the state at 10^5/(s√n − λ) is returned.
 
-    Returns: a state whose leaves have the leading axes of `t`.
+    Returns: a state whose leaves have the leading axes of `t`. Its derivatives are forward only
+    (`jax.jvp`, `jax.jacfwd`), since the length of a loop depends on the time.
 
-    Raises: ValueError for another loss, a bias, λ_W ≠ λ_H, a start that is not balanced (a traced
-    one gives NaN), or a negative time.
+    Raises: ValueError for another loss, a bias, λ_W ≠ λ_H, or a start that is not balanced (traced
+    ones give NaN), or a negative time.
 
     Example: ‖w_k‖² grows at the rate 2√n_k, for the larger class first, and tends to √n_k.
 
@@ -86,7 +87,7 @@ def square_loss_flow(
     # Python floats do not promote a float32 state.
     roots = jnp.asarray(np.sqrt(sizes), start.classifier.dtype)
     modes, basis, within, used = _modes_of(problem, start, roots)
-    decay = jnp.asarray(problem.weight_decay.classifier, roots.dtype)
+    decay = jnp.asarray(problem.weight_decay.common, roots.dtype)
     rates = _Modes(scale * roots - decay, -scale * roots - decay, -decay[None])
     fastest = jnp.maximum(jnp.max(rates.growing), 0)
 

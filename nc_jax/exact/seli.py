@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
 
-from ..checks import check_arrays, check_integer, check_key, check_number
+from ..checks import check_arrays, check_integer, check_key, check_known, check_number
 from ..display import summary
 from ..errors import ArgumentError
 from ..measures.imbalance import label_factors
@@ -200,8 +200,8 @@ class Seli(eqx.Module):
         Args: `logits` (N, K), with samples in the order of the classes; None for Ẑ = YP.
         `tolerance` of each condition, relative.
 
-        Raises: ValueError for another shape, or a depth other than 2: with more factors the problem
-        is not convex, and YP need not be its optimum.
+        Raises: ValueError for another shape, traced logits, or a depth other than 2: with more
+        factors the problem is not convex, and YP need not be its optimum.
 
         Example: the certificate holds for YP and for no other logits.
 
@@ -218,6 +218,7 @@ class Seli(eqx.Module):
         if logits is None:
             logits = self.logits[labels]
         check_arrays("logits", logits)
+        check_known("logits", logits, "the certificate")
         logits = np.asarray(logits, float)
         if logits.shape != (len(labels), num_classes):
             raise ValueError(

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Bool, DTypeLike, Float, Real
 
-from ..checks import check_integer, check_number, is_traced
+from ..checks import check_integer, check_known, check_number, is_traced
 from ..display import summary
 from ..errors import ArgumentError
 from ..losses import SoftCrossEntropy
@@ -74,11 +74,14 @@ class SoftLabelLimit(eqx.Module):
     def __repr__(self) -> str:
         return summary(self)
 
-    def logits(self, gap: float = 1.0) -> Float[np.ndarray, "N K"]:
+    def logits(
+        self, gap: Float[ArrayLike, ""] = 1.0
+    ) -> Float[np.ndarray, "N K"] | Float[Array, "N K"]:
         """q L + C at the gap q, with rows of sum 0: the logits up to O(1/q) late in a flow.
 
         C_ik is log p_ik on the support and log λ_ij off it. Where λ_ij = 0 the margin is above q by
-        an amount that grows, and C_ij is 0.
+        an amount that grows, and C_ij is 0. A gap that is an array of JAX, also a traced one, gives
+        one.
 
         Example: two labels of three, in the ratio 3:1.
 
@@ -93,10 +96,13 @@ class SoftLabelLimit(eqx.Module):
         constants = inside + np.log(np.where(active, self.multipliers, 1.0))
         return gap * self.max_margin + constants - constants.mean(axis=1, keepdims=True)
 
-    def state(self, feature_dim: int, gap: float = 1.0, *, dtype: DTypeLike = float) -> LastLayer:
+    def state(
+        self, feature_dim: int, gap: Float[ArrayLike, ""] = 1.0, *, dtype: DTypeLike = float
+    ) -> LastLayer:
         """Balanced state, WᵀW = HᵀH, of the logits q L + C.
 
-        Raises: ValueError for a negative gap, or a feature_dim below the rank of the logits.
+        Raises: ValueError for a gap that is negative or traced, or a feature_dim below the rank of
+        the logits.
 
         Example: at a late time its excess loss is that of `late_loss`.
 
@@ -109,7 +115,8 @@ class SoftLabelLimit(eqx.Module):
         """
         check_integer("feature_dim", feature_dim)
         check_dtype(dtype)
-        left, singular, right = np.linalg.svd(self.logits(gap), full_matrices=False)
+        check_known("gap", gap, "the rank of the state")
+        left, singular, right = np.linalg.svd(self.logits(np.asarray(gap)), full_matrices=False)
         rank = int(np.sum(singular > _rank_cut(singular, self.max_margin.shape)))
         if feature_dim < rank:
             raise ArgumentError(

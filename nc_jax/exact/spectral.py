@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ..checks import check_integer, check_number, is_traced
+from ..checks import check_integer, check_known, check_number, is_traced
 from ..precision import widened
 from ..problems import check_sizes
 from .stages import Stages
@@ -95,7 +95,7 @@ def spectral_mode_time(
     return value ** (1 / depth) - jnp.asarray(start, value.dtype) ** (1 / depth)
 
 
-def spectral_stage_times(class_sizes: Sequence[int], contrast: float) -> Stages:
+def spectral_stage_times(class_sizes: Sequence[int], contrast: Float[ArrayLike, ""]) -> Stages:
     """Times at which the spectral flow learns the classes of each size (derived).
 
     The contrast of a group of K_g classes of one size is the norm of their classifiers minus the
@@ -112,7 +112,7 @@ def spectral_stage_times(class_sizes: Sequence[int], contrast: float) -> Stages:
     Returns: `Stages` in the order of the sizes, largest first, with the rates √(K_g − 1).
 
     Raises: ValueError for sizes that are no integers >= 1, if no two classes have the same size, or
-    for a contrast that is not above 0.
+    for a contrast that is not above 0 or traced.
 
     Example: three classes of 16 and three of 1 at a contrast of 0.3.
 
@@ -121,6 +121,7 @@ def spectral_stage_times(class_sizes: Sequence[int], contrast: float) -> Stages:
     """
     sizes = check_sizes("class_sizes", class_sizes)
     check_number("contrast", contrast, above_zero=True, scalar=True)
+    check_known("contrast", contrast, "the result, an array of NumPy,")
     distinct, counts = np.unique(sizes, return_counts=True)
     distinct, counts = distinct[counts > 1][::-1], counts[counts > 1][::-1]
     if not len(distinct):

@@ -19,6 +19,7 @@ from ..precision import widened
 from ..preconditions import check_decayed_squared_error
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
+from .powers import power_or_zero
 
 
 class SimplexGeometry(NamedTuple):
@@ -267,7 +268,7 @@ def square_loss_minimizer(
     else:
         frame, largest = jax.random.orthogonal(key, dim, dtype=dtype)[:classes], 1.0
     # `largest` is the gap of the origin, where all outputs are equal or, without a bias, 0.
-    classifier = jnp.sqrt((largest - gap) / ratio) * frame
+    classifier = power_or_zero((largest - gap) / ratio, 0.5) * frame
     bias = jnp.full(classes, 1 / classes, dtype) if problem.bias else None
     return LastLayer((ratio * classifier)[problem.labels], classifier, bias)
 

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import ArrayLike, Float
 
-from ..checks import check_integer, check_kind, check_number
+from ..checks import check_integer, check_kind, check_known, check_number
 from ..geometry import contrasts
 from ..losses import CrossEntropy, Loss
 from ..problems import check_sizes
@@ -72,7 +72,7 @@ def origin_rates(
 
 def stage_times(
     class_sizes: Sequence[int],
-    log_norm: float,
+    log_norm: Float[ArrayLike, ""],
     *,
     loss: Loss = CrossEntropy(),
     depth: int = 2,
@@ -107,8 +107,8 @@ def stage_times(
         loss: `CrossEntropy()` or `SquaredError()`.
         depth: m >= 2 factors.
 
-    Raises: as `origin_rates`, and ValueError for log ε that is not below 0, for a time beyond the
-    largest float, or, for cross-entropy, if no two classes have the same size.
+    Raises: as `origin_rates`, and ValueError for log ε that is traced or not below 0, for a time
+    beyond the largest float, or, for cross-entropy, if no two classes have the same size.
 
     Example:
 
@@ -124,6 +124,7 @@ def stage_times(
     sizes = _checked(class_sizes, loss)
     depth = check_integer("depth", depth, least=2)
     check_number("log_norm", log_norm, scalar=True, signed=True)
+    check_known("log_norm", log_norm, "the result, an array of NumPy,")
     if not log_norm < 0:
         raise ValueError(f"log_norm = {log_norm}: give a number < 0, the logarithm of a norm < 1.")
     distinct, counts = np.unique(sizes, return_counts=True)

@@ -16,7 +16,8 @@ from ..precision import matmul
 from ..preconditions import check_dimension, check_pick_all_labels, check_regression
 from ..problems import FreeFeatures
 from ..state import LastLayer
-from .roots import last_below
+from .powers import power_or_zero
+from .roots import falling_root
 
 
 def pick_all_labels_minimizer(
@@ -56,7 +57,7 @@ def pick_all_labels_minimizer(
     gaps, squared_row = _label_set_minimum(problem, counts)
     classes = problem.num_outputs
     frame = simplex_etf(classes, problem.feature_dim, key=key, dtype=dtype)
-    row = jnp.sqrt(jnp.asarray(squared_row, dtype))
+    row = power_or_zero(jnp.asarray(squared_row, dtype), 0.5)
     # β_m √ω = g_m (K−1)/(K√ω), the factor of the unit rows of the simplex; 0 at the origin.
     factors = jnp.asarray(gaps, dtype) * ((classes - 1) / classes)
     factors = jnp.where(row > 0, factors / jnp.where(row > 0, row, 1), 0)
@@ -129,8 +130,9 @@ def regression_minimizer(
     lowered = jnp.maximum(sizes[:rank] - _lowering(problem), 0)
     # λ_W WᵀW = λ_H HᵀH at every critical point, which determines both factors of Z.
     scale = (jnp.asarray(decay.features, float) / decay.classifier) ** 0.25
-    features = left[:, :rank] * (jnp.sqrt(lowered) / scale)[None]
-    classifier = right[:rank].T * (jnp.sqrt(lowered) * scale)[None]
+    roots = power_or_zero(lowered, 0.5)
+    features = left[:, :rank] * (roots / scale)[None]
+    classifier = right[:rank].T * (roots * scale)[None]
     basis = jnp.eye(rank, dim, dtype=dtype)
     if key is not None:
         check_key(key)
@@ -183,8 +185,8 @@ def _label_set_minimum(
         upper = jnp.full(len(labels), jnp.log1p(target))
         # g <= log(1 + C), hence e^g <= 1 + C.
         lower = target / (labels * target + classes)
-        return last_below(
-            lambda g: g * (labels * jnp.exp(g) + classes - labels) < target, lower, upper
+        return falling_root(
+            lambda g: target - g * (labels * jnp.exp(g) + classes - labels), lower, upper
         )
 
     def size_at(log_rate: Float[Array, ""]) -> Float[Array, ""]:
@@ -193,7 +195,7 @@ def _label_set_minimum(
 
     # ν g_m is of the order of `middle`, and the g_m are from 1e-17 to 1e3 where they are not 0.
     middle = jnp.log(product / jnp.sum(weights)) / 2
-    log_rate = last_below(lambda x: size_at(x) < product, middle - 10, middle + 40)
+    log_rate = falling_root(lambda x: product - size_at(x), middle - 10, middle + 40)
     gaps = gaps_at(log_rate)
     largest = s**2 * jnp.sum(samples * labels * (classes - labels)) / (classes * (classes - 1))
     present = product < largest

@@ -17,6 +17,7 @@ from ..precision import matmul
 from ..preconditions import check_class_ratios, check_decayed_classes
 from ..problems import UnconstrainedFeatures
 from ..state import LastLayer
+from .powers import power_or_zero, singular_value_decomposition
 
 
 class ClassNumbers(NamedTuple):
@@ -97,13 +98,13 @@ def least_penalty_state(
     """
     numbers = class_numbers(problem, logits.dtype)
     rows, columns = jnp.sqrt(numbers.features)[:, None], jnp.sqrt(numbers.classifier)[:, None]
-    left, singular, right = jnp.linalg.svd(rows * logits * columns.T, full_matrices=False)
+    left, singular, right = singular_value_decomposition(rows * logits * columns.T)
     # Rounding leaves 1e-16 in the place of 0, and its square root 1e-8 would be too large an error.
     noise = 10 * len(singular) * jnp.finfo(singular.dtype).eps * singular[0]
     singular = jnp.where(singular > noise, singular, 0)
     # Singular values decrease: for d < K the last ones, which are 0, are left out.
     dim = min(problem.feature_dim, problem.num_classes)
-    root = jnp.sqrt(singular[:dim])[None]
+    root = power_or_zero(singular[:dim], 0.5)[None]
     pad = ((0, 0), (0, problem.feature_dim - dim))
     means = jnp.pad(left[:, :dim] * root / rows, pad)
     classifier = jnp.pad(right.T[:, :dim] * root / columns, pad)

@@ -61,7 +61,7 @@ def check_undecayed_deep_ray(problem: DeepUnconstrainedFeatures) -> int:
 
 def check_equal_decays(problem: DeepUnconstrainedFeatures) -> None:
     """Require one λ for all factors, whose balance the flow then preserves."""
-    if not all(problem.same_decay):
+    if not problem.has_one_decay:
         raise ValueError(
             f"weight_decay = {problem.weight_decay}: this needs one number for all factors, whose "
             "balance the flow then preserves."

@@ -17,6 +17,7 @@ from ..measures import Invariant
 from ..precision import largest_exponent, matmul, weak_scalar
 from ..starts import checked_norm, gaussian_direction
 from .base import AbstractProblem, check_shapes
+from .penalties import log_with_penalty
 from .reduction import check_reduction, loss_scale_of
 from .unconstrained.sizes import check_sizes
 
@@ -123,7 +124,7 @@ class EndToEnd(AbstractProblem):
         data = jax.nn.logsumexp(losses + jnp.log(self.loss_scale * self._counts(losses.dtype)))
         if self._undecayed:
             return data
-        return jnp.logaddexp(data, jnp.log(self.weight_decay * self._penalty(state)))
+        return log_with_penalty(data, self.weight_decay * self._penalty(state))
 
     def gradient(self, state: Float[Array, "K K"]) -> Float[Array, "K K"]:
         """Minus the field; the gradient of the objective in no Euclidean metric."""

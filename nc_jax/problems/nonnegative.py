@@ -83,7 +83,7 @@ class NonnegativeFeatures(UnconstrainedFeatures):
         decay, state = self.weight_decay, self.retract(state)
         invariants = {}
         if decay.balanced:
-            invariants["column_balance"] = column_balance(state, rate=2 * decay.classifier)
+            invariants["column_balance"] = column_balance(state, rate=2 * decay.common)
         if self.loss.shift_invariant and not is_of_classes(decay.classifier):
             invariants["classifier_sum"] = classifier_sum(state, rate=decay.classifier)
         return invariants

@@ -18,7 +18,7 @@ from ..state import LastLayer
 from .base import AbstractProblem, check_shapes
 from .reduction import loss_scale_of
 from .unconstrained import UnconstrainedFeatures, WeightDecay, is_unconstrained
-from .unconstrained.decay import descent_of, with_log_penalty
+from .unconstrained.decay import descent_of, log_with_decay
 from .unconstrained.gradients import pull_back
 from .unconstrained.last_layers import check_options, gaussian_layer
 
@@ -185,7 +185,7 @@ class FreeFeatures(AbstractProblem):
         targets = self._targets_for(state)
         data = jax.nn.logsumexp(self.loss.log_value(state.logits(), targets))
         data += np.log(self.loss_scale).item()
-        return with_log_penalty(self.weight_decay, data, state)
+        return log_with_decay(self.weight_decay, data, state)
 
     def gradient(self, state: LastLayer) -> LastLayer:
         """∇L = (RᵀH + λ_W W, RW + λ_H H, Rᵀ1 + λ_b b), R = ∂L/∂Z of shape (N, C)."""
@@ -247,7 +247,7 @@ class FreeFeatures(AbstractProblem):
         if not self.has_free_features:
             return invariants
         if decay.balanced:
-            invariants["balance"] = balance(state, rate=2 * decay.classifier)
+            invariants["balance"] = balance(state, rate=2 * decay.common)
         if self.loss.shift_invariant:
             invariants["classifier_sum"] = classifier_sum(state, rate=decay.classifier)
         return invariants

@@ -1,16 +1,13 @@
 """Weight decay of every factor of a deep model."""
 
 import itertools
-from collections.abc import Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, ArrayLike, Float
 
-from ...checks import is_traced
 from ...precision import widened
+from ..unconstrained.decay import known_equal
 from .state import DeepFeatures
 
 # A λ for each factor, that of the features first. A number is part of the compiled program, and a
@@ -18,17 +15,10 @@ from .state import DeepFeatures
 Decays = tuple[float | Float[Array, ""], ...]
 
 
-def known_equal(decays: Sequence[Any]) -> tuple[bool, ...]:
-    """Whether the λ of every two neighbouring factors are known to be equal."""
-    return tuple(_known_equal(*pair) for pair in itertools.pairwise(decays))
-
-
-def _known_equal(first: Any, second: Any) -> bool:
-    if first is second:
-        return True
-    # By NumPy: under jit `==` of two concrete arrays of JAX would be traced.
-    concrete = not (is_traced(first) or is_traced(second))
-    return concrete and np.asarray(first).item() == np.asarray(second).item()
+def all_equal(decays: Decays, created_equal: bool) -> bool:
+    """Whether the λ of all factors are known to be equal."""
+    pairs = itertools.pairwise(decays)
+    return all(known_equal(*pair, created_equal=created_equal) for pair in pairs)
 
 
 def is_absent(rate: float | Float[Array, ""]) -> bool:

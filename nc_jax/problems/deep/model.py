@@ -25,10 +25,11 @@ from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import check_shapes
 from ..labelled import AbstractLabelled
+from ..penalties import log_with_penalty
 from ..relu.propagation import Activation, Arithmetic, arithmetic_of_lanes, propagate
 from ..unconstrained import UnconstrainedFeatures
 from .arguments import check_activation, decays_of, widths_of
-from .decay import Decays, is_absent, known_equal, less_decay, penalty
+from .decay import Decays, all_equal, is_absent, less_decay, penalty
 from .observables import layer_measures, neighbour_balance, singular_values
 from .state import DeepFeatures, pull_back_products, remaining_products
 
@@ -68,8 +69,7 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
     widths: tuple[int, ...] = eqx.field(static=True)
     activation: Activation = eqx.field(static=True)
     weight_decay: Decays
-    # Whether two neighbouring factors are known to have one λ.
-    same_decay: tuple[bool, ...] = eqx.field(static=True)
+    _created_with_one: bool = eqx.field(static=True, repr=False)
 
     # A claim: the objective and its flow are those of the equation in the docstring of this class.
     is_deep: ClassVar[bool] = True
@@ -99,7 +99,12 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
         width = self.widths[0] if self.is_linear else self.widths[-1]
         self.free = UnconstrainedFeatures(class_sizes, width, loss=loss, reduction=reduction)
         self.weight_decay = decays_of(weight_decay, self.depth)
-        self.same_decay = known_equal(self.weight_decay)
+        self._created_with_one = all_equal(self.weight_decay, False)
+
+    @property
+    def has_one_decay(self) -> bool:
+        """Whether all factors are known to have one λ, as `WeightDecay.balanced`."""
+        return all_equal(self.weight_decay, self._created_with_one)
 
     @property
     def depth(self) -> int:
@@ -159,7 +164,7 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
     def log_objective(self, state: DeepFeatures) -> Float[Array, ""]:
         """log L, finite where L underflows to 0; −inf where L is 0."""
         data = self.free.log_objective(self._two_factors(state))
-        return data if self._undecayed else jnp.logaddexp(data, jnp.log(self.penalty(state)))
+        return data if self._undecayed else log_with_penalty(data, self.penalty(state))
 
     def penalty(self, state: DeepFeatures) -> Float[Array, ""]:
         """λ_0/2 ‖H‖² + Σ_l λ_l/2 ‖W_l‖², scalar."""
@@ -272,7 +277,7 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
         if not self.is_deep:
             return invariants
         invariants["neighbour_balance"] = neighbour_balance(
-            state, self.weight_decay, self.same_decay, units_alone=not self.is_linear
+            state, self.weight_decay, units_alone=not self.is_linear
         )
         if self.loss.shift_invariant:
             rate = self.weight_decay[-1]

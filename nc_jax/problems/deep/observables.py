@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int
 
 from ...measures import MEASURES, Invariant, Statistics, class_moments, spread
 from ...precision import matmul
+from ..unconstrained.decay import common_decay
 from .decay import Decays
 from .state import DeepFeatures
 
@@ -64,9 +65,7 @@ def singular_values(
     return jnp.stack(rows)
 
 
-def neighbour_balance(
-    state: DeepFeatures, decays: Decays, same_decay: Sequence[bool], *, units_alone: bool
-) -> Invariant:
+def neighbour_balance(state: DeepFeatures, decays: Decays, *, units_alone: bool) -> Invariant:
     """W_1ᵀW_1 − HᵀH and W_{l+1}ᵀW_{l+1} − W_l W_lᵀ, padded to one width (L, w, w).
 
     Args: `units_alone` leaves only the diagonals of all pairs but the first, which the activation
@@ -76,13 +75,14 @@ def neighbour_balance(
     width = max(weight.shape[1] for weight in weights)
     values, scales, rates = [], [], []
     # Hᵀ has the shape of a matrix before W_1, with the samples as its inputs.
-    pairs = zip(itertools.pairwise([features.T, *weights]), decays, same_decay, strict=False)
-    for position, ((before, after), rate, is_same) in enumerate(pairs):
+    factors = itertools.pairwise([features.T, *weights])
+    pairs = zip(factors, itertools.pairwise(decays), strict=True)
+    for position, ((before, after), (rate, next_rate)) in enumerate(pairs):
         if units_alone and position > 0:
             value = jnp.diag(jnp.sum(after**2, axis=0) - jnp.sum(before**2, axis=1))
         else:
             value = matmul(after.T, after) - matmul(before, before.T)
         values.append(jnp.pad(value, (0, width - after.shape[1])))
         scales.append(jnp.sum(before**2) + jnp.sum(after**2))
-        rates.append(jnp.asarray(2 * rate if is_same else jnp.nan, features.dtype))
+        rates.append(jnp.asarray(2 * common_decay(rate, next_rate), features.dtype))
     return Invariant(jnp.stack(values), jnp.stack(scales), jnp.stack(rates))

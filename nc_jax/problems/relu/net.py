@@ -18,6 +18,7 @@ from ...precision import largest_exponent, matmul, weak_scalar, widened
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import AbstractProblem
+from ..penalties import log_with_penalty
 from ..reduction import check_reduction, loss_scale_of
 from .decays import AbstractDecayTarget, WholeNorm
 from .layers import Layers, inner
@@ -249,13 +250,7 @@ class NormalizedReLUNet(AbstractProblem):
         outputs, targets = self.outputs_and_targets(state)
         data = jax.nn.logsumexp(self.loss.log_value(outputs, targets))
         data += math.log(self.loss_scale)
-        if self._undecayed:
-            return data
-        penalty = self.penalty(state)
-        # λ may be an array that is 0. The inner `where` avoids log 0, whose derivative is infinite:
-        # the outer `where` would multiply it by 0, which gives NaN.
-        both = jnp.logaddexp(data, jnp.log(jnp.where(penalty > 0, penalty, 1)))
-        return jnp.where(penalty > 0, both, data)
+        return data if self._undecayed else log_with_penalty(data, self.penalty(state))
 
     def penalty(self, state: Layers) -> Float[Array, ""]:
         """λρ² or λ Σ_k ‖W_k‖², scalar."""

@@ -1,5 +1,6 @@
 """Weight decay of an unconstrained-features model."""
 
+import math
 from typing import Any
 
 import equinox as eqx
@@ -11,6 +12,7 @@ from jaxtyping import Array, ArrayLike, Float, Int
 from ...checks import check_number, is_traced
 from ...precision import weak_scalar, widened
 from ...state import LastLayer
+from ..penalties import log_with_penalty
 from .sizes import OfClasses, is_of_classes, numbers_of_classes
 
 
@@ -26,7 +28,6 @@ class WeightDecay(eqx.Module):
 
     Attributes:
         classifier, features, bias: λ_W, λ_H and λ_b.
-        balanced: whether λ_W = λ_H was known when the object was created; False for K numbers.
 
     Raises: ValueError for a λ that is negative or not finite, or for K numbers of λ_b.
 
@@ -49,7 +50,7 @@ class WeightDecay(eqx.Module):
     classifier: Any
     features: Any
     bias: float | Float[Array, ""]
-    balanced: bool = eqx.field(static=True)
+    _created_balanced: bool = eqx.field(static=True, repr=False)
 
     def __init__(
         self,
@@ -62,13 +63,28 @@ class WeightDecay(eqx.Module):
         self.classifier = _one_or_several("weight decay classifier", classifier)
         self.features = _one_or_several("weight decay features", features)
         self.bias = weak_scalar(bias)
-        # Compared here and not in the methods: a tracer that is passed twice is one object here,
-        # and two objects after this module has become an argument of a jit.
-        if self.per_class:
-            self.balanced = False
-        else:
-            concrete = not (is_traced(classifier) or is_traced(features))
-            self.balanced = classifier is features or (concrete and bool(classifier == features))
+        # A tracer that is passed twice is one object here, and two objects after this module has
+        # become an argument of a jit.
+        self._created_balanced = not self.per_class and known_equal(
+            self.classifier, self.features, created_equal=False
+        )
+
+    @property
+    def balanced(self) -> bool:
+        """Whether λ_W = λ_H is known; False for K numbers.
+
+        Known numbers are compared. Of two traced ones it is what was known when the object was
+        created: `eqx.tree_at` may have replaced them, and `common` is NaN where they differ.
+        """
+        created_balanced = self._created_balanced
+        return not self.per_class and known_equal(
+            self.classifier, self.features, created_equal=created_balanced
+        )
+
+    @property
+    def common(self) -> float | Float[Array, ""]:
+        """λ_W = λ_H as one number; NaN where they differ."""
+        return common_decay(self.classifier, self.features)
 
     @property
     def per_class(self) -> bool:
@@ -79,7 +95,7 @@ class WeightDecay(eqx.Module):
     def absent(self) -> bool:
         """Whether every λ is known to be 0.
 
-        This is a property and not a field like `balanced`, because `eqx.tree_at` may replace a λ.
+        This is a property and not a field, because `eqx.tree_at` may replace a λ.
         """
         # An array counts as present even if it is 0: under jit its value is unknown.
         decays = jax.tree.leaves((self.classifier, self.features, self.bias))
@@ -132,7 +148,7 @@ class WeightDecay(eqx.Module):
         return jnp.asarray(self.features, float)[labels]
 
 
-def with_log_penalty(
+def log_with_decay(
     decay: WeightDecay,
     log_data: Float[Array, ""],
     state: LastLayer,
@@ -141,7 +157,7 @@ def with_log_penalty(
     """The log of e^log_data plus the penalty, finite where the data term underflows."""
     if decay.absent:
         return log_data
-    return jnp.logaddexp(log_data, jnp.log(decay.penalty(state, labels)))
+    return log_with_penalty(log_data, decay.penalty(state, labels))
 
 
 def descent_of(
@@ -155,6 +171,32 @@ def descent_of(
     # Without a decay the scale may overflow to infinity, and infinity times 0 is NaN.
     scale = 1.0 if decay.absent else jnp.exp(log_scale)
     return jax.tree.map(jnp.negative, decay.add_to_gradient(gradient, state, scale, labels))
+
+
+def known_equal(first: Any, second: Any, *, created_equal: bool) -> bool:
+    """Whether two λ are known to be equal; of two traced ones it is `created_equal`.
+
+    A Python number and an array count as different: under `eqx.filter_jit` one is known and the
+    other traced, and the answer must be the same there.
+    """
+    if first is second:
+        return True
+    traced = is_traced(first), is_traced(second)
+    if any(traced):
+        return created_equal and all(traced)
+    # By NumPy: under jit `==` of two known arrays of JAX would be traced.
+    return isinstance(first, float) == isinstance(second, float) and np.array_equal(first, second)
+
+
+def common_decay(
+    first: float | Float[Array, ""], second: float | Float[Array, ""]
+) -> float | Float[Array, ""]:
+    """The first of two λ where they are equal, else NaN."""
+    if isinstance(first, float) and isinstance(second, float):
+        return first if first == second else math.nan
+    # Compared in one dtype, as the two may have been given in different ones.
+    equal = jnp.asarray(first, float) == jnp.asarray(second, float)
+    return jnp.where(equal, first, jnp.nan)
 
 
 def of_rows(numbers: Any, rows: Float[Array, "R *axes"]) -> float | Float[Array, "..."]:

@@ -29,7 +29,7 @@ from ...precision import largest_exponent
 from ...state import LastLayer
 from ..base import AbstractProblem, check_shapes
 from ..reduction import loss_scale_of
-from .decay import WeightDecay, descent_of, of_rows, with_log_penalty
+from .decay import WeightDecay, descent_of, log_with_decay, of_rows
 from .gradients import pull_back
 from .last_layers import check_options, gaussian_layer
 from .sizes import (
@@ -321,7 +321,7 @@ class UnconstrainedFeatures(AbstractProblem):
         if not is_unconstrained(self):
             return invariants
         if decay.balanced:
-            invariants["balance"] = balance(state, rate=2 * decay.classifier)
+            invariants["balance"] = balance(state, rate=2 * decay.common)
         if self.loss.shift_invariant and not is_of_classes(decay.classifier):
             invariants["classifier_sum"] = classifier_sum(state, rate=decay.classifier)
         return invariants
@@ -352,7 +352,7 @@ class UnconstrainedFeatures(AbstractProblem):
         self, log_summed_loss: Float[Array, ""], state: LastLayer
     ) -> Float[Array, ""]:
         data = log_summed_loss + np.log(self.loss_scale).item()
-        return with_log_penalty(self.weight_decay, data, state, self.labels)
+        return log_with_decay(self.weight_decay, data, state, self.labels)
 
     def _weighted(
         self, values: Float[Array, "B *axes"], labels: Int[ArrayLike, " B"]
