@@ -11,7 +11,7 @@ The model leaves out how Theta differs within classes and between features, the 
 derivatives of two features, and every change of Theta. The script prints how large these parts are,
 and how much of the fall of the loss each of them causes; then the measures of both, and until when
 each measure of the model is within WITHIN of that of the network. Expect agreement in the loss and
-in norms for a while, and none in the place of single features.
+in norms for a while, and none in the features of single images.
 
 Batch normalisation has constant statistics, those of all images at the start: in the model too a
 logit depends on the image and the parameters alone. There is no weight decay. With the defaults
@@ -127,12 +127,16 @@ def load(parser: Parser, flags: Namespace) -> images.ImageSet:
     return images.ImageSet(data.images[order], data.labels[order], data.classes)
 
 
-def build(flags: Namespace, data: images.ImageSet) -> cnn.Network:
+def build(parser: Parser, flags: Namespace, data: images.ImageSet) -> cnn.Network:
     """The network at its start, with running statistics that are those of all images."""
-    network = cnn.ConvNet(
-        data.images.shape[3], len(data.classes), widths=tuple(flags.widths),
-        bias=not flags.no_bias, rngs=nnx.Rngs(flags.seed),
-    )  # fmt: skip
+    try:
+        network = cnn.ConvNet(
+            data.images.shape[3], len(data.classes), widths=tuple(flags.widths),
+            bias=not flags.no_bias, rngs=nnx.Rngs(flags.seed),
+        )  # fmt: skip
+    except ValueError as error:
+        parser.refuse(error)
+    check_size(parser, flags, network, len(data.labels))
     pixels = jnp.asarray(data.images)
     forward = nnx.jit(lambda network: network(pixels, train=True))
     for _ in range(PASSES):
@@ -149,8 +153,7 @@ def check_size(parser: Parser, flags: Namespace, network: cnn.Network, count: in
         widths = " ".join(map(str, flags.widths))
         parser.error(
             f"--samples {flags.samples} --widths {widths}: {rows} features have derivatives by "
-            f"{parameters} weights, {rows * max(rows, parameters):.1e} numbers; give values with "
-            f"at most {LARGEST:.1e}."
+            f"{parameters} weights; give smaller values, for a kernel that fits in memory."
         )
 
 
@@ -294,6 +297,27 @@ def parts_of_kernel(
     )
 
 
+def parts_data(
+    networks: tuple[cnn.Network, cnn.Network],
+    data: images.ImageSet,
+    kernels: list[cnn.FeatureKernel],
+) -> xr.Dataset:
+    """Means by class, and the shares of the parts of the kernel, at the start and at the end."""
+    found = [parts_of_kernel(*each) for each in zip(networks, [data] * 2, kernels, strict=True)]
+    shares, falls = zip(*found, strict=True)
+    matrices = np.stack([np.asarray(kernel.classes, float) for kernel in kernels])
+    single = np.stack([np.asarray(kernel.same_sample, float) for kernel in kernels])
+    return xr.Dataset(
+        {
+            "share": (("end", "part"), np.stack(shares)),
+            "fall": (("end", "part"), np.stack(falls)),
+            "class_kernel": (("end", "class", "other_class"), matrices),
+            "same_sample": (("end", "class"), single),
+        },
+        {"end": ["start", "end"], "part": list(PARTS)},
+    )
+
+
 def predicted_until(comparison: xr.Dataset, name: str, within: float) -> np.ndarray:
     """For each model the index of the first save at which a measure differs; T if there is none."""
     values = comparison[name].values
@@ -387,13 +411,9 @@ def run(parser: Parser, flags: Namespace) -> None:
     check(parser, flags)
     configure_jax()
     began = time.perf_counter()
-    try:
-        data = load(parser, flags)
-        network = build(flags, data)
-    except (ImportError, OSError, RuntimeError, ValueError) as error:
-        parser.refuse(error)
-    check_size(parser, flags, network, len(data.labels))
+    data = load(parser, flags)
     print("The first run compiles for several seconds.", flush=True)
+    network = build(parser, flags, data)
     training = train(flags, network, data)
     if not np.all(np.isfinite(training.layers.features)):
         parser.error(f"--rate {flags.rate:g}: the descent diverges; give a smaller step size.")
@@ -426,27 +446,6 @@ def run(parser: Parser, flags: Namespace) -> None:
 
         saved.append(save_figure(flags, kernel_figure(comparison, parts), FIGURE))
     print(f"\nsaved in {flags.out}: {', '.join(saved)}")
-
-
-def parts_data(
-    networks: tuple[cnn.Network, cnn.Network],
-    data: images.ImageSet,
-    kernels: list[cnn.FeatureKernel],
-) -> xr.Dataset:
-    """Means by class, and the shares of the parts of the kernel, at the start and at the end."""
-    found = [parts_of_kernel(*each) for each in zip(networks, [data] * 2, kernels, strict=True)]
-    shares, falls = zip(*found, strict=True)
-    matrices = np.stack([np.asarray(kernel.classes, float) for kernel in kernels])
-    single = np.stack([np.asarray(kernel.same_sample, float) for kernel in kernels])
-    return xr.Dataset(
-        {
-            "share": (("end", "part"), np.stack(shares)),
-            "fall": (("end", "part"), np.stack(falls)),
-            "class_kernel": (("end", "class", "other_class"), matrices),
-            "same_sample": (("end", "class"), single),
-        },
-        {"end": ["start", "end"], "part": list(PARTS)},
-    )
 
 
 if __name__ == "__main__":

@@ -72,9 +72,12 @@ def _draw_distances(axes: Axes, comparison: xr.Dataset, times: np.ndarray) -> No
             values = comparison[f"{name}_distance"].sel(model=model).values
             axes.plot(times, values, color=color, ls=style, lw=width)
     axes.set_xscale("log")
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
     label_panel(
-        axes, "(e) Distance from the network", "time t", "over its distance\nfrom the start"
+        axes,
+        "(e) Distance of the models",
+        "time t",
+        "over the distance of the\nnetwork from its start",
     )
     panel_legend(axes, lines={
         f"{name}s": Line2D([], [], color=DARK, ls="--", lw=width) for name, width in _WIDTHS.items()
