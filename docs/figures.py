@@ -35,6 +35,7 @@ COMMANDS = {
     "layers": {"layers": "layers"},
     "central_path": {"central_path": "central_path"},
     "superclasses": {"superclasses": "superclasses"},
+    "kernel_network": {"kernel_network": "kernel_network"},
     "zhu_landscape": {"zhu_landscape": "zhu_landscape"},
     "seed_sweep": {"seed_sweep": "seed_sweep"},
     "rangamani_norm_dynamics": {

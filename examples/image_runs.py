@@ -127,6 +127,20 @@ def checked_flags(parser: Parser, arguments: list[str] | None) -> Namespace:
 def load(
     parser: Parser, flags: Namespace, *, classes: Sequence[int] | None = None
 ) -> tuple[images.ImageSet, images.ImageSet]:
+    """Normalised training and test images, of all classes or some; sets the batch size."""
+    train, test = load_images(parser, flags, classes=classes)
+    if flags.batch is None:
+        flags.batch = min(flags.largest_batch, len(train.labels))
+    if flags.batch > len(train.labels):
+        parser.error(
+            f"--batch {flags.batch}: give an integer up to {len(train.labels)}, the images."
+        )
+    return train, test
+
+
+def load_images(
+    parser: Parser, flags: Namespace, *, classes: Sequence[int] | None = None
+) -> tuple[images.ImageSet, images.ImageSet]:
     """Normalised training and test images, of all classes or some."""
     try:
         train, test = (
@@ -139,12 +153,6 @@ def load(
         train, test = images.normalize(train, test)
     except (ImportError, OSError, RuntimeError, ValueError) as error:
         parser.refuse(error)
-    if flags.batch is None:
-        flags.batch = min(flags.largest_batch, len(train.labels))
-    if flags.batch > len(train.labels):
-        parser.error(
-            f"--batch {flags.batch}: give an integer up to {len(train.labels)}, the images."
-        )
     return train, test
 
 

@@ -17,6 +17,7 @@ from figure_layout import (
 from figures.central_path import central_path_figure
 from figures.depth import COLORS, depth_figure
 from figures.few_dimensions import few_dimensions_figure
+from figures.kernel_network import kernel_figure
 from figures.minority_collapse import phase_figure
 from figures.mixon_linear_phase import linear_phase_figure
 from figures.optimisers import optimisers_figure
@@ -513,6 +514,46 @@ def test_superclasses_shows_contrasts_times_and_cosines():
         dots, line = line_data(times)[2 * i : 2 * i + 2]
         np.testing.assert_allclose(dots[1], predicted[:, i] + 1)
         np.testing.assert_allclose(np.diff(line[1]) / np.diff(line[0]), 1 / rates[i])
+
+
+def test_a_network_and_its_models_are_drawn_with_distances_and_parts():
+    rng, times = np.random.default_rng(0), np.append(0, np.geomspace(0.01, 30, 8))
+    runs, models = ["network", "class kernel", "block kernel"], ["class kernel", "block kernel"]
+    names = ("loss", "cdnv", "ji_feature_cosine_gap", "mean_norm")
+    values = {name: np.exp(rng.normal(size=(3, 9))) for name in names}
+    distances = {name: rng.uniform(0, 1.4, (2, 8)) for name in ("feature", "logit")}
+    comparison = xr.Dataset(
+        {
+            **{name: (("run", "time"), value) for name, value in values.items()},
+            **{f"{name}_distance": (("model", "later"), v) for name, v in distances.items()},
+        },
+        {"t": ("time", times), "run": runs, "model": models},
+    )
+    parts = ["means by class", "within classes", "between features", "pairs of features"]
+    share, fall = rng.uniform(-0.4, 1.2, (2, 2, 4))
+    dims = ("end", "part")
+    data = xr.Dataset(
+        {"share": (dims, share), "fall": (dims, fall)}, {"end": ["start", "end"], "part": parts}
+    )
+    figure = kernel_figure(comparison, data)
+    *measures, apart, bars = figure.axes
+    for axes, name in zip(measures, names, strict=True):
+        for run in range(3):
+            np.testing.assert_array_equal(line_data(axes)[run], [times[1:], values[name][run, 1:]])
+        styles = [line.get_linestyle() for line in axes.lines]
+        assert styles == ["-", "--", "-."]
+    drawn = [line[1] for line in line_data(apart)]
+    expected = [distances[name][model] for model in range(2) for name in ("feature", "logit")]
+    np.testing.assert_array_equal(drawn, expected)
+    assert legend_texts(apart) == ["features", "logits"]
+    lengths = [
+        patch.get_width()
+        for container in bars.containers
+        for patch in container.get_children()
+        if isinstance(patch, Rectangle)
+    ]
+    np.testing.assert_allclose(lengths, [*share[0], *share[1], *fall[0]])
+    assert legend_texts(bars) == ["squares, start", "squares, end", "fall, start"]
 
 
 def test_optimisers_have_cosines_over_time_and_ratios_with_their_laws():

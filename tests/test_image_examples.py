@@ -4,10 +4,13 @@ import functools
 
 import cnn_collapse
 import image_runs
+import jax
+import kernel_network
 import network_spectrum
 import numpy as np
 import pytest
 import rangamani_binary
+import xarray as xr
 import zhu_fixed_etf
 import zhu_optimizers
 import zhu_random_labels
@@ -90,6 +93,63 @@ def test_spectrum_of_a_network_by_layer_and_by_class(tmp_path, capsys, figures):
     classes, cross = line_data(figure.axes[1])
     np.testing.assert_array_equal(classes, [np.arange(1, 11), found["class_value"]])
     np.testing.assert_array_equal(cross, [[11, 12], found["cross_value"][:2]])
+
+
+def small_network(flags=""):
+    """Flags of a small run of `kernel_network`, its images and its network at the start."""
+    parser, parsed = kernel_network.parse(f"--samples 4 --widths 3 4 {flags}".split())
+    data = kernel_network.load(parser, parsed)
+    return parsed, data, kernel_network.build(parser, parsed, data)
+
+
+def test_products_of_derivatives_move_features_as_a_step_of_descent(tmp_path):
+    parsed, data, network = small_network(f"--no-bias --rate 1e-4 --time 1e-4 --out {tmp_path}")
+    training = kernel_network.train(parsed, network, data)
+    features = np.asarray(training.layers.features)
+    start = jax.tree.map(lambda leaf: leaf[0], training.layers)
+    problem = nc.UnconstrainedFeatures((4, 4, 4), 4)
+    gradient = np.asarray(problem.gradient(start).features)
+    theta = kernel_network.all_products(network, data)
+    velocity = -np.einsum("iajb,jb->ia", theta, gradient)
+    # The features are of order 1 in float32, and the step has second order terms.
+    error = (features[1] - features[0]) / 1e-4 - velocity
+    assert np.linalg.norm(error) < 0.02 * np.linalg.norm(velocity)
+    # Four parts that are orthogonal make up the kernel and the fall of the loss.
+    found = cnn.feature_kernel(network, data)
+    for shares in kernel_network.parts_of_kernel(network, data, found):
+        np.testing.assert_allclose(np.sum(shares), 1, atol=rounding("float32", 1000))
+
+
+def test_a_model_predicts_until_its_first_difference():
+    values = xr.DataArray(
+        [[4.0, 2, 1, 1], [4, 2.2, 1.3, 1], [4, 2.2, 1.1, 1]], dims=("run", "time")
+    )
+    comparison = xr.Dataset({"loss": values})
+    assert kernel_network.predicted_until(comparison, "loss", 0.2).tolist() == [2, 4]
+    assert kernel_network.predicted_until(comparison, "loss", 0.01).tolist() == [1, 1]
+
+
+def test_a_network_is_drawn_beside_its_kernel_model(tmp_path, capsys, figures):
+    kernel_network.main(f"--samples 4 --widths 3 4 --time 2 --out {tmp_path}".split())
+    printed = capsys.readouterr().out
+    found = storage.load(tmp_path / "kernel_network.zarr")
+    np.testing.assert_allclose(found["t"][[0, 1, -1]], [0, 0.01, 2])
+    loss = found["loss"].values
+    # The three begin together, and fall by the movement of the last layer at least.
+    np.testing.assert_array_equal(loss[1:, 0], loss[0, 0])
+    assert np.all(np.diff(loss, axis=1) < 0)
+    for name in ("share", "fall"):
+        np.testing.assert_allclose(found[name].sum("part"), 1, atol=rounding("float32", 1000))
+    # The last layer moves by the same rule in all three: at first norms of W agree to first order.
+    norm = found["classifier_norm"].values
+    np.testing.assert_allclose(norm[1:, 1], norm[0, 1], rtol=1e-3)
+    end = [f"{value:.3g}" for value in (loss[0, 0], loss[0, -1], loss[1, -1])]
+    assert ["loss", *end] in [line.split()[:4] for line in printed.splitlines()]
+    figure = figures["kernel_network.png"]
+    assert titles(figure)[::5] == ["(a) Training loss", "(f) Parts of the kernel"]
+    assert legend_texts(figure) == ["network", "model, class kernel", "model, block kernel"]
+    for line, values in zip(line_data(figure.axes[0]), loss, strict=True):
+        np.testing.assert_array_equal(line, [found["t"][1:], values[1:]])
 
 
 @pytest.mark.slow
@@ -193,6 +253,17 @@ def test_decay_makes_the_norm_forget_its_start(tmp_path, figures):
         (cnn_collapse, "--width 0", "--width 0"),
         (network_spectrum, "--num 0", "--num 0: give an integer >= 1"),
         (network_spectrum, "--probes 1", "--probes 1: give an integer >= 2"),
+        (kernel_network, "--classes 3", "--classes 3: give two or more"),
+        (kernel_network, "--classes 3 3", "--classes: classes = [3, 3]: give one or more, each"),
+        (kernel_network, "--samples 1", "--samples 1: give an integer >= 2"),
+        (kernel_network, "--samples 900", "--samples: 900 samples of class 0: it has"),
+        (kernel_network, "--samples 100 --widths 64 128", "38400 features have derivatives by"),
+        (kernel_network, "--widths 0", "--widths: widths[0] = 0: give an integer"),
+        (kernel_network, "--rate 0", "--rate 0: give a finite number > 0"),
+        (kernel_network, "--rate 100", "--time 30 --rate 100: give numbers with 1 to 1000000"),
+        (kernel_network, "--rate 20 --time 4e3", "--rate 20: the descent diverges"),
+        (kernel_network, "--within nan", "--within nan: give a finite number > 0"),
+        (kernel_network, "--seed -1", "--seed -1: give an integer from 0"),
         (zhu_optimizers, "--adam-rate 0", "--adam-rate 0: give a number between 0 and 1"),
         (zhu_optimizers, "--lbfgs-epochs 0", "--lbfgs-epochs 0: give an integer >= 1"),
         (zhu_random_labels, "--widths 1 1", "each once"),
