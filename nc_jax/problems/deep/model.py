@@ -26,7 +26,13 @@ from ...precision import widened
 from ...starts import checked_norm, gaussian_directions
 from ...state import LastLayer
 from ..base import AbstractProblem, check_shapes
-from ..relu.propagation import Activation, Arithmetic, arithmetic_of_lanes, propagate
+from ..relu.propagation import (
+    Activation,
+    Arithmetic,
+    arithmetic_of_lanes,
+    propagate,
+    remedy_of_kinks,
+)
 from ..unconstrained import UnconstrainedFeatures
 from .decay import Decays, decays_of, is_absent, known_equal, less_decay, penalty
 from .observables import layer_measures, neighbour_balance, singular_values
@@ -339,6 +345,11 @@ class DeepUnconstrainedFeatures(AbstractProblem):
     def comes_to_rest(self) -> bool:
         """False for a loss that is `finite_at_any_scale`, without decay."""
         return not (self.loss.finite_at_any_scale and self._undecayed)
+
+    @property
+    def remedy_of_jumps(self) -> str:
+        """`SmoothReLU` for an activation with kinks; empty for the linear net."""
+        return "" if self.is_linear else remedy_of_kinks(self.activation)
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Infinite for a flow that does not come to rest, else log of the largest number."""
