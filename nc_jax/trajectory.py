@@ -137,7 +137,7 @@ class Trajectory(eqx.Module):
             return None
         values, counts = np.unique(np.asarray(code), return_counts=True)
         items = [jax.tree.map(lambda _, value=v: np.asarray(value), self.result) for v in values]
-        return {diffrax.RESULTS[i]: int(n) for i, n in zip(items, counts, strict=True)}
+        return {_message(i): int(n) for i, n in zip(items, counts, strict=True)}
 
     def _outcome(self) -> str | None:
         """The outcome; of a batch, the number of runs with each outcome; None if it is traced."""
@@ -252,6 +252,15 @@ def _described(
         name, attributes["long_name"], attributes["units"], ", ".join(filter(None, dims)),
         in_words(numbers, axis=len(runs) if dim else None),
     )  # fmt: skip
+
+
+def _message(result: diffrax.RESULTS) -> str:
+    """The message of a result; of a run with too many steps, where its cause is named too."""
+    message = diffrax.RESULTS[result]
+    if bool(result == diffrax.RESULTS.max_steps_reached):
+        # A trajectory knows neither problem nor clock. The error of the run names the cause.
+        message += " The error of the run, without throw=False, names the probable cause."
+    return message
 
 
 def state_names(state: PyTree) -> list[str]:

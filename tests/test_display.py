@@ -61,6 +61,8 @@ def test_a_trajectory_says_how_it_ended_and_what_it_recorded():
     assert many.count("\n") < 12
     stopped = diffrax.RESULTS.max_steps_reached
     assert "maximum number of solver steps" in repr(trajectory(stopped))
+    assert "without throw=False, names the probable cause." in repr(trajectory(stopped))
+    assert "probable cause" not in many
     both = jax.tree.map(lambda *x: jnp.stack([jnp.asarray(leaf) for leaf in x]), ended, stopped)
     assert re.search(r"result=1 succeeded, 1 The maximum", repr(trajectory(both)))
 

@@ -237,16 +237,48 @@ def advice(
     clock: AbstractClock,
     solver: diffrax.AbstractSolver,
     save_at: ArrayLike,
+    result: diffrax.RESULTS,
 ) -> str:
     """The part of the error message that says what to change after a run has stopped early."""
-    end = "" if is_traced(save_at) else _end_of(clock, np.asarray(save_at)[-1])
+    codes = diffrax.RESULTS
+    slow, stuck = bool(result == codes.max_steps_reached), bool(result == codes.dt_min_reached)
+    remedy = problem.remedy_of_jumps if slow or stuck else ""
+    jumps = (
+        f"Probable cause: the field jumps, and step control halves its steps there; {remedy}. "
+        if remedy
+        else ""
+    )
+    return jumps if stuck else jumps + _advice_on_clock(problem, clock, solver, save_at, slow)
+
+
+def _advice_on_clock(
+    problem: AbstractProblem,
+    clock: AbstractClock,
+    solver: diffrax.AbstractSolver,
+    save_at: ArrayLike,
+    slow: bool,
+) -> str:
+    """Another clock or solver, where these may be the cause; `slow`: the run had too many steps."""
+    last = None if is_traced(save_at) else np.asarray(save_at)[-1]
+    end = "" if last is None else _end_of(clock, last)
+    explicit = not suits_stiffness(solver)
     if problem.comes_to_rest and not isinstance(clock, RealTime):
         # At rest the Jacobian no longer changes, and dt/du multiplies it by a factor that grows.
         return f"In {clock} this flow is ever stiffer: end earlier or use RealTime(). {end}"
     if problem.is_stiff_in_log_time and isinstance(clock, RealTime):
-        return "In RealTime() this flow needs about t steps: give LogTime(), with log(1 + t)."
-    if isinstance(clock, LogLogTime) and not suits_stiffness(solver):
+        return "In RealTime() this flow needs about t steps: give LogTime(), with log(1 + t). "
+    if isinstance(clock, LogLogTime) and explicit:
         return f"LogLogTime() is ever stiffer: give it solver=nc_jax.RKC(). {end}"
+    if slow and explicit and isinstance(clock, RealTime) and problem.comes_to_rest:
+        return (
+            f"{type(solver).__name__}() takes a step for each unit of the fastest time scale: end "
+            "earlier, or give solver=nc_jax.RKC(). "
+        )
+    if slow and explicit and isinstance(clock, LogTime):
+        return (
+            "Late times need a step for some units of log t: give LogLogTime(), with "
+            f"log(1 + log(1 + t)), and solver=nc_jax.RKC(). {end}"
+        )
     return end
 
 

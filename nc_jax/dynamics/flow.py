@@ -6,6 +6,7 @@ from typing import Any
 
 import diffrax
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, ArrayLike, Float, PyTree
@@ -270,6 +271,10 @@ class Flow(eqx.Module):
         several times faster than `jax.vmap` for models of a few thousand numbers. A run that fails
         ends the batch. For explicit Runge-Kutta solvers and `RKC()`, without an event.
 
+        An implicit solver, such as the default of soft labels, solves an equation in the state of a
+        run. Each run then takes its own steps, as under `jax.vmap(flow)`, and a run that fails ends
+        alone. The batch is one program, without a progress bar, which Ctrl-C does not interrupt.
+
         Args:
             starts: states with a leading axis, one start for each run.
             data: arrays with the same leading axis, an entry for each start.
@@ -286,6 +291,9 @@ class Flow(eqx.Module):
             >>> flow.batch(starts).observables["margin_min"].shape
             (8, 3)
         """
+        if isinstance(self.solver, diffrax.AbstractImplicitSolver):
+            check_starts(starts, data)
+            return self._run_each(starts, data, throw)
         instead = "the starts to jax.vmap(flow), or in a sweep return flow(start)"
         check_common_steps(
             self.solver, self.event, self.stepsize_controller, where="batch", instead=instead
@@ -328,8 +336,21 @@ class Flow(eqx.Module):
             trajectory = integrate_in_pieces(
                 integration, start, data, show_progress=progress, path=path, described=vars(self)
             )
-        hint = advice(self.problem, self.clock, self.solver, self.save_at)
-        return finish(trajectory, throw, advice=hint, timed=True)
+        return self._finished(trajectory, throw)
+
+    def _run_each(self, starts: PyTree, data: PyTree, throw: bool) -> Trajectory:
+        """Runs with their own steps. In lanes a root finder would have all runs as its unknowns."""
+        integration = self._integration_in(check_start(starts), False)
+        check_constraints(self.problem, starts, lanes=True)
+        check_observer(self.observe, starts, data)
+        each = jax.vmap(lambda start, data: integrate_here(integration, start, data))
+        return self._finished(each(starts, data), throw)
+
+    def _finished(self, trajectory: Trajectory, throw: bool) -> Trajectory:
+        def advise(result: diffrax.RESULTS) -> str:
+            return advice(self.problem, self.clock, self.solver, self.save_at, result)
+
+        return finish(trajectory, throw, advise=advise, timed=True)
 
     def _checked_integration(self, start: PyTree, data: PyTree, lanes: bool) -> Integration:
         """Check the run, its start and its data; the run in the dtype of the start."""

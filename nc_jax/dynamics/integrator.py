@@ -85,7 +85,7 @@ def begin(system: System, start: PyTree) -> Progress:
     solver, terms = system.solver, system.terms
     zero = jnp.zeros_like(system.stop)
     first, controller_state = system.controller.init(
-        terms, zero, system.stop, start, None, None, solver.func, system.error_order
+        terms, zero, system.stop, start, None, None, _early(solver.func), system.error_order
     )
     # The first step of a controller may end beyond the run.
     first = jnp.minimum(first, system.stop)
@@ -111,6 +111,16 @@ def begin(system: System, start: PyTree) -> Progress:
             result=_ended(system.is_nonfinite(start), occurred, _SUCCESSFUL),
         ),
     )
+
+
+def _early(func: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """The function of a solver at times of 1 at most, for the choice of the first step.
+
+    The choice tries a step of Euler's method, which is long where the field is small. In log log
+    time the scale dt/du there may be infinite, and the first step would be the smallest number:
+    300 steps would pass before the run has moved.
+    """
+    return lambda terms, time, state, args: func(terms, jnp.minimum(time, 1), state, args)
 
 
 def advance(

@@ -1,6 +1,7 @@
 """The outcome of a run: non-finite states, and the error that a failed run raises on the host."""
 
 import math
+from collections.abc import Callable
 
 import diffrax
 import jax
@@ -35,7 +36,11 @@ def time_text(log_time: float) -> str:
 
 
 def finish(
-    trajectory: Trajectory, throw: bool, *, advice: str = "", timed: bool = False
+    trajectory: Trajectory,
+    throw: bool,
+    *,
+    advise: Callable[[diffrax.RESULTS], str] = lambda result: "",
+    timed: bool = False,
 ) -> Trajectory:
     """Raise RuntimeError if `throw` is set and a concrete run stopped early.
 
@@ -43,8 +48,8 @@ def finish(
     function: a runtime error of Equinox inside of it would end a whole batch because of one lane,
     and would hide the message below a traceback of the runtime.
 
-    Args: `advice` is a part of the message; `timed`, whether the message names the time at which
-    the run ended.
+    Args: `advise` gives a part of the message from the result of the first run that failed;
+    `timed`, whether the message names the time at which the run ended.
     """
     succeeded = trajectory.succeeded
     if not throw or is_traced(succeeded) or bool(np.all(succeeded)):
@@ -58,12 +63,11 @@ def finish(
     message = diffrax.RESULTS[first]
     if bool(first == diffrax.RESULTS.dt_min_reached):
         # Diffrax's message names a minimum step size, which the caller may not have set.
-        advice = ""
         message = (
             f"There the step size fell below the spacing of {dtype.name}, as it does where the "
             "solution grows beyond all bounds in finite time or the field jumps."
         )
     raise RuntimeError(
         f"{what} failed{where} after {np.max(trajectory.num_steps)} steps: {message} "
-        f"{advice}Pass throw=False to get the part that was computed."
+        f"{advise(first)}Pass throw=False to get the part that was computed."
     )

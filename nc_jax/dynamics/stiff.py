@@ -57,7 +57,8 @@ class PatientNewton(optimistix.Newton):
 def stiff_solver() -> diffrax.Kvaerno5:
     """`Kvaerno5` with a root finder that converges in stiff flows, to the tolerances of the run.
 
-    The default for a problem that `is_stiff_in_log_time`, such as one with soft labels.
+    The default for a problem that `is_stiff_in_log_time`, such as one with soft labels or several
+    labels for a sample.
 
     Example: the logits of the support {0, 1} relax to a difference of log 3.
 

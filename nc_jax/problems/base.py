@@ -126,6 +126,19 @@ class AbstractProblem(eqx.Module):
         return False
 
     @property
+    def remedy_of_jumps(self) -> str:
+        """What to change where the field jumps and step control halves its steps without end.
+
+        The end of a sentence in the message of a run that fails; empty for a continuous field.
+
+        Example:
+
+            >>> nc.DeepUnconstrainedFeatures((2, 2), (3, 3), activation=jax.nn.relu).remedy_of_jumps
+            'give activation=nc_jax.SmoothReLU() and solver=nc_jax.RKC(), or a min_step'
+        """
+        return "give a larger min_step, or fixed steps" if self.has_jumps else ""
+
+    @property
     def is_gradient_flow(self) -> bool:
         """Whether the flow is −∇L of `objective` in the coordinates of the state, unconstrained.
 

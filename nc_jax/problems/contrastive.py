@@ -161,6 +161,11 @@ class ContrastiveFeatures(AbstractProblem):
             "feature_orthogonality_gap": gap,
         }
 
+    @property
+    def remedy_of_jumps(self) -> str:
+        """Larger steps, where entries reach 0; empty for features of any sign."""
+        return "give larger rtol and atol, or a min_step" if self.nonnegative else ""
+
     def invariants(self, state: Float[Array, "N d"]) -> dict[str, Invariant]:
         """`row_norms` ‖h_i‖² = 1."""
         return {"row_norms": Invariant(jnp.sum(state**2, axis=1), jnp.ones((), state.dtype))}

@@ -69,6 +69,11 @@ class NonnegativeFeatures(UnconstrainedFeatures):
         features = jnp.where(outward, 0, descent.features)
         return LastLayer(features, descent.classifier, descent.bias)
 
+    @property
+    def remedy_of_jumps(self) -> str:
+        """Larger steps, where entries reach 0."""
+        return "give larger rtol and atol, or a min_step"
+
     def observe(self, state: LastLayer) -> dict[str, Float[Array, ""]]:
         """As `UnconstrainedFeatures.observe`, of max(H, 0)."""
         return super().observe(self.retract(state))

@@ -254,25 +254,36 @@ class FreeFeatures(AbstractProblem):
 
     @property
     def comes_to_rest(self) -> bool:
-        """False without decay for a loss `finite_at_any_scale`, and for soft labels with a 0."""
+        """False without decay for a loss `finite_at_any_scale`, and for supports with a 0.
+
+        A support is the set of labels of a sample, or of those with p > 0. A 0 lets logits grow
+        without limit.
+        """
         grows = self.loss.finite_at_any_scale or self._has_zeros
         return not (grows and self.weight_decay.absent)
 
     @property
     def is_stiff_in_log_time(self) -> bool:
-        """True without decay for soft labels with a 0, unless every row has a single label.
+        """True without decay for supports with a 0, unless every support is a single label.
 
-        The logits of a support relax to log p_j/p_k, while those off it fall as −log t. Of traced
-        targets nothing is known, and True is the safe answer.
+        The logits of a support relax to log p_j/p_k, or to equal logits for label sets, while those
+        off it fall as −log t. Of traced targets nothing is known, and True is the safe answer.
         """
-        if self.comes_to_rest or not self.loss.is_soft_cross_entropy:
+        if self.comes_to_rest or not self._has_supports:
             return False
-        return is_traced(self.targets) or not np.all(np.max(self.targets, axis=1) == 1)
+        if is_traced(self.targets):
+            return True
+        return bool(np.any(np.count_nonzero(np.asarray(self.targets), axis=1) > 1))
+
+    @property
+    def _has_supports(self) -> bool:
+        """Whether targets are probabilities of labels, or sets of labels."""
+        return self.loss.is_soft_cross_entropy or self.loss.is_pick_all_labels
 
     @property
     def _has_zeros(self) -> bool:
-        """Whether the targets are soft labels, some of which are 0, or are unknown."""
-        if not self.loss.is_soft_cross_entropy:
+        """Whether the targets have supports, some of them with a 0, or are unknown."""
+        if not self._has_supports:
             return False
         return is_traced(self.targets) or bool(np.any(np.asarray(self.targets) == 0))
 

@@ -26,7 +26,13 @@ from ...state import LastLayer
 from ..base import check_shapes
 from ..labelled import AbstractLabelled
 from ..penalties import log_with_penalty
-from ..relu.propagation import Activation, Arithmetic, arithmetic_of_lanes, propagate
+from ..relu.propagation import (
+    Activation,
+    Arithmetic,
+    arithmetic_of_lanes,
+    propagate,
+    remedy_of_kinks,
+)
 from ..unconstrained import UnconstrainedFeatures
 from .arguments import check_activation, decays_of, widths_of
 from .decay import Decays, all_equal, is_absent, less_decay, penalty
@@ -288,6 +294,11 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
     def comes_to_rest(self) -> bool:
         """False for a loss that is `finite_at_any_scale`, without decay."""
         return not (self.loss.finite_at_any_scale and self._undecayed)
+
+    @property
+    def remedy_of_jumps(self) -> str:
+        """`SmoothReLU` for an activation with kinks; empty for the linear net."""
+        return "" if self.is_linear else remedy_of_kinks(self.activation)
 
     def largest_log_scale(self, dtype: DTypeLike) -> float:
         """Infinite for a flow that does not come to rest, else log of the largest number."""

@@ -24,7 +24,7 @@ from .decays import AbstractDecayTarget, WholeNorm
 from .layers import Layers, inner
 from .observables import classification_error, norms_and_margins
 from .parametrizations import AbstractParametrization, Lagrange, Rates
-from .propagation import propagate
+from .propagation import propagate, remedy_of_kinks
 from .samples import check_samples, classes_of
 
 _PARAMETRIZATIONS = "Lagrange(), WeightNormalization(), UsualPractice(), Cartesian() or Polar()"
@@ -388,6 +388,11 @@ class NormalizedReLUNet(AbstractProblem):
     def comes_to_rest(self) -> bool:
         """False for the exponential loss without decay, under which the norm grows for ever."""
         return not (self.loss.finite_at_any_scale and self._undecayed)
+
+    @property
+    def remedy_of_jumps(self) -> str:
+        """`SmoothReLU` for an activation with kinks."""
+        return remedy_of_kinks(self.activation)
 
     @property
     def is_gradient_flow(self) -> bool:

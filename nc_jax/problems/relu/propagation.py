@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from ...lanes import formed, product
@@ -37,6 +39,33 @@ def arithmetic_of_lanes(witness: Array) -> Arithmetic:
         [[[2.0, 2.0]]]
     """
     return Arithmetic(product, lambda values: formed(values, witness))
+
+
+def remedy_of_kinks(activation: Activation) -> str:
+    """`AbstractProblem.remedy_of_jumps` of a net with this activation: empty without kinks.
+
+    Looks for jumps of the derivative at 0 and at ±1, ±3 and 6, where activations of `jax.nn` have
+    their kinks.
+
+    Example:
+
+        >>> from nc_jax.problems.relu.propagation import remedy_of_kinks
+        >>> remedy_of_kinks(jnp.tanh), remedy_of_kinks(nc.SmoothReLU())
+        ('', '')
+        >>> remedy_of_kinks(jax.nn.relu6)
+        'give activation=nc_jax.SmoothReLU() and solver=nc_jax.RKC(), or a min_step'
+    """
+    if activation is None:
+        return ""
+    with jax.ensure_compile_time_eval():
+        # Closer at 0 than the width of a smooth ReLU, and elsewhere than the spacing of float32.
+        points = np.array([-3.0, -1.0, 0.0, 1.0, 3.0, 6.0], np.float32)
+        distance = np.where(points == 0, 1e-12, 1e-4).astype(np.float32)
+        sides = jnp.stack([points - distance, points + distance])
+        _, slopes = jax.jvp(activation, (sides,), (jnp.ones_like(sides),))
+        kinked = bool(jnp.any(jnp.abs(slopes[1] - slopes[0]) > 1e-2))
+    remedy = "give activation=nc_jax.SmoothReLU() and solver=nc_jax.RKC(), or a min_step"
+    return remedy if kinked else ""
 
 
 def propagate(
