@@ -100,8 +100,8 @@ def layer_peeled_threshold(
     num_majority: int,
     num_minority: int,
     *,
-    classifier_energy: Float[ArrayLike, ""],
-    feature_energy: Float[ArrayLike, ""],
+    classifier_energy: float | Float[Array, ""],
+    feature_energy: float | Float[Array, ""],
 ) -> float:
     """R0 of the layer-peeled model of Fang et al. (2021), exact (derived; theirs is R → ∞).
 

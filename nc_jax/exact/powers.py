@@ -41,11 +41,14 @@ def singular_value_decomposition(
         >>> jax.jacfwd(singular)(3.0).tolist()
         [1.0, 1.0]
     """
-    return jnp.linalg.svd(matrix)
+    left, singular, right = jnp.linalg.svd(matrix)
+    return left, singular, right
 
 
 @singular_value_decomposition.defjvp
-def _(primals: tuple[Array], tangents: tuple[Array]) -> tuple[tuple[Array, ...], tuple[Array, ...]]:
+def _(
+    primals: tuple[Array], tangents: tuple[Array]
+) -> tuple[tuple[Array, Array, Array], tuple[Array, Array, Array]]:
     left, singular, right = singular_value_decomposition(*primals)
     change = matmul(matmul(left.T, tangents[0]), right.T)
     squares = singular**2

@@ -86,8 +86,10 @@ def square_loss_flow(
     sizes, scale = np.asarray(problem.class_sizes), problem.loss_scale
     # Python floats do not promote a float32 state.
     roots = jnp.asarray(np.sqrt(sizes), start.classifier.dtype)
-    modes, basis, within, used = _modes_of(problem, start, roots)
     decay = jnp.asarray(problem.weight_decay.common, roots.dtype)
+    # The number of parts of the time would turn a decay that is NaN into a state that is none.
+    start = nan_where(jnp.isnan(decay), start)
+    modes, basis, within, used = _modes_of(problem, start, roots)
     rates = _Modes(scale * roots - decay, -scale * roots - decay, -decay[None])
     fastest = jnp.maximum(jnp.max(rates.growing), 0)
 

@@ -95,7 +95,7 @@ def spectral_mode_time(
     return value ** (1 / depth) - jnp.asarray(start, value.dtype) ** (1 / depth)
 
 
-def spectral_stage_times(class_sizes: Sequence[int], contrast: Float[ArrayLike, ""]) -> Stages:
+def spectral_stage_times(class_sizes: Sequence[int], contrast: float | Float[Array, ""]) -> Stages:
     """Times at which the spectral flow learns the classes of each size (derived).
 
     The contrast of a group of K_g classes of one size is the norm of their classifiers minus the

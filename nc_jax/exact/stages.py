@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import ArrayLike, Float
+from jaxtyping import Array, Float
 
 from ..checks import check_integer, check_kind, check_known, check_number
 from ..geometry import contrasts
@@ -72,7 +72,7 @@ def origin_rates(
 
 def stage_times(
     class_sizes: Sequence[int],
-    log_norm: Float[ArrayLike, ""],
+    log_norm: float | Float[Array, ""],
     *,
     loss: Loss = CrossEntropy(),
     depth: int = 2,
