@@ -43,7 +43,6 @@ from script import (
     run_script,
     save_figure,
     table,
-    writable_folder,
 )
 
 import nc_jax as nc
@@ -98,9 +97,7 @@ def parse(arguments: list[str] | None = None) -> tuple[Parser, Namespace]:
     add("--within", type=float, default=0.2,
         help="relative difference up to which a model predicts (%(default)g)")  # fmt: skip
     add("--seed", type=int, default=0, help="seed of the weights (%(default)s)")
-    add("--out", type=writable_folder, default=f"results/{FIGURE}",
-        help="folder for results and figures (%(default)s)")  # fmt: skip
-    add_output_flags(parser)
+    add_output_flags(parser, f"results/{FIGURE}")
     return parser, parser.parse_args(arguments)
 
 

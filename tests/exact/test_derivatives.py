@@ -133,7 +133,7 @@ MODES = np.sqrt([5.0, 2.0])
 
 # By public name: functions of one real number, and where their derivatives are compared.
 CASES = {
-    "DeepCode": [(lambda x: exact.deep_code(4, 4).state((3, 4, 3), gap=x), 2.0)],
+    "DeepCode": [(lambda x: exact.deep_code(4, 4).deep_state((3, 4, 3), gap=x), 2.0)],
     "Eigenspace": [
         (lambda x: [s.growth(x) for s in exact.linearized_eigenspaces(LINEAR).values()], 0.3),
         (lambda x: [s.eigenvalue(x) for s in exact.linearized_eigenspaces(LINEAR).values()], 0.3),
