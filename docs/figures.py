@@ -30,7 +30,7 @@ COMMANDS = {
     },
     "optimisers": {"optimisers": "optimisers"},
     "few_dimensions": {"few_dimensions": "few_dimensions"},
-    "depth --K 4 5 6 --m 2 3 4 5 --seeds 8": {"depth": "depth"},
+    "depth --K 4 5 6 7 8 --m 2 3 4 5 6 --width 0 3 --norm 0.5 2 --seeds 8": {"depth": "depth"},
     "losses": {"losses": "losses"},
     "layers": {"layers": "layers"},
     "central_path": {"central_path": "central_path"},

@@ -37,11 +37,10 @@ from script import (
     Parser,
     add_dataset_flags,
     add_output_flags,
-    attributes_of,
     configure_jax,
     nearest,
     run_script,
-    save_figure,
+    save_results,
     table,
 )
 
@@ -433,16 +432,13 @@ def run(parser: Parser, flags: Namespace) -> None:
     )
     print(f"{show_parts(parts)}\n\n{show_values(comparison)}\n\n{show_until(flags, comparison)}\n")
     print(show_ends(parts, comparison))
-    nc.storage.save(
-        xr.merge([comparison, parts]).assign_attrs(attributes_of(flags)),
-        flags.out / f"{FIGURE}.zarr",
-    )
-    saved = [f"{FIGURE}.zarr"]
-    if not flags.no_plot:
+
+    def draw():
         from figures.kernel_network import kernel_figure
 
-        saved.append(save_figure(flags, kernel_figure(comparison, parts), FIGURE))
-    print(f"\nsaved in {flags.out}: {', '.join(saved)}")
+        return {FIGURE: kernel_figure(comparison, parts)}
+
+    save_results(flags, {FIGURE: xr.merge([comparison, parts])}, draw)
 
 
 if __name__ == "__main__":
