@@ -37,6 +37,7 @@ from script import (
     Parser,
     add_dataset_flags,
     add_output_flags,
+    check_seed,
     configure_jax,
     nearest,
     run_script,
@@ -112,8 +113,7 @@ def check(parser: Parser, flags: Namespace) -> None:
     if not 1 <= round(flags.time / flags.rate) <= 10**6:
         given = f"--time {flags.time:g} --rate {flags.rate:g}"
         parser.error(f"{given}: give numbers with 1 to 1000000 steps, time over rate.")
-    if not 0 <= flags.seed < 2**32:
-        parser.error(f"--seed {flags.seed}: give an integer from 0 to 4294967295.")
+    check_seed(parser, flags)
 
 
 def load(parser: Parser, flags: Namespace) -> images.ImageSet:
