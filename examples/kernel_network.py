@@ -411,11 +411,12 @@ def run(parser: Parser, flags: Namespace) -> None:
     print("The first run compiles for several seconds.", flush=True)
     network = build(parser, flags, data)
     training = train(flags, network, data)
-    if not np.all(np.isfinite(training.layers.features)):
-        parser.error(f"--rate {flags.rate:g}: the descent diverges; give a smaller step size.")
     print(f"network: {time.perf_counter() - began:.0f} s", flush=True)
     ends = (training.first, training.last)
     kernels = [cnn.feature_kernel(each, data) for each in ends]
+    # After too large a step weights are NaN, or no unit is active, and then the kernel is 0.
+    if not np.mean(kernels[-1].same_sample) > 0:
+        parser.error(f"--rate {flags.rate:g}: the descent diverges; give a smaller step size.")
     parts = parts_data(ends, data, kernels)
     print(f"kernel at the start and at the end: {time.perf_counter() - began:.0f} s", flush=True)
     try:

@@ -125,9 +125,9 @@ def check_known(name: str, value: object, what: str) -> None:
     Example:
 
         >>> from nc_jax.checks import check_known
-        >>> jax.grad(lambda gap: check_known("gap", gap, "the rank"))(1.0)
+        >>> jax.grad(lambda x: check_known("gap", x, "the rank"))(1.0)
         Traceback (most recent call last):
-        nc_jax.errors.ArgumentError: gap is traced: the rank depends on its value; give a known one.
+        nc_jax.errors.ArgumentError: gap is traced: the rank depends on its value; give a ...
     """
     if is_traced(value):
         raise ArgumentError(

@@ -155,7 +155,9 @@ def linear_time(
     integral = span[..., 0] * jnp.sum(
         weights * remaining / (2 * norm * (1 - norm * output)), axis=-1
     )
-    return jnp.where(progress == limit, jnp.inf, integral)
+    # The limit is a root, which is known to rounding.
+    rounding = 4 * jnp.finfo(limit.dtype).eps * jnp.abs(limit)
+    return jnp.where(jnp.abs(progress - limit) <= rounding, jnp.inf, integral)
 
 
 class _Modes(NamedTuple):

@@ -64,7 +64,7 @@ def dense_hessian(
 
         >>> origin = nc.LastLayer(jnp.zeros((2, 1)), jnp.zeros((2, 1)))
         >>> hessian = nc.landscape.dense_hessian(nc.ulpm(2, 1, 1), origin)
-        >>> np.linalg.eigvalsh(hessian).round(6).tolist()
+        >>> (np.linalg.eigvalsh(hessian).round(6) + 0.0).tolist()
         [-1.0, 0.0, 0.0, 1.0]
     """
     curvature = curvature_of(problem)

@@ -135,7 +135,7 @@ def separation_certificate(
         (True, False, 5.0)
         >>> problem = nc.DeepUnconstrainedFeatures((1,) * 4, (3, 3, 3))
         >>> simplex = nc.exact.deep_codes(4, 4)[1]
-        >>> found = nc.landscape.separation_certificate(problem, simplex.state(problem.widths))
+        >>> found = nc.landscape.separation_certificate(problem, simplex.deep_state(problem.widths))
         >>> found.holds, round(found.value, 6), found.symmetries
         (True, 6.0, 9)
     """

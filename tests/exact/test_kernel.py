@@ -179,7 +179,9 @@ def least_value(theta, labels, num_classes, seed):
         lambda x: x @ x / 2, start, jac=lambda x: x, method="SLSQP",
         constraints={"type": "ineq", "fun": margins}, options={"maxiter": 300, "ftol": 1e-13},
     )  # fmt: skip
-    assert found.success
+    # Status 8: rounding hides any further descent, which depends on the processor.
+    assert found.status in (0, 8)
+    assert margins(found.x).min() > -1e-9
     return found.fun
 
 

@@ -132,7 +132,7 @@ def test_one_width_has_the_certificate_of_features_and_a_classifier():
             nc.DeepUnconstrainedFeatures((1,) * 4, (3, 3), activation=jax.nn.relu),
             "without an activation",
         ),
-        (nc.DeepUnconstrainedFeatures((1,) * 4, (3, 3), weight_decay=0.1), "weight_decay=0.0"),
+        (nc.DeepUnconstrainedFeatures((1,) * 4, (3, 3), weight_decay=0.1), "without decay of any"),
         (nc.DeepUnconstrainedFeatures((1,) * 4, (3, 3), loss=nc.SquaredError()), "CrossEntropy"),
         (nc.DeepUnconstrainedFeatures((1,) * 4, (3, 4)), "shape"),
     ],
