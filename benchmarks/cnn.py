@@ -12,10 +12,7 @@ vmap (on a CPU one program that trains them one after another) relative to ten r
 import argparse
 import dataclasses
 import functools
-import json
 import os
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +24,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from peers.flax_training import Factory, Training, Way, jax_ways
-from reporting import Parser, add_json, machine, parse_with_json, positive, seconds, version
+from reporting import (
+    Parser,
+    add_json,
+    machine,
+    parse_with_json,
+    positive,
+    report_to_json,
+    seconds,
+    version,
+)
 from reports.cnn import show
 from tqdm import tqdm
 
@@ -266,11 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.batch = options.batch or (32 if options.quick else 128)
     options.seeds = options.seeds or (3 if options.quick else 10)
     options.repeats = options.repeats or (1 if options.quick else 5)
-    began = time.perf_counter()
-    report = measure(options)
-    options.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(show(report))
-    print(f"\n{time.perf_counter() - began:.0f} s; numbers in {options.json}", file=sys.stderr)
+    report_to_json(options, measure, show)
 
 
 if __name__ == "__main__":

@@ -10,10 +10,7 @@ change of the machine's speed affects all of them alike; a ratio is the median o
 import argparse
 import bisect
 import functools
-import json
 import statistics
-import sys
-import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -22,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from peers.deep_model import final_states
 from peers.ulpm_batches import DECADES
-from reporting import Parser, add_json, machine, parse_with_json, positive, seconds
+from reporting import Parser, add_json, machine, parse_with_json, positive, report_to_json, seconds
 from reports.deep_starts import ERROR, show
 from sweep import LADDER, batches_of
 from tqdm import tqdm
@@ -137,11 +134,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.repeats = options.repeats or (1 if options.quick else 5)
     options.checked, options.ladder = (4, [1e-6]) if options.quick else (32, LADDER)
     jax.config.update("jax_enable_x64", True)
-    began = time.perf_counter()
-    report = measure(options)
-    options.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(show(report))
-    print(f"\n{time.perf_counter() - began:.0f} s; numbers in {options.json}", file=sys.stderr)
+    report_to_json(options, measure, show)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 import argparse
 import datetime
 import importlib.metadata
+import json
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -122,3 +124,15 @@ def parse_with_json(parser: Parser, arguments: Sequence[str] | None) -> argparse
     if options.json.is_dir():
         parser.error(f"--json {options.json}: is a folder, name a file")
     return options
+
+
+def report_to_json(
+    options: argparse.Namespace,
+    measure: Callable[[argparse.Namespace], T],
+    show: Callable[[T], str],
+) -> None:
+    """Measure, write the numbers to `options.json`, and print them with the time this took."""
+    took, report = seconds(lambda: measure(options))
+    options.json.write_text(json.dumps(report, indent=2) + "\n")
+    print(show(report))
+    print(f"\n{took:.0f} s; numbers in {options.json}", file=sys.stderr)

@@ -10,12 +10,9 @@ the vector field's products as a share of the machine's rate for one large matri
 import argparse
 import dataclasses
 import functools
-import json
 import multiprocessing
 import os
 import statistics
-import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
@@ -28,7 +25,16 @@ import jax.numpy as jnp
 import numpy as np
 from peers.ulpm_batches import DECADES, gradsolve, scipy, torchdiffeq, torchode, vmapped_diffrax
 from peers.ulpm_model import FEATURE_DIM, NUM_CLASSES, SAMPLES_PER_CLASS
-from reporting import Parser, add_json, machine, parse_with_json, positive, seconds, version
+from reporting import (
+    Parser,
+    add_json,
+    machine,
+    parse_with_json,
+    positive,
+    report_to_json,
+    seconds,
+    version,
+)
 from reports.sweep import ERROR, show
 from tqdm import tqdm
 
@@ -297,11 +303,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_with_json(parser, arguments)
     options.seeds = options.seeds or (64 if options.quick else 2048)
     jax.config.update("jax_enable_x64", True)
-    began = time.perf_counter()
-    report = measure(options)
-    options.json.write_text(json.dumps(report, indent=2) + "\n")
-    print(show(report))
-    print(f"\n{time.perf_counter() - began:.0f} s; numbers in {options.json}", file=sys.stderr)
+    report_to_json(options, measure, show)
 
 
 if __name__ == "__main__":

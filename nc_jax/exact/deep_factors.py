@@ -18,6 +18,7 @@ from ..checks import check_arrays, check_key, check_number, is_traced
 from ..errors import ArgumentError
 from ..precision import matmul, widened
 from ..problems import DeepFeatures, check_sizes
+from ..problems.classed import labels_of
 from ..problems.deep import decays_of, widths_of
 from .powers import power_or_zero
 
@@ -148,7 +149,7 @@ def state_of_modes(
         scale * matmul(end * modes[None], frame.T)
         for scale, frame, end in zip(scales[1:], frames, ends, strict=True)
     ]
-    return DeepFeatures(means[np.repeat(np.arange(len(class_sizes)), class_sizes)], tuple(weights))
+    return DeepFeatures(means[labels_of(class_sizes)], tuple(weights))
 
 
 def state_on_ray(

@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_integer
 from ..errors import ArgumentError
@@ -20,11 +20,12 @@ from ..measures import (
 from ..precision import largest_exponent, matmul
 from ..starts import checked_norm, gaussian_directions
 from ..state import LastLayer
-from .base import AbstractProblem, check_shapes
+from .base import check_shapes
+from .classed import AbstractClassed
 from .unconstrained.sizes import check_sizes
 
 
-class CentralPath(AbstractProblem):
+class CentralPath(AbstractClassed):
     """X' = −P ∇L_LS(X) on {Σ_W(X) = I}: the central path of Han, Papyan, Donoho (2022).
 
     L_LS(X) = min_{W,b} ½ mean_i ‖W h_i + b − e_{y_i}‖² is the square loss of the least-squares
@@ -71,21 +72,6 @@ class CentralPath(AbstractProblem):
                 "most as many dimensions, so that Σ_W = I needs more samples or fewer dimensions.",
                 "feature_dim",
             )
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_sizes)
-
-    @property
-    def num_samples(self) -> int:
-        """N, over all classes."""
-        return sum(self.class_sizes)
-
-    @property
-    def labels(self) -> Int[np.ndarray, " N"]:
-        """Class of each row of the features, (N,) int32, concrete under jit."""
-        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_sizes)
 
     def init(
         self, key: Key[Array, ""], norm: Float[ArrayLike, ""] = 1.0, *, dtype: DTypeLike = float

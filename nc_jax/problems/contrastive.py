@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, DTypeLike, Float, Int, Key
+from jaxtyping import Array, ArrayLike, DTypeLike, Float, Key
 
 from ..checks import check_integer, check_key, check_kind, check_number
 from ..errors import ArgumentError
@@ -16,7 +16,8 @@ from ..measures import MEASURES, Invariant, Statistics, class_moments, collapse_
 from ..precision import check_dtype, matmul, weak_scalar
 from ..starts import gaussian_unit_rows
 from ..state import LastLayer
-from .base import AbstractProblem, check_shapes
+from .base import check_shapes
+from .classed import AbstractClassed
 from .unconstrained.sizes import check_sizes
 
 # The collapse metrics of features alone; all others need a classifier.
@@ -26,7 +27,7 @@ _MEASURES = (
 )  # fmt: skip
 
 
-class ContrastiveFeatures(AbstractProblem):
+class ContrastiveFeatures(AbstractClassed):
     """Supervised contrastive loss of free features on the unit sphere (Graf et al. 2021).
 
     L = (1/N) Σ_i −(1/(n_y − 1)) Σ_{p≠i, y_p=y_i} log(e^(h_i·h_p/τ)/Σ_{a≠i} e^(h_i·h_a/τ)), the loss
@@ -87,21 +88,6 @@ class ContrastiveFeatures(AbstractProblem):
         self.temperature = weak_scalar(temperature)
         check_kind("nonnegative", nonnegative, (bool, np.bool_), "True")
         self.nonnegative = bool(nonnegative)
-
-    @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_sizes)
-
-    @property
-    def num_samples(self) -> int:
-        """N, over all classes."""
-        return sum(self.class_sizes)
-
-    @property
-    def labels(self) -> Int[np.ndarray, " N"]:
-        """Class of each row of the features, (N,) int32, concrete under jit."""
-        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_sizes)
 
     def init(self, key: Key[Array, ""], *, dtype: DTypeLike = float) -> Float[Array, "N d"]:
         """Random unit rows, uniform on the sphere, or on its part >= 0 with `nonnegative`.

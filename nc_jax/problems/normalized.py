@@ -60,7 +60,7 @@ class NormalizedFeatures(AbstractLabelled):
 
     _claims: ClassVar[tuple[str, ...]] = ("has_unit_rows", "is_normalized")
     _formulas: ClassVar[tuple[str, ...]] = (
-        "labels", "loss_scale", "objective", "gradient", "scaled_descent", "retract",
+        "labels", "loss_scale", *AbstractLabelled._formulas, "retract",
     )  # fmt: skip
 
     def __init__(

@@ -98,12 +98,7 @@ class FreeFeatures(AbstractProblem):
     has_free_features: ClassVar[bool] = True
 
     _claims: ClassVar[tuple[str, ...]] = ("has_free_features",)
-    _formulas: ClassVar[tuple[str, ...]] = (
-        "loss_scale",
-        "objective",
-        "gradient",
-        "scaled_descent",
-    )
+    _formulas: ClassVar[tuple[str, ...]] = ("loss_scale", *AbstractProblem._formulas)
 
     def __init__(
         self,

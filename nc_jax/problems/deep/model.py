@@ -81,13 +81,7 @@ class DeepUnconstrainedFeatures(AbstractLabelled):
     is_deep: ClassVar[bool] = True
 
     _claims: ClassVar[tuple[str, ...]] = ("is_deep",)
-    _formulas: ClassVar[tuple[str, ...]] = (
-        "labels",
-        "loss_scale",
-        "objective",
-        "gradient",
-        "scaled_descent",
-    )
+    _formulas: ClassVar[tuple[str, ...]] = ("labels", "loss_scale", *AbstractLabelled._formulas)
 
     def __init__(
         self,

@@ -5,6 +5,5 @@ from .of_classes import (
     BlockKernel as BlockKernel,
     ClassKernel as ClassKernel,
     class_sums as class_sums,
-    labels_of as labels_of,
 )
 from .operator import LinearOperator as LinearOperator

@@ -11,11 +11,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, ArrayLike, Float, Int, Real
+from jaxtyping import Array, ArrayLike, Float, Real
 
 from ...checks import check_number, is_traced, shown
 from ...errors import ArgumentError
 from ...precision import matmul, weak_scalar
+from ..classed import labels_of
 from ..unconstrained.sizes import check_sizes
 from .base import AbstractKernel
 
@@ -217,11 +218,6 @@ class ClassKernel(AbstractKernel):
         if is_traced(self.matrix) or is_traced(self.diagonal):
             return False
         return _check_spectrum(np.asarray(self.matrix), np.asarray(self.diagonal), class_sizes)
-
-
-def labels_of(class_sizes: Sequence[int]) -> Int[np.ndarray, " N"]:
-    """The class of each sample, (N,), sorted."""
-    return np.repeat(np.arange(len(class_sizes), dtype=np.int32), class_sizes)
 
 
 def class_sums(

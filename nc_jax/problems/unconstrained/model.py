@@ -27,7 +27,8 @@ from ...measures import (
 )
 from ...precision import largest_exponent
 from ...state import LastLayer
-from ..base import AbstractProblem, check_shapes
+from ..base import check_shapes
+from ..classed import AbstractClassed
 from ..reduction import loss_scale_of
 from .decay import WeightDecay, descent_of, log_with_decay, of_rows
 from .gradients import pull_back
@@ -41,7 +42,7 @@ from .sizes import (
 )
 
 
-class UnconstrainedFeatures(AbstractProblem):
+class UnconstrainedFeatures(AbstractClassed):
     """Loss of WH + b 1ᵀ over free features H, classifier W and bias b (Ji 2.3; Mixon 2; Zhu 3).
 
     L(W, H, b) = s Σ_i ω_{y_i} ℓ(z_i, y_i) + λ_W/2 ‖W‖² + λ_H/2 ‖H‖² + λ_b/2 ‖b‖² with s = 1/N for
@@ -92,13 +93,7 @@ class UnconstrainedFeatures(AbstractProblem):
     has_free_features: ClassVar[bool] = True
 
     _claims: ClassVar[tuple[str, ...]] = ("has_free_features",)
-    _formulas: ClassVar[tuple[str, ...]] = (
-        "labels",
-        "loss_scale",
-        "objective",
-        "gradient",
-        "scaled_descent",
-    )
+    _formulas: ClassVar[tuple[str, ...]] = ("labels", "loss_scale", *AbstractClassed._formulas)
 
     def __init__(
         self,
@@ -141,25 +136,9 @@ class UnconstrainedFeatures(AbstractProblem):
             check_one_for_each_class(name, values, self.num_classes)
 
     @property
-    def num_classes(self) -> int:
-        """K."""
-        return len(self.class_sizes)
-
-    @property
-    def num_samples(self) -> int:
-        """N, over all classes."""
-        return sum(self.class_sizes)
-
-    @property
     def samples_per_class(self) -> int | None:
         """n if all classes have one size, else None."""
         return self.class_sizes[0] if len(set(self.class_sizes)) == 1 else None
-
-    @property
-    def labels(self) -> Int[np.ndarray, " N"]:
-        """Class of each row of the features, (N,) int32; a NumPy array, concrete under jit."""
-        # The values decide which metrics exist. A JAX array would be traced under jit.
-        return np.repeat(np.arange(self.num_classes, dtype=np.int32), self.class_sizes)
 
     @property
     def loss_scale(self) -> float:
