@@ -1,5 +1,6 @@
 """Settings of all tests and doctests: float64, strict promotion of dtypes, names of doctests."""
 
+import gc
 import importlib
 import os
 import subprocess
@@ -13,8 +14,9 @@ import pytest
 
 jax.config.update("jax_enable_x64", True)
 # Compilation takes most of a test's time. Without its most expensive passes the tests take two
-# thirds of the time; JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as in a user's process.
-UNOPTIMIZED = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+# thirds of the time; JAX_DISABLE_MOST_OPTIMIZATIONS=0 compiles as in a user's process. The variable
+# is that of JAX, which reads it in the processes that tests start.
+UNOPTIMIZED = os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
 jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 # XLA's older emitters of loops, and one thread of LLVM for each worker, take three quarters of the
@@ -48,6 +50,12 @@ hypothesis.settings.register_profile(
     "nc_jax", deadline=None, max_examples=25, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("nc_jax")
+
+
+def pytest_collection_finish():
+    """Collect garbage rarely: JAX makes many objects, and a collection goes through all modules."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 100)
 
 
 @pytest.fixture(autouse=True)

@@ -79,22 +79,27 @@ class Visit:
 
 
 @pytest.fixture(scope="module")
-def visit(page_path, open_page, wait_for_mathematics):
-    with open_page(page_path, viewport={"width": 1280, "height": 800}) as (page, records):
-        wait_for_mathematics(page)
-        found = {
-            "equations": page.evaluate(EQUATIONS),
-            "raw_tex": page.evaluate(RAW_TEX),
-            "not_typeset": page.evaluate(NOT_TYPESET),
-            "without_picture": page.evaluate(WITHOUT_PICTURE),
-        }
-        page.set_viewport_size({"width": NARROW, "height": 800})
-        # Plotly draws its figures again in the new width.
-        with contextlib.suppress(TimeoutError):
-            page.wait_for_function(IS_NARROW, arg=NARROW, timeout=5000)
-        found["too_wide"] = page.evaluate(TOO_WIDE, NARROW)
-        found["too_small"] = page.evaluate(TOO_SMALL)
-        return Visit(**found, outside=records.outside(), errors=records.errors)
+def visit(page_path, address, shared_page, wait_for_mathematics):
+    page, records = shared_page
+    # What the previous address still loads ends here, so the records below are of this one alone.
+    page.goto("about:blank")
+    records.clear()
+    page.set_viewport_size({"width": 1280, "height": 800})
+    page.goto(f"{address}{page_path}")
+    wait_for_mathematics(page)
+    found = {
+        "equations": page.evaluate(EQUATIONS),
+        "raw_tex": page.evaluate(RAW_TEX),
+        "not_typeset": page.evaluate(NOT_TYPESET),
+        "without_picture": page.evaluate(WITHOUT_PICTURE),
+    }
+    page.set_viewport_size({"width": NARROW, "height": 800})
+    # Plotly draws its figures again in the new width.
+    with contextlib.suppress(TimeoutError):
+        page.wait_for_function(IS_NARROW, arg=NARROW, timeout=5000)
+    found["too_wide"] = page.evaluate(TOO_WIDE, NARROW)
+    found["too_small"] = page.evaluate(TOO_SMALL)
+    return Visit(**found, outside=records.outside(), errors=list(records.errors))
 
 
 def test_mathematics_is_rendered(visit):

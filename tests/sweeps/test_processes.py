@@ -16,7 +16,7 @@ from tolerances import rounding
 
 from nc_jax import storage
 
-SEEDS, BATCH, KILLS = 240, 4, 20
+SEEDS, BATCH, KILLS = 120, 4, 20
 PROGRAM = Path(__file__).with_name("sweep_process.py")
 
 
