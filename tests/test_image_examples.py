@@ -170,6 +170,7 @@ def test_random_labels_are_fitted_and_collapse_if_there_is_width(tmp_path, figur
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys, figures):
     zhu_fixed_etf.main(["--out", str(tmp_path)])
     printed = capsys.readouterr().out

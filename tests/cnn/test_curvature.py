@@ -295,7 +295,8 @@ def torch_power_iteration(kind, network, data, tolerance):
     vector = [torch.randn_like(p) for p in parameters]
     value, before = None, np.inf
     while value is None or abs(value - before) > tolerance * abs(value):
-        vector = [v / norm(vector) for v in vector]
+        length = norm(vector)
+        vector = [v / length for v in vector]
         product = torch.autograd.grad(gradient, parameters, vector, retain_graph=True)
         before = np.inf if value is None else value
         value = float(sum(torch.sum(p * v) for p, v in zip(product, vector, strict=True)))

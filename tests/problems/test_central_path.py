@@ -64,7 +64,7 @@ def test_the_velocity_is_the_projected_gradient(name):
     """The projection by least squares over a basis of the normal space, against the formula."""
     problem = MODELS[name]
     state = problem.init(KEY, 2.0)
-    gradient = np.asarray(jax.grad(problem.objective)(state)).ravel()
+    gradient = np.asarray(jax.jit(jax.grad(problem.objective))(state)).ravel()
     deviations = np.asarray(problem.split(state)[1])
     dim = problem.feature_dim
     normals = []
@@ -76,13 +76,13 @@ def test_the_velocity_is_the_projected_gradient(name):
     basis, _ = np.linalg.qr(np.array(normals).T)
     tangent = gradient - basis @ (basis.T @ gradient)
     assert np.abs(tangent - gradient).max() > 1e-3  # the projection is not empty
-    found = problem.gradient(state)
+    found = jax.jit(problem.gradient)(state)
     np.testing.assert_allclose(found.ravel(), tangent, atol=rounding())
     # Tangent: the derivative of Σ_W along the velocity is 0. No deviation moves.
-    _, change = jax.jvp(lambda x: covariance(problem, x), (state,), (found,))
+    _, change = jax.jvp(jax.jit(lambda x: covariance(problem, x)), (state,), (found,))
     np.testing.assert_allclose(change, 0, atol=rounding())
     assert jnp.abs(problem.split(found)[1]).max() < rounding()
-    scaled = problem.scaled_descent(state, np.log(5.0))
+    scaled = jax.jit(problem.scaled_descent)(state, np.log(5.0))
     np.testing.assert_allclose(scaled, -5 * found, rtol=rounding(), atol=rounding())
 
 

@@ -55,9 +55,9 @@ def test_the_loss_is_that_of_an_implementation_in_pytorch():
 def test_the_velocity_is_the_tangent_part_of_the_gradient(sizes):
     problem = ContrastiveFeatures(sizes, 4, temperature=0.4)
     rows = problem.init(KEY)
-    tangent = tangent_to_rows(rows, jax.grad(problem.objective)(rows))
-    np.testing.assert_allclose(problem.gradient(rows), tangent, atol=rounding())
-    scaled = problem.scaled_descent(rows, np.log(3.0))
+    tangent = tangent_to_rows(rows, jax.jit(jax.grad(problem.objective))(rows))
+    np.testing.assert_allclose(jax.jit(problem.gradient)(rows), tangent, atol=rounding())
+    scaled = jax.jit(problem.scaled_descent)(rows, np.log(3.0))
     np.testing.assert_allclose(scaled, -3 * tangent, atol=rounding())
     assert jnp.abs(jnp.sum(scaled * rows, axis=1)).max() < rounding()
     assert not problem.is_gradient_flow
@@ -68,8 +68,8 @@ def test_the_velocity_at_the_boundary_is_the_projection_onto_the_tangent_cone():
     problem = ContrastiveFeatures((3, 2), 4, temperature=0.4, nonnegative=True)
     rows = problem.retract(problem.init(KEY) - 0.3)
     assert (rows == 0).sum() > 3
-    descent = -np.asarray(jax.grad(problem.objective)(rows))
-    velocity = np.asarray(problem.scaled_descent(rows, 0.0))
+    descent = -np.asarray(jax.jit(jax.grad(problem.objective))(rows))
+    velocity = np.asarray(jax.jit(problem.scaled_descent)(rows, 0.0))
     for row, wanted, found in zip(np.asarray(rows), descent, velocity, strict=True):
         nearest = scipy.optimize.minimize(
             lambda v, wanted=wanted: np.sum((v - wanted) ** 2) / 2, np.zeros(4),
@@ -94,7 +94,7 @@ def test_features_that_are_not_negative_have_local_minima_with_merged_classes():
     assert value > least + 0.2
     assert jnp.abs(problem.scaled_descent(state, 0.0)).max() < rounding()
     # The loss rises along every coordinate that is 0: a strict minimum in these directions.
-    slopes = tangent_to_rows(state, jax.grad(problem.objective)(state))
+    slopes = tangent_to_rows(state, jax.jit(jax.grad(problem.objective))(state))
     assert jnp.min(jnp.where(state == 0, slopes, 1)) > 1e-3
     # Flows from points near it return to its value.
     flow = nc.Flow(

@@ -26,13 +26,16 @@ def pair(depth, widths, **options):
 @pytest.mark.parametrize(("depth", "widths"), [(2, (4,)), (3, (3, 5)), (5, (4, 3, 3, 6))])
 def test_the_velocity_is_that_of_the_product_of_the_factors(loss, depth, widths):
     product, net, start, state = pair(depth, widths, loss=loss, weight_decay=0.03)
-    _, change = jax.jvp(lambda x: x.logits(), (state,), (net.vector_field(0.0, state, None),))
-    found = product.logits(product.vector_field(0.0, start, None))
+    velocity = jax.jit(net.vector_field)(0.0, state, None)
+    _, change = jax.jvp(jax.jit(lambda x: x.logits()), (state,), (velocity,))
+    found = product.logits(jax.jit(product.vector_field)(0.0, start, None))
     np.testing.assert_allclose(found, change[FIRST], atol=rounding())
     np.testing.assert_allclose(change, change[FIRST][net.labels], atol=rounding())
-    np.testing.assert_allclose(product.objective(start), net.objective(state), rtol=rounding())
-    logs = product.log_objective(start), net.log_objective(state)
-    np.testing.assert_allclose(*logs, rtol=rounding())
+    values = [
+        jax.jit(lambda x, p=problem: (p.objective(x), p.log_objective(x)))(x)
+        for problem, x in ((product, start), (net, state))
+    ]
+    np.testing.assert_allclose(*values, rtol=rounding())
 
 
 # With a class of one sample, widths that differ, and a width of K.

@@ -31,12 +31,12 @@ def test_products_and_solutions_are_those_of_the_dense_matrix(sizes, seed, block
     across, within, sample = np.cumsum(rng.uniform(0.1, 1.0, 3)).tolist()
     kernel = BlockKernel(sample, within, across) if block else random_class_kernel(sizes, seed)
     matrix, rows = dense(kernel, sizes), rng.normal(size=(sum(sizes), 2, 3))
-    product = kernel.product(jnp.asarray(rows), sizes)
+    product = jax.jit(lambda rows: kernel.product(rows, sizes))(rows)
     np.testing.assert_allclose(
         product, np.einsum("ij,jab->iab", matrix, rows), atol=rounding() * np.abs(matrix).sum()
     )
     assert kernel.check(sizes)
-    back = kernel.solution(product, sizes)
+    back = jax.jit(lambda rows: kernel.solution(rows, sizes))(product)
     np.testing.assert_allclose(back, rows, atol=rounding() * np.linalg.cond(matrix) * 10)
 
 
@@ -127,10 +127,11 @@ def test_lanes_are_states(sizes):
     kernels = BLOCK, random_class_kernel(sizes, 1), LinearOperator(lambda rows: 2 * rows)
     for kernel in kernels:
         problem = nc.KernelFeatures(sizes, 3, kernel=kernel)
-        states = jax.vmap(problem.init)(jax.random.split(KEY, 5))
+        states = jax.jit(jax.vmap(problem.init))(jax.random.split(KEY, 5))
         lanes = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, -1), states)
-        found = problem.scaled_descent_lanes(lanes, 1.0)
-        expected = jax.vmap(lambda s, p=problem: p.scaled_descent(s, 1.0), out_axes=-1)(states)
+        found = jax.jit(problem.scaled_descent_lanes)(lanes, 1.0)
+        descent = jax.vmap(problem.scaled_descent, (0, None), -1)
+        expected = jax.jit(descent)(states, 1.0)
         for name in ("features", "classifier"):
             np.testing.assert_allclose(
                 getattr(found, name), getattr(expected, name), atol=rounding()

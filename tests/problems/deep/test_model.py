@@ -146,8 +146,8 @@ def _as_deep(state):
 @pytest.mark.parametrize("decays", [0.0, DECAYS])
 def test_lanes_are_the_states_of_a_vmap(activation, decays):
     problem = Deep(SIZES, WIDTHS, activation=ACTIVATIONS[activation], weight_decay=decays)
-    states = jax.vmap(problem.init)(jax.random.split(KEY, 5))
-    expected = jax.vmap(problem.scaled_descent, (0, None))(states, 0.3)
+    states = jax.jit(jax.vmap(problem.init))(jax.random.split(KEY, 5))
+    expected = jax.jit(jax.vmap(problem.scaled_descent, (0, None)))(states, 0.3)
     lanes = jax.tree.map(lambda x: jnp.moveaxis(x, 0, -1), states)
     # Products of lanes are sums, and not calls of a matrix product.
     assert "dot_general" not in str(jax.make_jaxpr(problem.scaled_descent_lanes)(lanes, 0.3))
