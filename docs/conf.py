@@ -97,8 +97,3 @@ codeautolink_global_preface = """
 import diffrax, equinox as eqx, jax, jax.numpy as jnp, numpy as np, optax
 import nc_jax as nc
 """
-
-
-def setup(app):
-    """Let the extension for MathJax run in several processes: it copies files at the end only."""
-    app.extensions["sphinx-mathjax-offline"].parallel_read_safe = True
