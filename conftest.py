@@ -80,7 +80,7 @@ def names_of_doctests(request, doctest_namespace):
 
 @pytest.fixture
 def optimized():
-    """Compile as in a user's process: for tests of run times, or with a tolerance near rounding."""
+    """Compile as in a user's process: for long runs, or for tolerances near rounding."""
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", UNOPTIMIZED)

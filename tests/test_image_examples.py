@@ -194,6 +194,7 @@ def test_a_fixed_frame_does_as_well_as_a_learned_classifier(tmp_path, capsys, fi
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_all_optimisers_collapse(tmp_path, figures):
     zhu_optimizers.main(["--out", str(tmp_path)])
     for name in ("SGD", "Adam", "L-BFGS"):
@@ -209,6 +210,7 @@ def test_all_optimisers_collapse(tmp_path, figures):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("optimized")
 def test_decay_makes_the_norm_forget_its_start(tmp_path, figures):
     rangamani_binary.main(["--norms", "0.1", "1", "--shares", "1", "--out", str(tmp_path)])
 
