@@ -47,7 +47,7 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
 
 # No deadline: the first example of a property includes compilation, which says nothing about it.
 hypothesis.settings.register_profile(
-    "nc_jax", deadline=None, max_examples=25, derandomize=True, print_blob=True
+    "nc_jax", deadline=None, max_examples=15, derandomize=True, print_blob=True
 )
 hypothesis.settings.load_profile("nc_jax")
 
