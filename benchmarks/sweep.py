@@ -272,7 +272,7 @@ def measure(options: argparse.Namespace) -> dict:
         "way": "the same, every measure 6 times", "rtol": rtol, "error": best["error"],
         "rate": options.seeds / took, "compile": None,
     })  # fmt: skip
-    counts = [1, 16] if quick else [1, 16, 64, 256, 1024, 4096, 16384, 100_000]
+    counts = [1, 16, 64] if quick else [1, 16, 64, 256, 1024, 4096, 16384, 100_000]
     sizes = [(5, 5)] if quick else [
         (5, 5), (5, 20), (5, 100), (10, 20), (20, 20), (20, 100), (50, 50), (100, 100), (300, 300),
         (1000, 512),

@@ -59,7 +59,7 @@ def test_the_sweep_benchmark_times_runs_whose_results_agree(tmp_path):
     assert "nc_jax sweep, shared steps" in ways
     for row in report["rows"]:
         assert row["error"] <= 1e-6, row["way"]
-    assert [row["seeds"] for row in report["by_seeds"]] == [1, 16]
+    assert [row["seeds"] for row in report["by_seeds"]] == [1, 16, 64]
 
 
 @pytest.mark.slow
